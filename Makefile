@@ -1,0 +1,31 @@
+# `make demo` and `make test` set up their own environment in .venv; nothing else has to be installed first.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: demo test fast lint bench clean
+
+demo: .venv/done
+	$(BIN)/python examples/demo.py
+
+test: .venv/done
+	$(BIN)/coverage run -m pytest
+	$(BIN)/coverage report --skip-covered --fail-under=90
+
+fast: .venv/done
+	$(BIN)/pytest -m "not slow"
+
+lint: .venv/done
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/pyright
+
+bench: .venv/done
+	$(BIN)/pytest tests/benchmarks --benchmark-enable --benchmark-columns=min,median,rounds
+
+.venv/done: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install -q -c constraints.txt -e ".[dev]"
+	touch $@
+
+clean:
+	rm -rf .venv demo exps

@@ -1,0 +1,52 @@
+"""Checkpoints: written whole or not at all, read without unpickling, refused by name where they do not fit."""
+
+from argparse import Namespace
+from pathlib import Path
+from typing import Any
+
+import torch
+from atomic import write_atomically
+
+KEYS = {"epoch", "step", "best", "model", "optimizer", "args", "jepa", "rng", "run_id"}
+# What may differ between a run and its continuation without changing what is computed; epochs, for it may go on longer.
+FREE = {"config", "epochs", "devices", "num_workers", "output_dir", "resume", "data_root", "test_instances"}
+
+
+def save(path: Path, state: dict[str, Any]) -> None:
+    write_atomically(path, lambda file: torch.save(state, file))
+
+
+def load(path: str | Path) -> dict[str, Any]:
+    """The checkpoint at `path`, on the CPU.
+
+    Raises:
+        FileNotFoundError, IsADirectoryError: there is no such file.
+        ValueError: it is truncated, or no checkpoint of `train.py`.
+    """
+    if Path(path).is_dir():
+        raise IsADirectoryError(f"{path} is a folder; name the checkpoint in it, such as {Path(path) / 'last.pt'}.")
+    if not Path(path).exists():
+        raise FileNotFoundError(f"{path} does not exist; name a last.pt or best.pt that train.py wrote.")
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises many kinds, for many kinds of damage
+        raise ValueError(
+            f"{path} cannot be read as a checkpoint: truncated, or of another kind. Use another."
+        ) from error
+    if not isinstance(state, dict) or not state.keys() >= KEYS:
+        lacking = sorted(KEYS - state.keys()) if isinstance(state, dict) else sorted(KEYS)
+        raise ValueError(f"{path} lacks {lacking}: not a checkpoint of train.py. Name a last.pt or best.pt.")
+    return state
+
+
+def check_same_run(state: dict[str, Any], args: Namespace, path: str) -> None:
+    """Raises ValueError if continuing `state` with `args` would not continue the same run."""
+    before, now = state["args"], vars(args)
+    for name in sorted(now.keys() - FREE):
+        if before.get(name) != now[name]:
+            raise ValueError(
+                f"--{name} is {now[name]}, but {path} was trained with {before.get(name)}; "
+                f"resume with the flags of that run, or start a new one."
+            )
+    if state["epoch"] > args.epochs:
+        raise ValueError(f"--epochs is {args.epochs}, but {path} has seen {state['epoch']} already; raise --epochs.")

@@ -1,0 +1,124 @@
+"""The flags of a run, from the command line and from a YAML file, checked before anything is made."""
+
+import difflib
+import math
+from argparse import Namespace
+from collections.abc import Sequence
+from pathlib import Path
+
+import configargparse
+from generators import FAMILIES
+
+
+def parser() -> configargparse.ArgumentParser:
+    """Every flag with its default; a YAML file (`--config`) holds the same names, the command line wins."""
+    p = configargparse.ArgumentParser(
+        description="Train a KKT net on LPs, with or without a JEPA term.",
+        config_file_parser_class=configargparse.YAMLConfigFileParser,
+        formatter_class=configargparse.ArgumentDefaultsHelpFormatter,
+        allow_abbrev=False,
+    )
+    p.add_argument("--config", is_config_file=True, metavar="YAML", help="file with flags, one `name: value` a line")
+
+    training = p.add_argument_group("training")
+    training.add_argument("--use_jepa", action="store_true", help="add the JEPA term")
+    training.add_argument("--jepa_mode", choices=["ema", "simsiam"], default="ema", help="who is the teacher")
+    training.add_argument("--jepa_weight", type=float, default=0.2, help="loss = loss_kkt + jepa_weight * loss_jepa")
+    training.add_argument("--jepa_pretrain_epochs", type=int, default=0, help="epochs of JEPA alone, first")
+    training.add_argument("--jepa_mask_ratio_entries", type=float, default=0.5, help="share hidden, MLP")
+    training.add_argument("--jepa_mask_ratio_nodes", type=float, default=0.3, help="share hidden, GNN")
+    training.add_argument("--ema_momentum", type=float, default=0.996, help="of the teacher, mode ema")
+    training.add_argument("--epochs", type=int, default=30)
+    training.add_argument("--batch_size", type=int, default=8)
+    training.add_argument("--lr", type=float, default=1e-3, help="of Adam")
+    training.add_argument("--seed", type=int, default=0, help="of weights, order and masks")
+    training.add_argument("--primal_weight", type=float, default=0.1)
+    training.add_argument("--dual_weight", type=float, default=0.1)
+    training.add_argument("--stationarity_weight", type=float, default=0.6)
+    training.add_argument("--complementary_slackness_weight", type=float, default=0.2)
+
+    model = p.add_argument_group("model")
+    model.add_argument("--use_bipartite_graphs", action="store_true", help="GNNPolicy instead of KKTNetMLP")
+    model.add_argument("--embedding_size", type=int, default=64, help="width of GNNPolicy")
+    model.add_argument("--hidden_size", type=int, default=256, help="width of KKTNetMLP")
+
+    data = p.add_argument_group("data")
+    data.add_argument("--problems", nargs="+", default=list(FAMILIES), metavar="FAMILY", help=", ".join(FAMILIES))
+    for name, family in FAMILIES.items():
+        names = tuple(size_name.upper() for size_name in family.size_names)
+        data.add_argument(
+            f"--{name}_size", type=int, nargs=len(names), metavar=names, default=list(family.default_size)
+        )
+    data.add_argument("--train_instances", type=int, default=512)
+    data.add_argument("--val_instances", type=int, default=64)
+    data.add_argument("--test_instances", type=int, default=64, help="kept for evaluate.py")
+    data.add_argument("--data_seed", type=int, default=0, help="of the generated LPs, apart from --seed")
+    data.add_argument("--data_root", default=str(Path("~/.cache/jepa_ssl/kkt_nets").expanduser()), metavar="FOLDER")
+    data.add_argument("--lp_files", nargs="+", metavar="PATH", help="train on these .mps, .mps.gz or .lp files instead")
+    data.add_argument("--ruiz_iterations", type=int, default=10, help="of rescaling the LPs; 0 leaves them as they are")
+
+    run = p.add_argument_group("run")
+    run.add_argument("--devices", default="0", help="a GPU's number, or cpu; without a GPU always the cpu")
+    run.add_argument("--num_workers", type=int, default=0, help="processes that prepare batches")
+    run.add_argument("--log_every", type=int, default=10, metavar="STEPS")
+    run.add_argument("--output_dir", metavar="FOLDER", help="default: exps/<run>, or the folder of --resume")
+    run.add_argument("--resume", metavar="CHECKPOINT", help="continue this run")
+    return p
+
+
+def parse(argv: Sequence[str] | None = None) -> Namespace:
+    """The options of a run; an unknown flag or key, or a value out of range, exits with 2 and says what to do."""
+    p = parser()
+    try:
+        args, unknown = p.parse_known_args(argv)
+    except OSError as error:
+        p.error(f"--config {error.filename}: {error.strerror}; name a readable YAML file")
+    if unknown:
+        p.error(_unknown(unknown[0], known=[name for name in vars(args) if name != "config"]))
+    try:
+        check(args)
+    except ValueError as error:
+        p.error(str(error))
+    return args
+
+
+def _unknown(argument: str, known: list[str]) -> str:
+    name = argument.split("=")[0].removeprefix("--")
+    close = difflib.get_close_matches(name, known, n=1)
+    hint = f"did you mean --{close[0]}?" if close else "--help lists them all."
+    return f"unknown flag or config key {name!r}: {hint}"
+
+
+def check(args: Namespace) -> None:
+    """Raises ValueError for the first option that is out of range."""
+    for name in ("jepa_mask_ratio_entries", "jepa_mask_ratio_nodes"):
+        _require(name, args, "strictly between 0 and 1", lambda value: 0 < value < 1)
+    _require("ema_momentum", args, "in [0, 1]", lambda value: 0 <= value <= 1)
+    weights = ("primal", "dual", "stationarity", "complementary_slackness", "jepa")
+    for name in (*(f"{weight}_weight" for weight in weights), "lr"):
+        _require(name, args, "finite and at least 0", lambda value: math.isfinite(value) and value >= 0)
+    for name in ("epochs", "batch_size", "embedding_size", "hidden_size", "log_every"):
+        _require(name, args, "at least 1", lambda value: value >= 1)
+    for name in ("train_instances", "val_instances", "test_instances"):
+        _require(name, args, "at least 1", lambda value: value >= 1)
+    for name in ("jepa_pretrain_epochs", "seed", "data_seed", "num_workers", "ruiz_iterations"):
+        _require(name, args, "at least 0", lambda value: value >= 0)
+    _require("devices", args, "cpu or one GPU's number", lambda value: value == "cpu" or value.isdecimal())
+    if args.jepa_pretrain_epochs > args.epochs:
+        raise ValueError(
+            f"--jepa_pretrain_epochs is {args.jepa_pretrain_epochs}, but the run has {args.epochs} epochs in all; "
+            f"raise --epochs."
+        )
+    if args.jepa_pretrain_epochs and not args.use_jepa:
+        raise ValueError("--jepa_pretrain_epochs asks for epochs of JEPA alone, but JEPA is off; add --use_jepa.")
+    for family in args.problems:
+        if family not in FAMILIES:
+            close = difflib.get_close_matches(family, FAMILIES, n=1)
+            hint = f"did you mean {close[0]}?" if close else f"choose among {', '.join(FAMILIES)}."
+            raise ValueError(f"--problems names the unknown family {family!r}: {hint}")
+
+
+def _require(name: str, args: Namespace, expected: str, holds) -> None:
+    value = getattr(args, name)
+    if not holds(value):
+        raise ValueError(f"--{name} is {value}, but must be {expected}.")

@@ -1,0 +1,47 @@
+"""The two paths, flat and graph: which network, which batches, and how one is run on the other."""
+
+from argparse import Namespace
+from collections.abc import Callable
+from typing import Any
+
+from dataset import FlatBatch, FlatCollate, GraphBatch, LPDataset, check_flat_fits, collate_graphs
+from losses import kkt_loss, pad_predictions
+from models import GNNPolicy, KKTNetMLP
+from torch import Tensor
+
+KKT_WEIGHTS = ("primal_weight", "dual_weight", "stationarity_weight", "complementary_slackness_weight")
+
+
+def build(args: Namespace, m: int, n: int) -> tuple[KKTNetMLP | GNNPolicy, Callable[..., Any]]:
+    """The network of the run, and the function that makes its batches, for LPs of at most m rows and n columns.
+
+    Raises:
+        ValueError: the MLP's dense input would not fit into memory.
+    """
+    if args.use_bipartite_graphs:
+        return GNNPolicy(args), collate_graphs
+    check_flat_fits(m, n, args.batch_size, args.hidden_size)
+    return KKTNetMLP(m, n, args.hidden_size), FlatCollate(m, n)
+
+
+def largest(*datasets: LPDataset) -> tuple[int, int]:
+    """The largest rows and columns of some data sets, so that one MLP takes them all."""
+    return max(d.max_rows for d in datasets), max(d.max_columns for d in datasets)
+
+
+def predict(model: KKTNetMLP | GNNPolicy, batch: FlatBatch | GraphBatch) -> Tensor:
+    """x and lam of a batch, `[B, N + M]`, padded as the batch is."""
+    if isinstance(batch, FlatBatch):
+        return model(batch.model_input)
+    graph: Any = batch.batch_graph
+    x, lam = model(graph.constraint_features, graph.edge_index, graph.edge_attr, graph.variable_features)
+    _, M, N = batch.A.shape
+    return pad_predictions(x, lam, batch.m_sizes, batch.n_sizes, M, N)
+
+
+def kkt(
+    model: KKTNetMLP | GNNPolicy, batch: FlatBatch | GraphBatch, args: Namespace
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """The KKT loss of the network on a batch, with the run's weights, and its terms."""
+    weights = {name: getattr(args, name) for name in KKT_WEIGHTS}
+    return kkt_loss(predict(model, batch), batch.A, batch.b, batch.c, batch.mask_m, batch.mask_n, **weights)

@@ -1,0 +1,59 @@
+"""What a run reports: lines of JSON beside its checkpoints, and wandb."""
+
+import json
+import os
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from atomic import write_atomically
+
+
+class RunLog:
+    """Sends each row to `metrics.jsonl` and to wandb (offline, unless `WANDB_MODE` says otherwise).
+
+    A row is determined by the run alone, no clock in it: a resumed run's file equals an unbroken one's.
+
+    Args:
+        folder: of the run.
+        config: recorded by wandb.
+        run_id: of the wandb run to continue, if any.
+        step: rows after this one are dropped; they are of steps that a resumed run takes again.
+    """
+
+    def __init__(self, folder: Path, config: dict[str, Any], run_id: str | None, step: int) -> None:
+        self.path = folder / "metrics.jsonl"
+        lines = self.path.read_text().splitlines(keepends=True) if step and self.path.exists() else []
+        kept = "".join(line for line in lines if json.loads(line)["step"] <= step)
+        write_atomically(self.path, lambda file: file.write(kept.encode()))
+        self._file = self.path.open("a")
+        self._wandb = None
+        mode = os.environ.get("WANDB_MODE", "offline")
+        if mode != "disabled":
+            import wandb  # here, for it takes a second
+
+            self._wandb = wandb.init(
+                project="kkt_nets",
+                name=folder.name,
+                id=run_id,
+                resume="allow" if run_id else None,
+                dir=folder,
+                config=config,
+                mode=mode,  # pyright: ignore[reportArgumentType]
+                settings=wandb.Settings(silent=True),
+            )
+        self.run_id = self._wandb.id if self._wandb else run_id
+
+    def __call__(self, row: dict[str, float], step: int) -> None:
+        self._file.write(json.dumps({"step": step, **row}) + "\n")
+        self._file.flush()
+        if self._wandb:
+            self._wandb.log(row, step=step)
+
+    def __enter__(self) -> "RunLog":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+        self._file.close()
+        if self._wandb:
+            self._wandb.finish(exit_code=int(error is not None))

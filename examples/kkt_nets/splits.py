@@ -1,0 +1,44 @@
+"""The LPs of a run: generated at first use into a cache, or read from files."""
+
+import hashlib
+import json
+from argparse import Namespace
+from collections.abc import Sequence
+from pathlib import Path
+
+from generators import instances
+from lp import LP, read_lp, ruiz
+from shards import ShardedLPs, write_shards
+from tqdm import tqdm
+
+SPLITS = ("train", "val", "test")
+RECIPE = 1  # raise it when the generators change what they make, so that no stale cache is read
+
+
+def open_split(args: Namespace, split: str) -> Sequence[LP]:
+    """The LPs of `"train"`, `"val"` or `"test"`, rescaled as the run asks.
+
+    Generated LPs are made once, into a folder of `--data_root` named after all that determines them. Of `--lp_files`
+    every fifth is kept for validation; fewer than five are used for all. Testing takes all of them.
+    """
+    if args.lp_files:
+        return _files(args, split)
+    families, count = list(args.problems), getattr(args, f"{split}_instances")
+    sizes = {family: list(getattr(args, f"{family}_size")) for family in families}
+    seed = len(SPLITS) * args.data_seed + SPLITS.index(split)
+    recipe = {"recipe": RECIPE, "sizes": sizes, "count": count, "seed": seed, "ruiz": args.ruiz_iterations}
+    digest = hashlib.sha256(json.dumps(recipe).encode()).hexdigest()[:12]
+    folder = Path(args.data_root).expanduser() / f"{split}-{count}-{digest}"
+    if not (folder / "index.json").exists():
+        generated = tqdm(
+            instances(families, sizes, count, seed), total=count, desc=f"generating {split} LPs", unit="LP"
+        )
+        write_shards((ruiz(lp, args.ruiz_iterations) for lp in generated), folder)
+    return ShardedLPs(folder)
+
+
+def _files(args: Namespace, split: str) -> list[LP]:
+    paths = sorted(args.lp_files)
+    if split != "test" and len(paths) >= 5:
+        paths = [path for i, path in enumerate(paths) if (i % 5 == 4) == (split == "val")]
+    return [ruiz(read_lp(path), args.ruiz_iterations) for path in tqdm(paths, desc=f"reading {split} LPs", unit="LP")]

@@ -1,0 +1,216 @@
+"""Train a KKT net on LPs: KKT alone, JEPA first, JEPA first and then both, or both from the start.
+
+python train.py --use_bipartite_graphs --use_jepa --jepa_mode ema
+"""
+
+import sys
+import time
+from argparse import Namespace
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import checkpoints
+import torch
+from dataset import LPDataset, batches, epoch_order, make_loader
+from jepa_adapter import KKTJepa
+from meter import Meter, NonFiniteLossError
+from options import parse
+from paths import build, kkt, largest
+from runlog import RunLog
+from splits import open_split
+from torch import Tensor
+from tqdm import tqdm
+
+from jepa_ssl import JointSchedule
+from jepa_ssl.diagnostics import describe
+
+
+class Run:
+    """One training run: its network, its JEPA term if it has one, its optimizer, and where it stands."""
+
+    def __init__(self, args: Namespace) -> None:
+        self.args = args
+        # A checkpoint that cannot be continued is refused before anything is generated or written.
+        state = checkpoints.load(args.resume) if args.resume else None
+        if state:
+            checkpoints.check_same_run(state, args, args.resume)
+        self.folder = _folder(args)
+        self.device = _device(args.devices)
+        self.data, self.validation = (LPDataset(open_split(args, split)) for split in ("train", "val"))
+        torch.manual_seed(args.seed)
+        self.model, self.collate = build(args, *largest(self.data, self.validation))
+        self.model.to(self.device)
+        self.jepa = KKTJepa(self.model, args, self.device) if args.use_jepa else None
+        self.schedule = JointSchedule(
+            jepa_weight=args.jepa_weight if self.jepa else 0.0, pretrain_epochs=args.jepa_pretrain_epochs
+        )
+        added = self.jepa.parameters() if self.jepa else ()
+        self.optimizer = torch.optim.Adam([*self.model.parameters(), *added], lr=args.lr)
+        self.epoch, self.step, self.best, self.run_id = 0, 0, float("inf"), None
+        if state:
+            self._restore(state)
+
+    def train(self) -> None:
+        per_epoch = -(-len(self.data) // self.args.batch_size)
+        bar = tqdm(initial=self.step, total=self.args.epochs * per_epoch, unit="step", dynamic_ncols=True)
+        with bar, RunLog(self.folder, vars(self.args), self.run_id, self.step) as log:
+            self.run_id = log.run_id
+            while self.epoch < self.args.epochs:
+                bar.set_description(f"epoch {self.epoch + 1}/{self.args.epochs}")
+                self._train_epoch(log, bar)
+                pretraining = self.schedule.is_pretraining(self.epoch)
+                self.epoch += 1
+                # In an epoch of JEPA alone the heads are not trained: their KKT loss would say nothing.
+                improved = not pretraining and self._validate(log, bar)
+                self._check_weights()
+                state = self._state()
+                if improved:
+                    checkpoints.save(self.folder / "best.pt", state)
+                checkpoints.save(self.folder / "last.pt", state)
+
+    def _train_epoch(self, log: RunLog, bar: Any) -> None:
+        weights = self.schedule(self.epoch)
+        meter = Meter(self.data.name)
+        order = batches(epoch_order(len(self.data), self.args.seed, self.epoch), self.args.batch_size)
+        self.model.train()
+        for instances, batch in zip(order, self._batches(self.data, order), strict=True):
+            losses: dict[str, Tensor] = {}
+            joint = weights.combine(
+                task=lambda batch=batch, losses=losses: self._kkt(batch, losses),
+                jepa=lambda batch=batch: self.jepa.loss(batch),  # pyright: ignore[reportOptionalMemberAccess]
+            )
+            self.optimizer.zero_grad()
+            joint.total.backward()
+            self.optimizer.step()
+            if self.jepa:
+                self.jepa.update()
+            self.step += 1
+
+            losses["train/loss"] = joint.total.detach()
+            if joint.jepa:
+                losses["train/loss_jepa"] = joint.jepa.terms["total"]
+            meter.add(self.step, instances, losses, joint.jepa.targets if joint.jepa else None)
+            bar.update()
+            if self.step % self.args.log_every == 0:
+                row, embeddings = meter.read()
+                row |= {f"train/{name}": float(value) for name, value in describe(embeddings).items()}
+                log({"epoch": self.epoch, **row}, self.step)
+                bar.set_postfix(_short(row))
+        meter.read()  # the losses since the last row are not logged, but they are checked
+
+    def _kkt(self, batch: Any, losses: dict[str, Tensor]) -> Tensor:
+        loss, terms = kkt(self.model, batch, self.args)
+        losses["train/loss_kkt"] = loss.detach()
+        losses.update({f"train/{name}": term for name, term in terms.items()})
+        return loss
+
+    @torch.no_grad()
+    def _validate(self, log: RunLog, bar: Any) -> bool:
+        """Logs the mean KKT loss of the validation LPs; is it the best so far?"""
+        self.model.eval()
+        order = batches(range(len(self.validation)), self.args.batch_size)
+        total = torch.zeros((), device=self.device)
+        for batch in self._batches(self.validation, order):
+            total += kkt(self.model, batch, self.args)[0] * len(batch.b)
+        loss = total.item() / len(self.validation)
+        log({"epoch": self.epoch - 1, "val/loss_kkt": loss}, self.step)
+        bar.write(f"epoch {self.epoch}: validation KKT {loss:.3e}", file=sys.stderr)
+        improved = loss < self.best
+        self.best = min(loss, self.best)
+        return improved
+
+    def _batches(self, data: LPDataset, order: list[list[int]]):
+        for batch in make_loader(data, self.collate, order, self.args.num_workers):
+            yield type(batch)(*(part.to(self.device) for part in batch))
+
+    def _check_weights(self) -> None:
+        for name, parameter in self.model.named_parameters():
+            if not parameter.isfinite().all():
+                raise NonFiniteLossError(
+                    f"the weights {name} are not finite after epoch {self.epoch}; lower --lr. "
+                    f"The checkpoints hold the state before this epoch."
+                )
+
+    def _state(self) -> dict[str, Any]:
+        return {
+            "epoch": self.epoch,  # how many are finished
+            "step": self.step,
+            "best": self.best,
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "args": vars(self.args),
+            "jepa": self.jepa.state_dict() if self.jepa else None,
+            "rng": torch.get_rng_state(),
+            "run_id": self.run_id,
+        }
+
+    def _restore(self, state: dict[str, Any]) -> None:
+        self.epoch, self.step, self.best, self.run_id = (state[key] for key in ("epoch", "step", "best", "run_id"))
+        try:
+            self.model.load_state_dict(state["model"])
+            if self.jepa and not self.jepa.load_state_dict(state["jepa"]):
+                print(f"{self.args.resume} has no teacher: it starts from the online weights.", file=sys.stderr)
+            self.optimizer.load_state_dict(state["optimizer"])
+            torch.set_rng_state(state["rng"])
+        except (RuntimeError, KeyError, TypeError) as error:
+            raise ValueError(
+                f"{self.args.resume} is of another model: {error} Resume with the flags of its run."
+            ) from None
+
+
+def _folder(args: Namespace) -> Path:
+    """The run's folder, made and found writable."""
+    if args.output_dir:
+        folder = Path(args.output_dir)
+    elif args.resume:
+        folder = Path(args.resume).parent
+    else:
+        path, mode = "gnn" if args.use_bipartite_graphs else "mlp", args.jepa_mode if args.use_jepa else "kkt"
+        folder = Path("exps") / f"{path}-{mode}-{time.strftime('%Y%m%d-%H%M%S')}"
+    if (folder / "last.pt").exists() and not args.resume:
+        raise FileExistsError(f"--output_dir {folder} holds a run already; continue it with --resume, or name another.")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / ".writable").touch()
+        (folder / ".writable").unlink()
+    except OSError as error:
+        raise OSError(f"--output_dir {folder} cannot be written to ({error.strerror}); name another folder.") from None
+    return folder
+
+
+def _device(name: str) -> torch.device:
+    if name == "cpu" or not torch.cuda.is_available():
+        return torch.device("cpu")
+    if int(name) >= torch.cuda.device_count():
+        raise ValueError(f"--devices is {name}, but there are {torch.cuda.device_count()} GPUs, counted from 0.")
+    return torch.device("cuda", int(name))
+
+
+def _short(row: dict[str, float]) -> dict[str, str]:
+    """What the progress bar shows of a log row."""
+    names = {"train/loss": "loss", "train/loss_jepa": "jepa"}
+    shown = {short: f"{row[name]:.2e}" for name, short in names.items() if name in row}
+    ranks = [f"{value:.1f}" for name, value in row.items() if name.startswith("train/effective_rank/")]
+    return shown | ({"rank": ", ".join(ranks)} if ranks else {})
+
+
+def main(argv: Sequence[str] | None = None) -> Run:
+    """Trains as the flags say; an input that cannot be used ends the process with 2 and one line that says why."""
+    args = parse(argv)
+    run = _or_exit(lambda: Run(args), ValueError, OSError)
+    _or_exit(run.train, NonFiniteLossError, OSError)
+    print(f"checkpoints and metrics are in {run.folder}; evaluate with: python evaluate.py {run.folder / 'last.pt'}")
+    return run
+
+
+def _or_exit(action: Callable[[], Any], *errors: type[Exception]) -> Any:
+    try:
+        return action()
+    except errors as error:
+        print(f"train.py: error: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

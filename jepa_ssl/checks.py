@@ -1,0 +1,38 @@
+"""Argument checks whose errors name the argument, its value, what was expected and what to do."""
+
+import math
+
+import torch
+
+
+def open_fraction(name: str, value: float) -> float:
+    """`value`, if 0 < value < 1."""
+    if not 0.0 < value < 1.0:  # False for NaN too
+        raise ValueError(
+            f"{name} is {value}, but must lie strictly between 0 and 1: at 0 nothing is hidden, at 1 nothing is "
+            f"left to predict from; 0.3 to 0.5 is usual."
+        )
+    return float(value)
+
+
+def closed_fraction(name: str, value: float) -> float:
+    """`value`, if 0 <= value <= 1."""
+    if not 0.0 <= value <= 1.0:
+        raise ValueError(f"{name} is {value}, but must lie in [0, 1]; choose a number between them, ends included.")
+    return float(value)
+
+
+def non_negative(name: str, value: float) -> float:
+    """`value`, if it is finite and at least 0."""
+    if not (math.isfinite(value) and value >= 0.0):
+        raise ValueError(f"{name} is {value}, but must be a finite number that is at least 0; use 0 to switch it off.")
+    return float(value)
+
+
+def generator_fits(generator: torch.Generator | None, device: torch.device) -> None:
+    """Raises unless `generator` can draw on `device`."""
+    if generator is not None and generator.device.type != device.type:
+        raise ValueError(
+            f"generator is on {generator.device}, but the instance is on {device}; "
+            f"make it with torch.Generator(device={str(device)!r})."
+        )

@@ -1,0 +1,1 @@
+"""One outside library in each file; none is imported unless you import its file."""

@@ -1,0 +1,103 @@
+"""Joint training: which loss counts how much in which epoch, and no forward pass that does not count."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from jepa_ssl.checks import non_negative
+from jepa_ssl.protocols import JEPALoss
+
+
+@dataclass(frozen=True)
+class LinearRamp:
+    """A weight that goes from `start` to `end` in `epochs` epochs, and stays there.
+
+    >>> ramp = LinearRamp(0.0, 0.2, epochs=4)
+    >>> [round(ramp(epoch), 2) for epoch in range(6)]
+    [0.0, 0.05, 0.1, 0.15, 0.2, 0.2]
+    """
+
+    start: float
+    end: float
+    epochs: int
+
+    def __post_init__(self) -> None:
+        non_negative("start", self.start)
+        non_negative("end", self.end)
+        if self.epochs < 1:
+            raise ValueError(f"epochs is {self.epochs}, but a ramp takes at least 1; use a plain number for no ramp.")
+
+    def __call__(self, epoch: int) -> float:
+        return self.start + (self.end - self.start) * min(epoch / self.epochs, 1.0)
+
+
+@dataclass(frozen=True)
+class JointLoss:
+    """The weighted sum, and the parts of it that were computed."""
+
+    total: Tensor
+    task: Tensor | None
+    jepa: JEPALoss | None
+
+
+@dataclass(frozen=True)
+class LossWeights:
+    """What each loss counts in one epoch."""
+
+    task: float
+    jepa: float
+
+    def combine(self, task: Callable[[], Tensor], jepa: Callable[[], JEPALoss]) -> JointLoss:
+        """`task * task() + jepa * jepa()`; a loss of weight 0 is not computed at all."""
+        task_loss = task() if self.task else None
+        jepa_loss = jepa() if self.jepa else None
+        weighted: list[Tensor] = []
+        if task_loss is not None:
+            weighted.append(self.task * task_loss)
+        if jepa_loss is not None:
+            weighted.append(self.jepa * jepa_loss.total)
+        if not weighted:
+            raise ValueError("both losses have weight 0 in this epoch, so nothing would be trained; raise one of them.")
+        return JointLoss(torch.stack(weighted).sum(), task_loss, jepa_loss)
+
+
+@dataclass(frozen=True)
+class JointSchedule:
+    """`pretrain_epochs` epochs of JEPA alone, then `task_weight * task + jepa_weight * jepa`.
+
+    A weight is a number, or a function of the epochs that have passed since pretraining ended, such as `LinearRamp`.
+    With `jepa_weight=0` the task is trained alone once pretraining has ended; with `pretrain_epochs=0` both are trained
+    from the start.
+
+    >>> schedule = JointSchedule(jepa_weight=0.2, pretrain_epochs=1)
+    >>> schedule(0), schedule(1)
+    (LossWeights(task=0.0, jepa=1.0), LossWeights(task=1.0, jepa=0.2))
+    """
+
+    jepa_weight: float | Callable[[int], float] = 0.2
+    task_weight: float | Callable[[int], float] = 1.0
+    pretrain_epochs: int = 0
+
+    def __post_init__(self) -> None:
+        if self.pretrain_epochs < 0:
+            raise ValueError(f"pretrain_epochs is {self.pretrain_epochs}, but must be at least 0; use 0 for none.")
+        self(self.pretrain_epochs)  # a bad weight is refused now, not hours later
+
+    def is_pretraining(self, epoch: int) -> bool:
+        """Is `epoch`, counted from 0, one of JEPA alone?"""
+        return epoch < self.pretrain_epochs
+
+    def __call__(self, epoch: int) -> LossWeights:
+        if self.is_pretraining(epoch):
+            return LossWeights(task=0.0, jepa=1.0)
+        since = epoch - self.pretrain_epochs
+        return LossWeights(
+            task=non_negative("task_weight", _at(self.task_weight, since)),
+            jepa=non_negative("jepa_weight", _at(self.jepa_weight, since)),
+        )
+
+
+def _at(weight: float | Callable[[int], float], epoch: int) -> float:
+    return weight(epoch) if callable(weight) else weight

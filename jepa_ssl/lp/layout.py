@@ -1,0 +1,40 @@
+"""The flat layout of an LP, `[vec(A), b, c]`, and which of its entries are real when a batch is padded."""
+
+from einops import pack, rearrange
+from torch import Tensor
+
+
+def flatten(A: Tensor, b: Tensor, c: Tensor) -> Tensor:
+    """`A [batch, m, n]`, `b [batch, m]`, `c [batch, n]` as one vector an LP, `[batch, m * n + m + n]`, A row by row.
+
+    Raises:
+        ValueError: b or c does not fit A.
+    """
+    if A.ndim != 3 or b.shape != A.shape[:2] or c.shape != (A.shape[0], A.shape[2]):
+        raise ValueError(
+            f"A is {list(A.shape)}, b {list(b.shape)}, c {list(c.shape)}, but must be [batch, m, n], [batch, m], "
+            f"[batch, n]; pad the LPs of a batch to common m and n."
+        )
+    flat, _ = pack([rearrange(A, "batch m n -> batch (m n)"), b, c], "batch *")
+    return flat
+
+
+def valid_entries(mask_m: Tensor, mask_n: Tensor) -> Tensor:
+    """Which entries of `[vec(A), b, c]` are real: bool `[batch, m * n + m + n]`.
+
+    `mask_m [batch, m]` and `mask_n [batch, n]` are bool, or numbers that are not 0 on real rows and columns.
+
+    Raises:
+        ValueError: a mask is not two-dimensional (counts are not masks), or their batches differ.
+    """
+    for name, mask in (("mask_m", mask_m), ("mask_n", mask_n)):
+        if mask.ndim != 2:
+            raise ValueError(
+                f"{name} has shape {list(mask.shape)}, but must be [batch, rows or columns] with 1 on real ones; "
+                f"from counts, build it as torch.arange(size) < counts[:, None]."
+            )
+    if len(mask_m) != len(mask_n):
+        raise ValueError(f"mask_m has {len(mask_m)} instances and mask_n {len(mask_n)}; both must describe one batch.")
+    rows, columns = mask_m != 0, mask_n != 0
+    coefficients = rearrange(rows, "batch m -> batch m 1") & rearrange(columns, "batch n -> batch 1 n")
+    return flatten(coefficients, rows, columns)

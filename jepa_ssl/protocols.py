@@ -1,0 +1,75 @@
+"""The contracts between the parts. Nobody inherits from them: any callable of the right shape will do."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Generic, Protocol, TypeVar
+
+import torch
+from torch import Tensor
+
+Embeddings = Mapping[str, Tensor]
+"""Stream -> `[items, dim]`. A flat instance has the stream `"instance"`; a bipartite graph has `"constraint"`
+and `"variable"`."""
+
+INSTANCE, CONSTRAINT, VARIABLE = "instance", "constraint", "variable"
+
+InstanceT = TypeVar("InstanceT")
+InstanceT_contra = TypeVar("InstanceT_contra", contravariant=True)
+
+
+@dataclass(frozen=True)
+class Views(Generic[InstanceT]):
+    """Two views of one batch of instances, and where they differ.
+
+    `hidden[stream]` is a bool tensor `[items]`, True where the context lost the item: the prediction loss is taken
+    there and only there. `None`, or no entry, means every item. `weight[stream]` is a float tensor `[items]`, zero
+    where nothing is hidden, that says how much each item counts; without it all hidden items count alike. Maskers of
+    graphs give each graph the weight 1 in total, so that a large graph does not outvote a small one.
+    """
+
+    context: InstanceT
+    target: InstanceT
+    hidden: Mapping[str, Tensor | None] = field(default_factory=dict[str, Tensor | None])
+    weight: Mapping[str, Tensor] = field(default_factory=dict[str, Tensor])
+
+
+@dataclass(frozen=True)
+class JEPALoss:
+    """What `JEPAObjective` returns. Only `total` carries a gradient; nothing here has been copied to the host."""
+
+    total: Tensor  # scalar
+    terms: Mapping[str, Tensor]  # detached scalars, by name
+    predictions: Embeddings  # detached
+    targets: Embeddings  # detached
+
+
+class ViewMaker(Protocol[InstanceT]):
+    """Makes the two views of a batch of instances: a masker, for example. Never sees a model."""
+
+    def __call__(self, instance: InstanceT, *, generator: torch.Generator | None = None) -> Views[InstanceT]: ...
+
+
+class Encoder(Protocol[InstanceT_contra]):
+    """What a solver's repository provides: its trunk, and a projector into the embedding space."""
+
+    def __call__(self, instance: InstanceT_contra, /) -> Embeddings: ...
+
+
+class Predictor(Protocol):
+    """Predicts the teacher's embeddings from the encoder's. Runs on the online branch only."""
+
+    def __call__(self, embeddings: Embeddings, /) -> Embeddings: ...
+
+
+class Teacher(Protocol):
+    """Embeds the target view, and moves in `update` alone. Never sees a mask."""
+
+    def __call__(self, encoder: Any, target: Any, /) -> Embeddings: ...
+
+    def update(self, encoder: Any, /) -> None: ...
+
+
+class PredictionLoss(Protocol):
+    """`(predictions [items, dim], targets [items, dim]) -> [items]`. Never sees an instance."""
+
+    def __call__(self, predictions: Tensor, targets: Tensor, /) -> Tensor: ...
