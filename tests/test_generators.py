@@ -141,6 +141,28 @@ def test_auction_bidders_win_one_bid_at_most() -> None:
             assert len({len(bundle) for bundle in bundles}) == 1
 
 
+def test_auction_gives_bidders_of_several_bids_a_dummy_item(monkeypatch: pytest.MonkeyPatch) -> None:
+    bidders = iter(
+        [
+            [((0, 2), 9.0), ((2, 4), 8.0)],
+            [],
+            [((4,), 3.0)],
+            [((0,), 7.0), ((2,), 6.0), ((4,), 5.0)],
+            [((0, 4), 2.0), ((2, 4), 1.0)],  # one bid too many: the bidder that is left with one needs no dummy
+        ]
+    )
+    monkeypatch.setattr(generators, "_bidder", lambda *_: next(bidders))
+    model = generators.auction(rng(0), items=5, bids=7)
+    assert model.c.tolist() == [9, 8, 3, 7, 6, 5, 2]
+    assert model.A.toarray().astype(int).tolist() == [
+        [1, 0, 0, 1, 0, 0, 1],  # item 0
+        [1, 1, 0, 0, 1, 0, 0],  # item 2
+        [0, 1, 1, 0, 0, 1, 1],  # item 4
+        [1, 1, 0, 0, 0, 0, 0],  # the first bidder's dummy
+        [0, 0, 0, 1, 1, 1, 0],  # the fourth's
+    ]
+
+
 def test_auction_of_one_item_goes_to_the_highest_bid() -> None:
     lp = generate("auction", (1, 9), seed=5)
     model = generators.auction(rng(0), 1, 9)

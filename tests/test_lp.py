@@ -21,7 +21,7 @@ from lp import (
     solve,
     unscaled,
 )
-from scipy.sparse import coo_array, csc_array
+from scipy.sparse import coo_array, csc_array, csr_array
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "lp"
 NETLIB = {
@@ -156,11 +156,14 @@ def test_rows_come_in_the_documented_order():
 
 
 def test_matrix_is_clean_and_the_input_is_not_written_to():
+    # Duplicates, explicit zeros, unsorted columns, and an entry that cancels.
     A = coo_array(([1.0, 2.0, 0.0, 4.0, 5.0, -5.0], ([0, 0, 0, 1, 1, 1], [1, 1, 0, 2, 0, 0])), shape=(2, 3))
-    for given_A in (A, A.toarray(), csc_array(A)):
+    messy = csr_array(([2.0, 1.0, 0.0, 5.0, 4.0, -5.0], [1, 1, 0, 0, 2, 0], [0, 3, 6]), shape=(2, 3))
+    for given_A in (A, A.toarray(), csc_array(A), messy):
         before = given_A.copy()
         lp = canonical("toy", "doc", [1, 1, 1], given_A, -np.inf, [1, 2], -np.inf, np.inf)
         assert (given_A != before).sum() == 0
+        assert given_A is not messy or messy.data.tolist() == [2, 1, 0, 5, 4, -5]
         assert dense(lp) == [([0, 3, 0], 1), ([0, 0, 4], 2)]
         assert lp.A.has_canonical_format
         assert lp.A.nnz == 2
@@ -168,10 +171,11 @@ def test_matrix_is_clean_and_the_input_is_not_written_to():
 
 
 def test_maximisation_flips_the_costs_and_keeps_the_offset():
-    lp = canonical("toy", "doc", [2, 3], [[1, 1]], -np.inf, 4, 0, [1, np.inf], maximize=True, offset=5)
-    assert lp.c.tolist() == [-2, -3]
+    lp = canonical("toy", "doc", [2, 3, 0], [[1, 1, 1]], -np.inf, 4, 0, [1, 9, 9], maximize=True, offset=5)
+    assert lp.c.tolist() == [-2, -3, 0]
+    assert not np.signbit(lp.c[2])
     solution = solve(lp)
-    assert solution.x.tolist() == [0, 4]
+    assert solution.x.tolist() == [0, 4, 0]
     assert solution.objective == -12
     assert original_objective(lp, solution.x) == 17
 
@@ -193,7 +197,8 @@ def test_maximisation_flips_the_costs_and_keeps_the_offset():
         ({"c": [], "A": np.zeros((1, 0))}, "no columns"),
         ({"row_upper": np.inf, "column_lower": -np.inf}, "no finite"),
         ({"c": [1.0, 1.0, 1.0]}, "shape"),
-        ({"row_upper": [1.0, 2.0]}, "shape"),
+        ({"row_upper": [1.0, 2.0]}, "row_upper has shape"),
+        ({"column_lower": [[0.0, 0.0]]}, "column_lower has shape"),
     ],
 )
 def test_canonical_refuses_by_name(change, says):
@@ -328,6 +333,12 @@ def test_an_empty_row_of_an_mps_file_is_a_row(tmp_path):
     assert_kkt(lp, solve(lp))
 
 
+def test_small_coefficients_are_kept(tmp_path):
+    path = tmp_path / "small.mps"
+    path.write_text("NAME\nROWS\n N o\n G r\nCOLUMNS\n x o 1 r 1e-11\n y o 1 r 1\nRHS\n R r 1\nENDATA\n")
+    assert read_lp(path).A.toarray()[0].tolist() == [-1e-11, -1]
+
+
 @pytest.mark.skipif(not SHARED.is_dir(), reason=f"the folder of real instances is not at {SHARED}")
 @pytest.mark.parametrize("path", sorted(SHARED.glob("*.mps")), ids=lambda path: path.stem)
 def test_real_instances(path):
@@ -378,6 +389,22 @@ def test_ruiz_equilibrates():
     )
     assert set(np.frexp(factors)[0]) == {0.5}  # powers of two
     assert scaled.scaling.row[3] == scaled.scaling.column[5] == 1
+
+
+def test_ruiz_is_the_papers_iteration():
+    """Both square roots of one sweep are taken of the same matrix; written out entry by entry."""
+    lp = badly_scaled()
+    A, row, column = lp.A.toarray(), np.ones(lp.rows), np.ones(lp.columns)
+    for iterations in (1, 2, 3):
+        entries = [[abs(A[i, j]) * row[i] * column[j] for j in range(lp.columns)] for i in range(lp.rows)]
+        for i in range(lp.rows):
+            row[i] /= max(entries[i]) ** 0.5 or 1
+        for j in range(lp.columns):
+            column[j] /= max(entries[i][j] for i in range(lp.rows)) ** 0.5 or 1
+        scaling = ruiz(lp, iterations).scaling
+        assert scaling is not None
+        assert scaling.row.tolist() == [2.0 ** round(np.log2(r)) for r in row]
+        assert scaling.column.tolist() == [2.0 ** round(np.log2(c)) for c in column]
 
 
 def test_scaling_means_what_it_says():

@@ -163,6 +163,14 @@ def test_embeddings_are_apart_at_the_start():
         assert torch.linalg.matrix_rank(centred, rtol=1e-2) > 8
 
 
+def test_linear_layers_start_orthogonal_and_without_bias(policy):
+    for layer in policy.modules():
+        if isinstance(layer, nn.Linear):
+            short = layer.weight if layer.out_features <= layer.in_features else layer.weight.T
+            torch.testing.assert_close((short @ short.T).detach(), torch.eye(len(short)).double(), rtol=0, atol=1e-6)
+            assert layer.bias is None or not layer.bias.any()
+
+
 def test_trunk_compiles_as_one_graph(policy):
     graph = random_graph(4, 3, 7)
     compiled = torch.compile(policy, fullgraph=True, backend="eager")

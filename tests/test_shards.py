@@ -9,6 +9,7 @@ import tracemalloc
 import weakref
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -125,9 +126,10 @@ def test_what_is_read_may_be_written_to(folder: Path, lps: Sequence[LP]) -> None
 def test_it_is_a_sequence(folder: Path, lps: Sequence[LP]) -> None:
     store = ShardedLPs(folder)
     assert len(store) == 25
-    for i in (0, 9, 10, 19, 20, 24, -1, -25, np.int64(11)):
+    for i in (0, 9, 10, 19, 20, 24, -1, -25):
         assert_same(store[i], lps[i])
         assert store.name(i) == lps[i].name
+    assert store[np.int64(11)].name == lps[11].name
     assert [lp.name for lp in store[8:12]] == [lp.name for lp in lps[8:12]]
     assert store.families == dict.fromkeys(FAMILIES, 5)
     for i in (25, -26):
@@ -188,7 +190,16 @@ def test_few_shards_are_open_at_a_time(tmp_path: Path, lps: Sequence[LP]) -> Non
         pytest.skip("this system does not list a process' memory maps")
     mapped = {line.split()[-1] for line in maps.read_text().splitlines() if str(tmp_path) in line}
     assert len(mapped) == OPEN_SHARDS
-    assert str(tmp_path / "shard-00024.safetensors") in mapped  # used lately, so kept
+    assert str(tmp_path / "shard-00024.safetensors") in mapped
+
+
+def test_a_shard_in_use_stays_open(tmp_path: Path, lps: Sequence[LP]) -> None:
+    write_shards(lps, tmp_path, per_shard=1)
+    store = ShardedLPs(tmp_path)
+    in_use, _ = store._locate(0)
+    for i in range(1, 25):
+        store[i]
+        assert store._locate(0)[0] is in_use
 
 
 def test_a_large_store_needs_no_more_memory_than_a_small_one(tmp_path: Path, lps: Sequence[LP]) -> None:
@@ -225,7 +236,7 @@ def test_workers_read_it(folder: Path, lps: Sequence[LP], method: str) -> None:
     store = ShardedLPs(folder)
     store[0]  # so that a shard is open when the workers start
     with multiprocessing.get_context(method).Pool(1) as pool:
-        for got, expected in zip(pool.starmap(operator.getitem, [(store, i) for i in range(25)]), lps, strict=True):
+        for got, expected in zip(pool.map(partial(operator.getitem, store), range(25)), lps, strict=True):
             assert_same(got, expected)
     assert_same(store[0], lps[0])
 

@@ -1,9 +1,24 @@
-"""Files that are there whole or not at all."""
+"""Files that are there whole or not at all, and folders that can take them."""
 
 import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
+
+
+def writable_folder(folder: Path) -> Path:
+    """Makes the folder of `--output_dir`, and finds it writable before hours of work are lost.
+
+    Raises:
+        OSError: it cannot be made or written to.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / ".writable").touch()
+        (folder / ".writable").unlink()
+    except OSError as error:
+        raise OSError(f"--output_dir {folder} cannot be written to ({error.strerror}); name another folder.") from None
+    return folder
 
 
 def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:

@@ -125,8 +125,8 @@ def canonical(
         LPError: a value is not finite, a lower bound exceeds its upper, or there is no column or no side.
         ValueError: shapes do not fit.
     """
-    matrix = csr_array(A, dtype=np.float64, copy=True)
-    cost = np.array(c, dtype=np.float64)
+    matrix = csr_array(A, dtype=np.float64)
+    cost = np.asarray(c, dtype=np.float64)
     rows, columns = len(matrix.indptr) - 1, cost.size
     if cost.ndim != 1 or matrix.shape != (rows, columns):
         raise ValueError(f"A has shape {matrix.shape} and c {cost.shape}; give one cost per column of A")
@@ -136,8 +136,8 @@ def canonical(
         raise LPError(f"the objective's offset is {offset}; make it finite")
     _check_finite("the cost of column", cost)
     _check_finite("A's coefficient", np.asarray(matrix.data))
-    lower = np.concatenate([_spread(row_lower, rows), _spread(column_lower, columns)])
-    upper = np.concatenate([_spread(row_upper, rows), _spread(column_upper, columns)])
+    lower = _stacked("lower", (row_lower, rows), (column_lower, columns))
+    upper = _stacked("upper", (row_upper, rows), (column_upper, columns))
     _check_bounds(lower, upper, rows)
 
     # Side 2i is the <= side of constraint (or variable) i, side 2i + 1 its >= side.
@@ -145,7 +145,7 @@ def canonical(
     if len(sides) == 0:
         raise LPError("the model has no finite row or bound; give one with at least one constraint")
     source, sign = sides // 2, np.where(sides % 2 == 0, 1.0, -1.0)
-    both = csr_array(vstack([matrix, eye_array(columns)], format="csr"))
+    both = csr_array(vstack([matrix, eye_array(columns, format="csr")], format="csr"))
     body = _rescaled(both[source], sign, np.ones(columns))
     body.sum_duplicates()
     body.eliminate_zeros()
@@ -305,8 +305,15 @@ def _power_of_two(value: Any) -> Any:
     return np.exp2(np.rint(np.log2(value)))
 
 
-def _spread(bound: ArrayLike, size: int) -> Vector:
-    return np.broadcast_to(np.asarray(bound, dtype=np.float64), size)
+def _stacked(side: str, of_rows: tuple[ArrayLike, int], of_columns: tuple[ArrayLike, int]) -> Vector:
+    """The rows' bounds, then the columns', a scalar spread over all of its kind."""
+    parts: list[Vector] = []
+    for argument, (bound, size) in ((f"row_{side}", of_rows), (f"column_{side}", of_columns)):
+        values = np.asarray(bound, dtype=np.float64)
+        if values.shape not in ((), (size,)):
+            raise ValueError(f"{argument} has shape {values.shape}; give a scalar, or shape ({size},)")
+        parts.append(np.broadcast_to(values, size))
+    return np.concatenate(parts)
 
 
 def _check_finite(what: str, values: NDArray[Any]) -> None:

@@ -59,6 +59,18 @@ def _embedding(features: int, dim: int) -> nn.Sequential:
     return nn.Sequential(nn.Linear(features, dim), nn.ReLU(), nn.Linear(dim, dim), nn.ReLU())
 
 
+def _orthogonal(layer: nn.Module) -> None:
+    """Orthogonal weights, no bias, as in Gasse et al.
+
+    torch's default biases are as large as the signal at first, so that nodes start out nearly alike: embeddings of
+    the example families then have about half the effective rank, and the KKT residual falls more slowly.
+    """
+    if isinstance(layer, nn.Linear):
+        nn.init.orthogonal_(layer.weight)
+        if layer.bias is not None:
+            nn.init.zeros_(layer.bias)
+
+
 def _head(dim: int) -> nn.Sequential:
     return nn.Sequential(nn.Linear(dim, dim), nn.ReLU(), nn.Linear(dim, 1))
 
@@ -166,6 +178,7 @@ class GNNPolicy(nn.Module):
         self.trunk = GNNTrunk(dim)
         self.head_x = _head(dim)
         self.head_lam = _head(dim)
+        self.apply(_orthogonal)
 
     def encode(
         self,

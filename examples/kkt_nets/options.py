@@ -5,16 +5,47 @@ import math
 from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any, NoReturn
 
 import configargparse
+import yaml
 from generators import FAMILIES
+
+
+class _Parser(configargparse.ArgumentParser):
+    """Says what is wrong in one line; the usage of some forty flags would push it off the screen."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: error: {' '.join(message.split())}\n")
+
+
+class _YAMLFile(configargparse.YAMLConfigFileParser):
+    """Passes each key on, those without a value too, which the parent drops in silence."""
+
+    def parse(self, stream: Any) -> dict[str, str | list[Any]]:
+        try:
+            items = yaml.safe_load(stream)
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            raise configargparse.ConfigFileParserException(f"--config {stream.name} is no YAML: {error}") from error
+        if not isinstance(items, dict):
+            raise configargparse.ConfigFileParserException(
+                f"--config {stream.name} holds no flags; write one `name: value` a line."
+            )
+        return {str(key): _text_of(value) for key, value in items.items()}
+
+
+def _text_of(value: Any) -> str | list[Any]:
+    if value is None or value == []:
+        return ""
+    return value if isinstance(value, list) else str(value)
 
 
 def parser() -> configargparse.ArgumentParser:
     """Every flag with its default; a YAML file (`--config`) holds the same names, the command line wins."""
-    p = configargparse.ArgumentParser(
+    p = _Parser(
+        prog="train.py",
         description="Train a KKT net on LPs, with or without a JEPA term.",
-        config_file_parser_class=configargparse.YAMLConfigFileParser,
+        config_file_parser_class=_YAMLFile,
         formatter_class=configargparse.ArgumentDefaultsHelpFormatter,
         allow_abbrev=False,
     )
@@ -69,10 +100,7 @@ def parser() -> configargparse.ArgumentParser:
 def parse(argv: Sequence[str] | None = None) -> Namespace:
     """The options of a run; an unknown flag or key, or a value out of range, exits with 2 and says what to do."""
     p = parser()
-    try:
-        args, unknown = p.parse_known_args(argv)
-    except OSError as error:
-        p.error(f"--config {error.filename}: {error.strerror}; name a readable YAML file")
+    args, unknown = p.parse_known_args(argv)
     if unknown:
         p.error(_unknown(unknown[0], known=[name for name in vars(args) if name != "config"]))
     try:
@@ -101,8 +129,9 @@ def check(args: Namespace) -> None:
         _require(name, args, "at least 1", lambda value: value >= 1)
     for name in ("train_instances", "val_instances", "test_instances"):
         _require(name, args, "at least 1", lambda value: value >= 1)
-    for name in ("jepa_pretrain_epochs", "seed", "data_seed", "num_workers", "ruiz_iterations"):
+    for name in ("jepa_pretrain_epochs", "data_seed", "num_workers", "ruiz_iterations"):
         _require(name, args, "at least 0", lambda value: value >= 0)
+    _require("seed", args, "at least 0 and below 2**63", lambda value: 0 <= value < 2**63)
     _require("devices", args, "cpu or one GPU's number", lambda value: value == "cpu" or value.isdecimal())
     if args.jepa_pretrain_epochs > args.epochs:
         raise ValueError(
@@ -116,6 +145,8 @@ def check(args: Namespace) -> None:
             close = difflib.get_close_matches(family, FAMILIES, n=1)
             hint = f"did you mean {close[0]}?" if close else f"choose among {', '.join(FAMILIES)}."
             raise ValueError(f"--problems names the unknown family {family!r}: {hint}")
+        if args.problems.count(family) > 1:
+            raise ValueError(f"--problems names {family} twice; name each family once.")
 
 
 def _require(name: str, args: Namespace, expected: str, holds) -> None:

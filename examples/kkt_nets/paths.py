@@ -2,8 +2,10 @@
 
 from argparse import Namespace
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
+import torch
 from dataset import FlatBatch, FlatCollate, GraphBatch, LPDataset, check_flat_fits, collate_graphs
 from losses import kkt_loss, pad_predictions
 from models import GNNPolicy, KKTNetMLP
@@ -22,6 +24,24 @@ def build(args: Namespace, m: int, n: int) -> tuple[KKTNetMLP | GNNPolicy, Calla
         return GNNPolicy(args), collate_graphs
     check_flat_fits(m, n, args.batch_size, args.hidden_size)
     return KKTNetMLP(m, n, args.hidden_size), FlatCollate(m, n)
+
+
+def restore(state: dict[str, Any], path: str | Path) -> tuple[KKTNetMLP | GNNPolicy, Callable[..., Any]]:
+    """As `build`, with the weights of the checkpoint `state` that was read from `path`.
+
+    Raises:
+        ValueError: it holds no such network, or the MLP's dense input would not fit into memory.
+    """
+    args, weights = Namespace(**state["args"]), state["model"]
+    try:
+        # The MLP's sizes are those of its heads; a GNN has none.
+        sizes = (0, 0) if args.use_bipartite_graphs else (len(weights["head_lam.0.bias"]), len(weights["head_x.bias"]))
+        model, collate = build(args, *sizes)
+        model.load_state_dict(weights)
+    except (RuntimeError, KeyError, TypeError, AttributeError) as error:
+        reason = " ".join(str(error).split())  # torch's message has many lines
+        raise ValueError(f"{path} holds no network of its options: {reason} Use another checkpoint.") from error
+    return model, collate
 
 
 def largest(*datasets: LPDataset) -> tuple[int, int]:
@@ -43,5 +63,18 @@ def kkt(
     model: KKTNetMLP | GNNPolicy, batch: FlatBatch | GraphBatch, args: Namespace
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """The KKT loss of the network on a batch, with the run's weights, and its terms."""
-    weights = {name: getattr(args, name) for name in KKT_WEIGHTS}
-    return kkt_loss(predict(model, batch), batch.A, batch.b, batch.c, batch.mask_m, batch.mask_n, **weights)
+    return kkt_loss(*_point_and_lp(predict(model, batch), batch), **_weights(args))
+
+
+def kkt_of_each(y_pred: Tensor, batch: FlatBatch | GraphBatch, args: Namespace) -> Tensor:
+    """The KKT loss of each instance of a batch by itself, `[B]`, for predictions `[B, N + M]`."""
+    one_by_one = zip(*(part.split(1) for part in _point_and_lp(y_pred, batch)), strict=True)
+    return torch.stack([kkt_loss(*instance, **_weights(args))[0] for instance in one_by_one])
+
+
+def _point_and_lp(y_pred: Tensor, batch: FlatBatch | GraphBatch) -> tuple[Tensor, ...]:
+    return y_pred, batch.A, batch.b, batch.c, batch.mask_m, batch.mask_n
+
+
+def _weights(args: Namespace) -> dict[str, float]:
+    return {name: getattr(args, name) for name in KKT_WEIGHTS}

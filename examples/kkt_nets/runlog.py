@@ -2,6 +2,7 @@
 
 import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -18,13 +19,13 @@ class RunLog:
         folder: of the run.
         config: recorded by wandb.
         run_id: of the wandb run to continue, if any.
-        step: rows after this one are dropped; they are of steps that a resumed run takes again.
+        earlier: the folder of the run that is continued, if any; its rows come first. It may be `folder` itself.
+        step: its rows after this one are dropped; they are of steps that are taken again.
     """
 
-    def __init__(self, folder: Path, config: dict[str, Any], run_id: str | None, step: int) -> None:
+    def __init__(self, folder: Path, config: dict[str, Any], run_id: str | None, earlier: Path | None, step: int):
         self.path = folder / "metrics.jsonl"
-        lines = self.path.read_text().splitlines(keepends=True) if step and self.path.exists() else []
-        kept = "".join(line for line in lines if json.loads(line)["step"] <= step)
+        kept = "".join(_rows(earlier / "metrics.jsonl", step)) if earlier else ""
         write_atomically(self.path, lambda file: file.write(kept.encode()))
         self._file = self.path.open("a")
         self._wandb = None
@@ -57,3 +58,12 @@ class RunLog:
         self._file.close()
         if self._wandb:
             self._wandb.finish(exit_code=int(error is not None))
+
+
+def _rows(path: Path, last: int) -> Iterator[str]:
+    """The lines of the steps up to `last`."""
+    for line in path.read_text().splitlines(keepends=True) if path.exists() else ():
+        # A run that was killed may leave half a line at the end; it is of a step after its checkpoint.
+        if not line.endswith("\n") or json.loads(line)["step"] > last:
+            return
+        yield line

@@ -17,7 +17,7 @@ from typing import Any, SupportsIndex, overload
 
 import numpy as np
 from lp import LP, Scaling
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 from scipy.sparse import csr_array
@@ -176,11 +176,12 @@ class _Shard:
         rows, columns = _span(self.row_start, i), _span(self.column_start, i)
         pointer = self.row_pointer[rows.start : rows.stop + 1]
         nonzeros = slice(pointer[0].item(), pointer[-1].item())
+        value, column = _part(self.value, nonzeros), _part(self.column, nonzeros, np.int32)
         scaling = None
         if self.is_scaled:
             scaling = Scaling(
-                row=self.row_scale[rows],
-                column=self.column_scale[columns],
+                row=_part(self.row_scale, rows),
+                column=_part(self.column_scale, columns),
                 rhs=self.rhs_scale[i].item(),
                 objective=self.objective_scale[i].item(),
             )
@@ -188,11 +189,11 @@ class _Shard:
             name=self.name(i),
             family=_text(self.families, _span(self.family_start, i)),
             A=csr_array(
-                (self.value[nonzeros], self.column[nonzeros], (pointer - nonzeros.start).astype(np.int32)),
+                (value, column, (pointer - nonzeros.start).astype(np.int32)),
                 shape=(rows.stop - rows.start, columns.stop - columns.start),
             ),
-            b=self.b[rows],
-            c=self.c[columns],
+            b=_part(self.b, rows),
+            c=_part(self.c, columns),
             objective_sign=self.objective_sign[i].item(),
             objective_offset=self.objective_offset[i].item(),
             integers=self.integers[i].item(),
@@ -246,6 +247,11 @@ def _text(encoded: bytes, span: slice) -> str:
 
 def _span(starts: NDArray[np.int64], i: int) -> slice:
     return slice(starts[i].item(), starts[i + 1].item())
+
+
+def _part(stored: Any, span: slice, dtype: DTypeLike = np.float64) -> NDArray[Any]:
+    """`stored[span]`; safetensors itself refuses an empty span at the very end of an array."""
+    return stored[span] if span.start < span.stop else np.empty(0, dtype)
 
 
 def _shard_path(folder: Path, number: int) -> Path:

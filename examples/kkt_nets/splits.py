@@ -4,6 +4,7 @@ import hashlib
 import json
 from argparse import Namespace
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from generators import instances
@@ -33,7 +34,8 @@ def open_split(args: Namespace, split: str) -> Sequence[LP]:
         generated = tqdm(
             instances(families, sizes, count, seed), total=count, desc=f"generating {split} LPs", unit="LP"
         )
-        write_shards((ruiz(lp, args.ruiz_iterations) for lp in generated), folder)
+        with suppress(FileExistsError):  # another run has just finished the same
+            write_shards((ruiz(lp, args.ruiz_iterations) for lp in generated), folder)
     return ShardedLPs(folder)
 
 

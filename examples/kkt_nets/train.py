@@ -3,6 +3,7 @@
 python train.py --use_bipartite_graphs --use_jepa --jepa_mode ema
 """
 
+import os
 import sys
 import time
 from argparse import Namespace
@@ -12,7 +13,9 @@ from typing import Any
 
 import checkpoints
 import torch
+from atomic import writable_folder
 from dataset import LPDataset, batches, epoch_order, make_loader
+from devices import device
 from jepa_adapter import KKTJepa
 from meter import Meter, NonFiniteLossError
 from options import parse
@@ -36,8 +39,12 @@ class Run:
         if state:
             checkpoints.check_same_run(state, args, args.resume)
         self.folder = _folder(args)
-        self.device = _device(args.devices)
+        self.device = device(args.devices)
         self.data, self.validation = (LPDataset(open_split(args, split)) for split in ("train", "val"))
+        if args.lp_files:  # all are looked at now: an unusable one must not end a run in mid-epoch
+            for data in (self.data, self.validation):
+                for i in range(len(data)):
+                    data[i]
         torch.manual_seed(args.seed)
         self.model, self.collate = build(args, *largest(self.data, self.validation))
         self.model.to(self.device)
@@ -54,7 +61,8 @@ class Run:
     def train(self) -> None:
         per_epoch = -(-len(self.data) // self.args.batch_size)
         bar = tqdm(initial=self.step, total=self.args.epochs * per_epoch, unit="step", dynamic_ncols=True)
-        with bar, RunLog(self.folder, vars(self.args), self.run_id, self.step) as log:
+        earlier = Path(self.args.resume).parent if self.args.resume else None
+        with bar, RunLog(self.folder, vars(self.args), self.run_id, earlier, self.step) as log:
             self.run_id = log.run_id
             while self.epoch < self.args.epochs:
                 bar.set_description(f"epoch {self.epoch + 1}/{self.args.epochs}")
@@ -110,9 +118,13 @@ class Run:
         """Logs the mean KKT loss of the validation LPs; is it the best so far?"""
         self.model.eval()
         order = batches(range(len(self.validation)), self.args.batch_size)
+        meter = Meter(self.validation.name)
         total = torch.zeros((), device=self.device)
-        for batch in self._batches(self.validation, order):
-            total += kkt(self.model, batch, self.args)[0] * len(batch.b)
+        for instances, batch in zip(order, self._batches(self.validation, order), strict=True):
+            loss, terms = kkt(self.model, batch, self.args)
+            meter.add(self.step, instances, {"val/loss_kkt": loss, **terms}, None)
+            total += loss * len(batch.b)
+        meter.read()  # for its check alone: the mean is over LPs, not over batches
         loss = total.item() / len(self.validation)
         log({"epoch": self.epoch - 1, "val/loss_kkt": loss}, self.step)
         bar.write(f"epoch {self.epoch}: validation KKT {loss:.3e}", file=sys.stderr)
@@ -125,8 +137,10 @@ class Run:
             yield type(batch)(*(part.to(self.device) for part in batch))
 
     def _check_weights(self) -> None:
-        for name, parameter in self.model.named_parameters():
-            if not parameter.isfinite().all():
+        added = self.jepa.parameters() if self.jepa else ()
+        named = [*self.model.named_parameters(), *(("of projector and predictor", weights) for weights in added)]
+        for name, weights in named:
+            if not weights.isfinite().all():
                 raise NonFiniteLossError(
                     f"the weights {name} are not finite after epoch {self.epoch}; lower --lr. "
                     f"The checkpoints hold the state before this epoch."
@@ -153,38 +167,27 @@ class Run:
                 print(f"{self.args.resume} has no teacher: it starts from the online weights.", file=sys.stderr)
             self.optimizer.load_state_dict(state["optimizer"])
             torch.set_rng_state(state["rng"])
-        except (RuntimeError, KeyError, TypeError) as error:
+        except (RuntimeError, ValueError, KeyError, TypeError) as error:
             raise ValueError(
                 f"{self.args.resume} is of another model: {error} Resume with the flags of its run."
             ) from None
 
 
 def _folder(args: Namespace) -> Path:
-    """The run's folder, made and found writable."""
+    """The run's folder, made and found writable. The run that it may hold already is continued, never overwritten."""
+    resumed = Path(args.resume).parent if args.resume else None
     if args.output_dir:
         folder = Path(args.output_dir)
-    elif args.resume:
-        folder = Path(args.resume).parent
+    elif resumed:
+        folder = resumed
     else:
         path, mode = "gnn" if args.use_bipartite_graphs else "mlp", args.jepa_mode if args.use_jepa else "kkt"
-        folder = Path("exps") / f"{path}-{mode}-{time.strftime('%Y%m%d-%H%M%S')}"
-    if (folder / "last.pt").exists() and not args.resume:
+        # With the process, for two runs may start in the same second.
+        folder = Path("exps") / f"{path}-{mode}-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
+    is_continued = resumed is not None and folder.resolve() == resumed.resolve()
+    if not is_continued and any((folder / name).exists() for name in ("last.pt", "best.pt")):
         raise FileExistsError(f"--output_dir {folder} holds a run already; continue it with --resume, or name another.")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / ".writable").touch()
-        (folder / ".writable").unlink()
-    except OSError as error:
-        raise OSError(f"--output_dir {folder} cannot be written to ({error.strerror}); name another folder.") from None
-    return folder
-
-
-def _device(name: str) -> torch.device:
-    if name == "cpu" or not torch.cuda.is_available():
-        return torch.device("cpu")
-    if int(name) >= torch.cuda.device_count():
-        raise ValueError(f"--devices is {name}, but there are {torch.cuda.device_count()} GPUs, counted from 0.")
-    return torch.device("cuda", int(name))
+    return writable_folder(folder)
 
 
 def _short(row: dict[str, float]) -> dict[str, str]:
@@ -208,7 +211,7 @@ def _or_exit(action: Callable[[], Any], *errors: type[Exception]) -> Any:
     try:
         return action()
     except errors as error:
-        print(f"train.py: error: {error}", file=sys.stderr)
+        print("train.py: error:", " ".join(str(error).split()), file=sys.stderr)
         sys.exit(2)
 
 

@@ -1,0 +1,65 @@
+"""Small batches and encoders that several tests share."""
+
+from itertools import accumulate
+
+import torch
+from torch import Tensor, nn
+
+from jepa_ssl import BipartiteGraph
+
+
+def seeded(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def offsets(sizes: list[int]) -> Tensor:
+    return torch.tensor([0, *accumulate(sizes)])
+
+
+def ragged_graphs(
+    constraints: list[int], variables: list[int], dtype: torch.dtype = torch.float32, seed: int = 0
+) -> BipartiteGraph:
+    """A batch in which each constraint has an edge to the first variable of its own graph, if there is one."""
+    g = seeded(seed)
+    ends = [
+        (row, column)
+        for first_row, rows, column, columns in zip(
+            offsets(constraints).tolist(), constraints, offsets(variables).tolist(), variables, strict=False
+        )
+        for row in range(first_row, first_row + rows)
+        if columns
+    ]
+    edges = torch.tensor(ends, dtype=torch.int64).reshape(-1, 2).t()
+    return BipartiteGraph(
+        torch.randn(sum(constraints), 3, generator=g, dtype=torch.float64).to(dtype),
+        edges,
+        torch.randn(edges.size(1), 1, generator=g, dtype=torch.float64).to(dtype),
+        torch.randn(sum(variables), 2, generator=g, dtype=torch.float64).to(dtype),
+        offsets(constraints),
+        offsets(variables),
+    ).check_values()
+
+
+class FlatEncoder(nn.Module):
+    """`[batch, entries]` -> `{"instance": [batch, dim]}`, with the parts that teachers get wrong."""
+
+    def __init__(self, entries: int = 6, dim: int = 4) -> None:
+        super().__init__()
+        self.trunk = nn.Sequential(nn.Linear(entries, dim), nn.BatchNorm1d(dim), nn.ReLU(), nn.Dropout(0.5))
+        self.register_buffer("scale", torch.ones(dim), persistent=False)
+
+    def forward(self, flat: Tensor) -> dict[str, Tensor]:
+        return {"instance": self.trunk(flat) * self.get_buffer("scale")}
+
+
+class GraphEncoder(nn.Module):
+    """A linear layer for each kind of node, and one round of messages from constraints to variables."""
+
+    def __init__(self, dim: int = 4) -> None:
+        super().__init__()
+        self.constraint, self.variable = nn.Linear(3, dim), nn.Linear(2, dim)
+
+    def forward(self, graph: BipartiteGraph) -> dict[str, Tensor]:
+        zc, zv = self.constraint(graph.constraint_features), self.variable(graph.variable_features)
+        row, column = graph.edge_index
+        return {"constraint": zc, "variable": zv.index_add(0, column, zc[row])}
