@@ -3,7 +3,21 @@
 from jepa_ssl.instances import BipartiteGraph, FlatVectors
 from jepa_ssl.joint import JointLoss, JointSchedule, LinearRamp, LossWeights
 from jepa_ssl.losses import cosine_loss
-from jepa_ssl.maskers import EntryMasker, GaussianNoise, NodeMasker, Zeros
+from jepa_ssl.maskers import (
+    BlockMasker,
+    ComposeMaskers,
+    EdgeMasker,
+    EntryMasker,
+    Fill,
+    GaussianNoise,
+    GroupMasker,
+    LearnedToken,
+    MultiView,
+    NodeMasker,
+    Shuffled,
+    Zeros,
+    hidden_share,
+)
 from jepa_ssl.objective import JEPAObjective
 from jepa_ssl.predictors import MLPPredictor, MLPProjector
 from jepa_ssl.protocols import Embeddings, Encoder, JEPALoss, PredictionLoss, Predictor, Teacher, ViewMaker, Views
@@ -13,27 +27,36 @@ __version__ = "0.1.0"
 
 __all__ = [
     "BipartiteGraph",
+    "BlockMasker",
+    "ComposeMaskers",
     "EMATeacher",
+    "EdgeMasker",
     "Embeddings",
     "Encoder",
     "EntryMasker",
+    "Fill",
     "FlatVectors",
     "GaussianNoise",
+    "GroupMasker",
     "JEPALoss",
     "JEPAObjective",
     "JointLoss",
     "JointSchedule",
+    "LearnedToken",
     "LinearRamp",
     "LossWeights",
     "MLPPredictor",
     "MLPProjector",
+    "MultiView",
     "NodeMasker",
     "PredictionLoss",
     "Predictor",
+    "Shuffled",
     "StopGradTeacher",
     "Teacher",
     "ViewMaker",
     "Views",
     "Zeros",
     "cosine_loss",
+    "hidden_share",
 ]

@@ -29,6 +29,13 @@ def non_negative(name: str, value: float) -> float:
     return float(value)
 
 
+def whole_number(name: str, value: int, least: int) -> int:
+    """`value`, if it is a whole number and at least `least`."""
+    if value != int(value) or value < least:
+        raise ValueError(f"{name} is {value}, but must be a whole number that is at least {least}.")
+    return int(value)
+
+
 def generator_fits(generator: torch.Generator | None, device: torch.device) -> None:
     """Raises unless `generator` can draw on `device`."""
     if generator is not None and generator.device.type != device.type:

@@ -31,6 +31,15 @@ class FlatVectors:
                 f"jepa_ssl.lp.valid_entries builds it from row and column masks."
             )
 
+    def check_values(self) -> "FlatVectors":
+        """These vectors, if their real entries are finite; waits for the device, so call it where batches are built.
+
+        Raises:
+            ValueError: a real entry is infinite or NaN. What stands in the padding does not matter.
+        """
+        _check_finite("values", torch.where(self.valid, self.values, 0.0))
+        return self
+
 
 @dataclass(frozen=True)
 class BipartiteGraph:
@@ -116,8 +125,11 @@ class BipartiteGraph:
         """This graph, if its numbers are in order; waits for the device, so call it where batches are built.
 
         Raises:
-            ValueError: offsets fall, or do not span the nodes; an edge leaves the batch, or joins two graphs.
+            ValueError: offsets fall, or do not span the nodes; an edge leaves the batch, or joins two graphs; a feature
+                is infinite or NaN.
         """
+        for name in ("constraint_features", "edge_attr", "variable_features"):
+            _check_finite(name, getattr(self, name))
         for kind in (CONSTRAINT, VARIABLE):
             offsets, nodes = self.offsets(kind), len(self.features(kind))
             if int(offsets[0]) != 0 or int(offsets[-1]) != nodes or bool((offsets.diff() < 0).any()):
@@ -143,6 +155,16 @@ class BipartiteGraph:
                 f"{int(ends[1][edge])}; each edge must stay inside its own graph: check the increments of the collate."
             )
         return self
+
+
+def _check_finite(name: str, values: Tensor) -> None:
+    wrong = (~values.isfinite()).nonzero()
+    if len(wrong):
+        place: list[int] = wrong[0].tolist()  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
+        raise ValueError(
+            f"{name}{place} is {float(values[tuple(place)])}, but must be finite; leave the instance out, or encode "
+            f"what is missing or unbounded as a number and a column that says so."
+        )
 
 
 def _describe(tensor: Tensor) -> str:

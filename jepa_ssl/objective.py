@@ -1,7 +1,7 @@
 """The JEPA objective: views -> embeddings -> predictions -> loss."""
 
-from collections.abc import Mapping
-from typing import Generic, TypeVar
+from collections.abc import Callable, Mapping
+from typing import Any, Generic, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -20,7 +20,8 @@ class JEPAObjective(nn.Module, Generic[InstanceT]):
     and call `update` once after each optimizer step.
 
     The loss of a stream is the weighted mean over its hidden items (`Views.weight`); the total is the mean over
-    streams. A stream in which nothing is hidden contributes exactly 0.
+    streams. A stream in which nothing is hidden contributes exactly 0. Of several views of the instance (`MultiView`)
+    the loss is the mean.
 
     Args:
         views: makes the context and the target view, `EntryMasker` or `NodeMasker` for example.
@@ -58,9 +59,16 @@ class JEPAObjective(nn.Module, Generic[InstanceT]):
         Raises:
             ValueError: predictions, targets and views do not name the same streams, or differ in shape.
         """
-        views = self.views(instance, generator=generator)
-        predictions = self.predictor(encoder(views.context))
-        targets = self.teacher(encoder, views.target)
+        made = self.views(instance, generator=generator)
+        targets: dict[int, Embeddings] = {}
+        losses: list[JEPALoss] = []
+        for views in made if isinstance(made, tuple) else (made,):
+            if id(views.target) not in targets:  # the teacher sees each target once, however many views predict it
+                targets[id(views.target)] = self.teacher(encoder, views.target)
+            losses.append(self._loss(self.predictor(encoder(views.context)), targets[id(views.target)], views))
+        return losses[0] if len(losses) == 1 else _mean(losses)
+
+    def _loss(self, predictions: Embeddings, targets: Embeddings, views: Views[Any, Any]) -> JEPALoss:
         _check(predictions, targets, views)
         terms = {
             stream: _mean_where_hidden(self.loss(prediction, targets[stream]), stream, views)
@@ -79,7 +87,7 @@ class JEPAObjective(nn.Module, Generic[InstanceT]):
         self.teacher.update(encoder)
 
 
-def _mean_where_hidden(losses: Tensor, stream: str, views: Views[InstanceT]) -> Tensor:
+def _mean_where_hidden(losses: Tensor, stream: str, views: Views[Any, Any]) -> Tensor:
     # In float32 at least, for a float16 sum overflows at 65504.
     counts = torch.ones_like(losses, dtype=torch.promote_types(losses.dtype, torch.float32))
     for mark in (views.hidden.get(stream), views.weight.get(stream)):
@@ -89,7 +97,7 @@ def _mean_where_hidden(losses: Tensor, stream: str, views: Views[InstanceT]) -> 
     return (losses * counts).sum() / counts.sum().clamp(min=torch.finfo(counts.dtype).tiny)
 
 
-def _check(predictions: Embeddings, targets: Embeddings, views: Views[InstanceT]) -> None:
+def _check(predictions: Embeddings, targets: Embeddings, views: Views[Any, Any]) -> None:
     if predictions.keys() != targets.keys():
         raise ValueError(
             f"the predictor returns the streams {sorted(predictions)}, but the teacher {sorted(targets)}; "
@@ -115,6 +123,22 @@ def _check(predictions: Embeddings, targets: Embeddings, views: Views[InstanceT]
                     f"stream {stream!r}: {name} is {list(mark.shape)}, but the encoder returns "
                     f"{predictions[stream].size(0)} items; give one embedding for each item of the instance."
                 )
+
+
+def _mean(losses: list[JEPALoss]) -> JEPALoss:
+    if not losses:
+        raise ValueError("the view maker returned no views; return Views, or a tuple of at least one.")
+
+    def collected(of_one: Callable[[JEPALoss], Mapping[str, Tensor]]) -> dict[str, list[Tensor]]:
+        names = dict.fromkeys(name for loss in losses for name in of_one(loss))
+        return {name: [of_one(loss)[name] for loss in losses if name in of_one(loss)] for name in names}
+
+    return JEPALoss(
+        total=torch.stack([loss.total for loss in losses]).mean(),
+        terms={name: torch.stack(values).mean() for name, values in collected(lambda loss: loss.terms).items()},
+        predictions={stream: torch.cat(z) for stream, z in collected(lambda loss: loss.predictions).items()},
+        targets={stream: torch.cat(z) for stream, z in collected(lambda loss: loss.targets).items()},
+    )
 
 
 def _detached(embeddings: Embeddings) -> dict[str, Tensor]:

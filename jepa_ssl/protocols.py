@@ -12,14 +12,16 @@ Embeddings = Mapping[str, Tensor]
 and `"variable"`."""
 
 INSTANCE, CONSTRAINT, VARIABLE = "instance", "constraint", "variable"
+EDGE = "edge"  # has features, which may be hidden, but no embedding
 
-InstanceT = TypeVar("InstanceT")
+ContextT = TypeVar("ContextT")
+TargetT = TypeVar("TargetT")
 InstanceT_contra = TypeVar("InstanceT_contra", contravariant=True)
 
 
 @dataclass(frozen=True)
-class Views(Generic[InstanceT]):
-    """Two views of one batch of instances, and where they differ.
+class Views(Generic[ContextT, TargetT]):
+    """Two views of one batch of instances: what the encoder sees, what the teacher sees, and where they differ.
 
     `hidden[stream]` is a bool tensor `[items]`, True where the context lost the item: the prediction loss is taken
     there and only there. `None`, or no entry, means every item. `weight[stream]` is a float tensor `[items]`, zero
@@ -27,15 +29,18 @@ class Views(Generic[InstanceT]):
     graphs give each graph the weight 1 in total, so that a large graph does not outvote a small one.
     """
 
-    context: InstanceT
-    target: InstanceT
+    context: ContextT
+    target: TargetT
     hidden: Mapping[str, Tensor | None] = field(default_factory=dict[str, Tensor | None])
     weight: Mapping[str, Tensor] = field(default_factory=dict[str, Tensor])
 
 
 @dataclass(frozen=True)
 class JEPALoss:
-    """What `JEPAObjective` returns. Only `total` carries a gradient; nothing here has been copied to the host."""
+    """What `JEPAObjective` returns. Only `total` carries a gradient; nothing here has been copied to the host.
+
+    If the view maker made several views, the embeddings are those of all of them, one view after the other.
+    """
 
     total: Tensor  # scalar
     terms: Mapping[str, Tensor]  # detached scalars, by name
@@ -43,10 +48,15 @@ class JEPALoss:
     targets: Embeddings  # detached
 
 
-class ViewMaker(Protocol[InstanceT]):
-    """Makes the two views of a batch of instances: a masker, for example. Never sees a model."""
+class ViewMaker(Protocol[InstanceT_contra]):
+    """Makes the two views of a batch of instances, or a tuple of several such pairs: a masker, for example.
 
-    def __call__(self, instance: InstanceT, *, generator: torch.Generator | None = None) -> Views[InstanceT]: ...
+    Never sees a model.
+    """
+
+    def __call__(
+        self, instance: InstanceT_contra, *, generator: torch.Generator | None = None
+    ) -> Views[Any, Any] | tuple[Views[Any, Any], ...]: ...
 
 
 class Encoder(Protocol[InstanceT_contra]):

@@ -19,15 +19,14 @@ def offsets(sizes: list[int]) -> Tensor:
 def ragged_graphs(
     constraints: list[int], variables: list[int], dtype: torch.dtype = torch.float32, seed: int = 0
 ) -> BipartiteGraph:
-    """A batch in which each constraint has an edge to the first variable of its own graph, if there is one."""
+    """A batch in which the constraints of each graph take turns with its variables, one edge a constraint."""
     g = seeded(seed)
     ends = [
-        (row, column)
-        for first_row, rows, column, columns in zip(
+        (first_row + row, first_column + row % columns)
+        for first_row, rows, first_column, columns in zip(
             offsets(constraints).tolist(), constraints, offsets(variables).tolist(), variables, strict=False
         )
-        for row in range(first_row, first_row + rows)
-        if columns
+        for row in range(rows if columns else 0)
     ]
     edges = torch.tensor(ends, dtype=torch.int64).reshape(-1, 2).t()
     return BipartiteGraph(
@@ -45,7 +44,9 @@ class FlatEncoder(nn.Module):
 
     def __init__(self, entries: int = 6, dim: int = 4) -> None:
         super().__init__()
-        self.trunk = nn.Sequential(nn.Linear(entries, dim), nn.BatchNorm1d(dim), nn.ReLU(), nn.Dropout(0.5))
+        self.trunk = nn.Sequential(
+            nn.Linear(entries, dim), nn.BatchNorm1d(dim), nn.ReLU(), nn.Dropout(0.5), nn.Linear(dim, dim)
+        )
         self.register_buffer("scale", torch.ones(dim), persistent=False)
 
     def forward(self, flat: Tensor) -> dict[str, Tensor]:
@@ -53,7 +54,7 @@ class FlatEncoder(nn.Module):
 
 
 class GraphEncoder(nn.Module):
-    """A linear layer for each kind of node, and one round of messages from constraints to variables."""
+    """A linear layer for each kind of node, and one round of messages along the edges, both ways."""
 
     def __init__(self, dim: int = 4) -> None:
         super().__init__()
@@ -62,4 +63,4 @@ class GraphEncoder(nn.Module):
     def forward(self, graph: BipartiteGraph) -> dict[str, Tensor]:
         zc, zv = self.constraint(graph.constraint_features), self.variable(graph.variable_features)
         row, column = graph.edge_index
-        return {"constraint": zc, "variable": zv.index_add(0, column, zc[row])}
+        return {"constraint": zc.index_add(0, row, zv[column]), "variable": zv.index_add(0, column, zc[row])}

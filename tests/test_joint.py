@@ -27,7 +27,9 @@ def jepa_loss(value: float) -> JEPALoss:
     ids=["task alone", "jepa, then task", "jepa, then both", "both", "ramp after pretraining"],
 )
 def test_the_ways_to_train(schedule: JointSchedule, expected: list[tuple[float, float]]):
-    assert [(w.task, w.jepa) for w in map(schedule, range(4))] == pytest.approx(expected)
+    weights = [schedule(epoch) for epoch in range(4)]
+    assert [w.task for w in weights] == pytest.approx([task for task, _ in expected])
+    assert [w.jepa for w in weights] == pytest.approx([jepa for _, jepa in expected])
     assert [schedule.is_pretraining(epoch) for epoch in range(4)] == [task == 0.0 for task, _ in expected]
 
 
@@ -71,9 +73,9 @@ def test_bad_weights_are_refused_at_once(name: str, bad: float):
 
 
 def test_bad_epochs_and_ramps_are_refused_at_once():
-    with pytest.raises(ValueError, match="pretrain_epochs is -1.*use 0"):
+    with pytest.raises(ValueError, match=r"pretrain_epochs is -1.*use 0"):
         JointSchedule(pretrain_epochs=-1)
-    with pytest.raises(ValueError, match="epochs is 0.*plain number"):
+    with pytest.raises(ValueError, match=r"epochs is 0.*plain number"):
         LinearRamp(0.0, 1.0, epochs=0)
     with pytest.raises(ValueError, match="end is -1"):
         LinearRamp(0.0, -1.0, epochs=3)

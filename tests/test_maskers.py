@@ -2,6 +2,8 @@
 
 import time
 from collections import Counter
+from collections.abc import Callable
+from functools import partial
 from itertools import pairwise
 
 import oracles
@@ -14,11 +16,31 @@ from scipy.stats import chisquare
 from torch import Tensor
 
 from jepa_ssl import BipartiteGraph, EntryMasker, FlatVectors, GaussianNoise, NodeMasker, Zeros
-from jepa_ssl.maskers.draw import draw_in_rows, draw_in_segments, hidden_counts
+from jepa_ssl.maskers.draw import (
+    _draw_by_repair,
+    _draw_by_topk,
+    _segments_by_repair,
+    _segments_by_sort,
+    draw_in_rows,
+    draw_in_segments,
+    hidden_counts,
+    segment_of,
+)
 
 RATIOS = st.floats(0.0, 1.0, exclude_min=True, exclude_max=True)
 SEEDS = st.integers(0, 99)
 KINDS = ("constraint", "variable")
+DRAWS_IN_ROWS = [  # that of a CPU, and that of a GPU or a compiled graph
+    pytest.param(_draw_by_repair, id="repair"),
+    pytest.param(partial(_draw_by_topk, device=torch.device("cpu")), id="topk"),
+]
+
+
+def by_sort(ends: Tensor, items: int, ratio: float, generator: torch.Generator) -> Tensor:
+    return _segments_by_sort(segment_of(ends, items), ends, ratio, generator)
+
+
+DRAWS_IN_SEGMENTS = [pytest.param(_segments_by_repair, id="repair"), pytest.param(by_sort, id="sort")]
 FLOATS = [torch.float16, torch.bfloat16, torch.float32, torch.float64]
 
 
@@ -48,22 +70,57 @@ def test_counts_round_as_python_does(ratio: float, size: int, count: int):
     assert count == int(ratio * size) == int(hidden_counts(torch.tensor(size), ratio))
 
 
-@given(
-    st.integers(1, 12).flatmap(lambda e: st.tuples(st.just(e), st.lists(st.integers(0, e), min_size=1))), RATIOS, SEEDS
-)
-def test_each_vector_hides_exactly_its_share_and_padding_never(case: tuple[int, list[int]], ratio: float, seed: int):
+PADDED = st.integers(1, 12).flatmap(lambda e: st.tuples(st.just(e), st.lists(st.integers(0, e), min_size=1)))
+
+
+@pytest.mark.parametrize("draw", DRAWS_IN_ROWS)
+@given(PADDED, RATIOS, SEEDS)
+def test_each_vector_hides_exactly_its_share_and_padding_never(
+    draw: Callable[..., Tensor], case: tuple[int, list[int]], ratio: float, seed: int
+):
     entries, sizes = case
-    batch = padded_vectors(sizes, entries, seed)
-    hidden = EntryMasker(ratio).draw(batch, generator=seeded(seed))
+    valid = padded_vectors(sizes, entries, seed).valid
+    hidden = draw(valid.shape, valid, ratio, seeded(seed))
     assert hidden.sum(-1).tolist() == [oracles.hidden_count(size, ratio) for size in sizes]
-    assert not (hidden & ~batch.valid).any()
+    assert not (hidden & ~valid).any()
 
 
+@pytest.mark.parametrize("draw", DRAWS_IN_ROWS)
 @given(st.integers(0, 5), st.integers(0, 40), RATIOS, SEEDS)
-def test_each_vector_without_padding_hides_exactly_its_share(batch: int, entries: int, ratio: float, seed: int):
-    hidden = EntryMasker(ratio).draw(torch.ones(batch, entries), generator=seeded(seed))
+def test_each_vector_without_padding_hides_exactly_its_share(
+    draw: Callable[..., Tensor], batch: int, entries: int, ratio: float, seed: int
+):
+    hidden = draw(torch.Size([batch, entries]), None, ratio, seeded(seed))
     assert hidden.shape == (batch, entries)
     assert hidden.sum(-1).tolist() == [oracles.hidden_count(entries, ratio)] * batch
+
+
+@pytest.mark.parametrize("draw", DRAWS_IN_ROWS)
+@pytest.mark.parametrize("ratio", [1e-9, 0.3, 0.5, 0.6, 1 - 1e-9])
+def test_few_real_entries_among_much_padding_are_found(draw: Callable[..., Tensor], ratio: float):
+    valid = torch.zeros(6, 50_000, dtype=torch.bool)
+    valid[0, 7] = valid[1, 7:9] = valid[2, -3:] = valid[3, ::1000] = valid[4] = True
+    hidden = draw(valid.shape, valid, ratio, seeded())
+    assert hidden.sum(-1).tolist() == [oracles.hidden_count(size, ratio) for size in (1, 2, 3, 50, 50_000, 0)]
+    assert not (hidden & ~valid).any()
+
+
+def test_vectors_and_masks_of_any_memory_layout_are_read_right():
+    row = torch.tensor([True, False, True, True, True, False])
+    for valid in (row.expand(4, 6), row.expand(4, 6).t().contiguous().t(), row.repeat(4, 2)[:, :6]):
+        batch = FlatVectors(torch.ones(6, 4).t(), valid)
+        hidden = EntryMasker(0.5).draw(batch, generator=seeded())
+        assert hidden.sum(-1).tolist() == [2] * 4
+        assert not (hidden & ~valid).any()
+        assert torch.equal(EntryMasker(0.5)(batch, generator=seeded()).context.values, 1.0 - hidden.float())
+
+
+@pytest.mark.parametrize("draw", DRAWS_IN_SEGMENTS)
+@given(st.lists(st.integers(0, 90), max_size=8), RATIOS, SEEDS)
+def test_each_segment_hides_exactly_its_share(draw: Callable[..., Tensor], sizes: list[int], ratio: float, seed: int):
+    hidden = draw(offsets(sizes), sum(sizes), ratio, seeded(seed))
+    per_segment = [int(part.sum()) for part in hidden.split(sizes)] if sizes else []
+    assert per_segment == [oracles.hidden_count(size, ratio) for size in sizes]
 
 
 @given(st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9)), max_size=8), RATIOS, SEEDS)
@@ -90,32 +147,44 @@ def p_value_of_uniformity(draws: Tensor, size: int, hidden: int) -> float:
 DRAWS, SIZE, RATIO, HIDDEN = 8000, 6, 0.5, 3
 
 
-def test_entries_are_drawn_uniformly():
-    hidden = EntryMasker(RATIO).draw(torch.ones(DRAWS, SIZE), generator=seeded())
-    assert p_value_of_uniformity(hidden, SIZE, HIDDEN) > 0.01
+@pytest.mark.parametrize("draw", DRAWS_IN_ROWS)
+@pytest.mark.parametrize("ratio", [0.34, 0.5, 0.67])
+def test_entries_are_drawn_uniformly(draw: Callable[..., Tensor], ratio: float):
+    hidden = draw(torch.Size([DRAWS, SIZE]), None, ratio, seeded())
+    assert p_value_of_uniformity(hidden, SIZE, int(ratio * SIZE)) > 1e-3
 
 
-def test_entries_of_padded_vectors_are_drawn_uniformly():
+@pytest.mark.parametrize("draw", DRAWS_IN_ROWS)
+@pytest.mark.parametrize("ratio", [0.34, 0.5, 0.67])
+def test_entries_of_padded_vectors_are_drawn_uniformly(draw: Callable[..., Tensor], ratio: float):
     valid = torch.tensor([True, False, True, True, False, False, True, True, False, True]).expand(DRAWS, 10)
-    hidden = EntryMasker(RATIO).draw(FlatVectors(torch.ones(DRAWS, 10), valid), generator=seeded())
-    assert p_value_of_uniformity(hidden[:, valid[0]], SIZE, HIDDEN) > 0.01
+    hidden = draw(valid.shape, valid, ratio, seeded())[:, valid[0]]
+    assert p_value_of_uniformity(hidden, SIZE, int(ratio * SIZE)) > 1e-3
+
+
+@pytest.mark.parametrize("draw", DRAWS_IN_SEGMENTS)
+@pytest.mark.parametrize("ratio", [0.34, 0.5, 0.67])
+def test_segments_are_drawn_uniformly(draw: Callable[..., Tensor], ratio: float):
+    sizes = [SIZE, 0, 1] * DRAWS
+    hidden = draw(offsets(sizes), sum(sizes), ratio, seeded()).reshape(DRAWS, SIZE + 1)[:, :SIZE]
+    assert p_value_of_uniformity(hidden, SIZE, int(ratio * SIZE)) > 1e-3
 
 
 def test_nodes_are_drawn_uniformly_and_independently_in_each_graph():
     graph = ragged_graphs([SIZE, 0, 1] * DRAWS, [1] * (3 * DRAWS))
     hidden = NodeMasker(RATIO).draw(graph, generator=seeded())["constraint"].reshape(DRAWS, SIZE + 1)
     assert not hidden[:, -1].any()  # the lone node of each third graph
-    assert p_value_of_uniformity(hidden[:, :SIZE], SIZE, HIDDEN) > 0.01
+    assert p_value_of_uniformity(hidden[:, :SIZE], SIZE, HIDDEN) > 1e-3
     neighbours = hidden[:, :SIZE].reshape(-1, 2, SIZE)[:, :, 0].int() @ torch.tensor([2, 1], dtype=torch.int32)
-    assert chisquare(torch.bincount(neighbours, minlength=4).tolist()).pvalue > 0.01
+    assert chisquare(torch.bincount(neighbours, minlength=4).tolist()).pvalue > 1e-3
 
 
 def test_the_plain_loops_are_uniform_and_the_same_test_finds_a_biased_draw():
     ones = torch.ones(DRAWS // 4, SIZE)
     _, flat = oracles.flat_view(ones, ones.bool(), RATIO, seeded())
-    assert p_value_of_uniformity(flat, SIZE, HIDDEN) > 0.01
+    assert p_value_of_uniformity(flat, SIZE, HIDDEN) > 1e-3
     _, nodes = oracles.graph_view(torch.ones(DRAWS // 4 * SIZE, 1), [SIZE] * (DRAWS // 4), RATIO, seeded())
-    assert p_value_of_uniformity(nodes.reshape(-1, SIZE), SIZE, HIDDEN) > 0.01
+    assert p_value_of_uniformity(nodes.reshape(-1, SIZE), SIZE, HIDDEN) > 1e-3
 
     keys = torch.rand(DRAWS, SIZE, generator=seeded()) + 0.05 * torch.arange(SIZE)
     biased = torch.zeros(DRAWS, SIZE, dtype=torch.bool).scatter_(1, keys.argsort()[:, :HIDDEN], True)
@@ -290,9 +359,7 @@ def test_draws_compile_without_a_graph_break(padded: bool):
     cpu = torch.device("cpu")
     rows = torch.compile(lambda: draw_in_rows(torch.Size([4, 10]), valid, 0.5, None, cpu), fullgraph=True)
     assert rows().sum(-1).tolist() == [5] * 4
-    segments = torch.compile(
-        lambda: draw_in_segments(graph.graph_of("constraint"), graph.constraint_offsets, 0.5, None), fullgraph=True
-    )
+    segments = torch.compile(lambda: draw_in_segments(graph.constraint_offsets, 10, 0.5, None), fullgraph=True)
     assert [int(x.sum()) for x in segments().split([4, 6])] == [2, 3]
 
 

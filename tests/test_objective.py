@@ -27,11 +27,11 @@ from jepa_ssl import (
     cosine_loss,
 )
 
-KINDS = ("constraint", "variable")
+KINDS: tuple[str, str] = ("constraint", "variable")
 
 
 def graph_objective(teacher: Any, ratio: float = 0.5) -> JEPAObjective[BipartiteGraph]:
-    return JEPAObjective(NodeMasker(ratio), MLPPredictor(dict.fromkeys(KINDS, 4)), teacher)
+    return JEPAObjective(NodeMasker(ratio), MLPPredictor(dict.fromkeys(KINDS, 4), activation=nn.SELU), teacher)
 
 
 def flat_objective(teacher: Any) -> JEPAObjective[Any]:
@@ -98,7 +98,7 @@ def hand_made(views: Any, losses: Tensor) -> JEPALoss:
 
         def update(self, encoder: Any) -> None: ...
 
-    jepa = JEPAObjective(views, lambda z: z, Fixed(), loss=lambda p, z: losses * p[:, 0])
+    jepa = JEPAObjective(views, lambda z: z, Fixed(), loss=lambda p, z: losses * p[:, 0].to(losses.dtype))
     return jepa(lambda x: {"a": x}, torch.ones(len(losses), 2))
 
 
@@ -154,7 +154,7 @@ def test_kinds_without_hidden_nodes_add_exactly_nothing_and_gradients_are_finite
         term = loss.terms[f"prediction/{kind}"].item()
         assert (term == 0.0) == (max(counts, default=0) < 2)
     assert loss.total.item() == pytest.approx(sum(loss.terms[f"prediction/{kind}"].item() for kind in KINDS) / 2)
-    gradients = [p.grad for p in (*encoder.parameters(), *jepa.predictor.parameters())]  # pyright: ignore[reportAttributeAccessIssue]
+    gradients = [p.grad for p in (*encoder.parameters(), *jepa.parameters())]
     assert all(g is None or bool(g.isfinite().all()) for g in gradients)
 
 
@@ -196,12 +196,12 @@ def test_the_simsiam_gradient_stops_at_the_target():
 
 @pytest.mark.parametrize("mode", ["ema", "simsiam"])
 def test_under_autocast_the_teachers_pass_does_not_cut_the_gradient(mode: str):
-    # Autocast caches the weights it casts; those cast without gradient must not serve the online pass.
+    # Autocast keeps the weights it has cast; those cast without gradient must not serve the online pass.
     encoder = GraphEncoder()
     jepa = graph_objective(EMATeacher(encoder) if mode == "ema" else StopGradTeacher())
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        for _ in range(2):
-            loss = jepa(encoder, ragged_graphs([5, 9], [4, 6])).total
+        jepa(encoder, ragged_graphs([5, 9], [4, 6]))
+        loss = jepa(encoder, ragged_graphs([5, 9], [4, 6])).total
     loss.backward()
     assert all(p.grad is not None and bool(p.grad.any()) for p in encoder.parameters())
     assert loss.dtype == torch.float32
@@ -237,12 +237,12 @@ def test_the_objective_owns_predictor_and_copy_and_not_the_encoder():
 
 
 def test_a_simsiam_step_creates_no_network_anywhere():
-    def networks() -> tuple[int, int]:
+    def networks() -> tuple[int, ...]:
         gc.collect()
         living = gc.get_objects()
-        return sum(isinstance(o, nn.Module) for o in living), sum(isinstance(o, nn.Parameter) for o in living)
+        # By type(): isinstance asks __class__, which wakes up lazy objects of other libraries.
+        return tuple(sum(issubclass(type(o), kind) for o in living) for kind in (nn.Module, nn.Parameter))
 
-    before_all = networks()
     encoder = FlatEncoder()
     predictor = MLPPredictor({"instance": 4})
     before = networks()
@@ -252,13 +252,11 @@ def test_a_simsiam_step_creates_no_network_anywhere():
     optimizer.step()
     jepa.update(encoder)
     modules, parameters = networks()
-    assert (modules, parameters) == (before[0] + 1, before[1])  # the objective itself, and no parameter
-    assert before > before_all
+    assert (modules, parameters) == (before[0] + 2, before[1])  # the objective, its masker, and no parameter
     assert set(jepa.state_dict()) == {f"predictor.{key}" for key in predictor.state_dict()}
-    flat_objective(EMATeacher(encoder))  # the same count does see a copy
-    kept = flat_objective(EMATeacher(encoder))
-    assert networks()[1] > parameters
-    del kept
+    copying = flat_objective(EMATeacher(encoder))
+    assert networks()[0] - modules > len(list(encoder.modules()))  # the same count does see a copy
+    del copying
 
 
 def test_ema_moves_once_per_step_and_not_per_micro_batch():
@@ -345,7 +343,7 @@ def test_the_work_is_the_same_for_two_graphs_and_for_fifty():
     few, many = ragged_graphs([3, 4], [2, 5]), ragged_graphs([3, 4] * 25, [2, 5] * 25)
     assert operations(few, jepa, encoder) == operations(many, jepa, encoder) > 20
     flat, trunk = flat_objective(StopGradTeacher()), FlatEncoder()
-    assert operations(torch.ones(2, 6), flat, trunk) == operations(torch.ones(90, 6), flat, trunk)
+    assert operations(torch.ones(3000, 6), flat, trunk) < 1000  # the CPU's draw takes more rounds, not one a row
 
 
 # Errors

@@ -20,9 +20,9 @@ def test_each_stream_has_its_own_two_layers():
 def test_the_predictor_is_linear_activation_linear():
     predictor = MLPPredictor({"instance": 4})
     z = torch.randn(3, 4)
-    first, _, second = predictor.streams["instance"].children()
-    hidden = torch.relu(z @ first.weight.T + first.bias)
-    torch.testing.assert_close(predictor({"instance": z})["instance"], hidden @ second.weight.T + second.bias)
+    weight1, bias1, weight2, bias2 = predictor.parameters()
+    hidden = torch.relu(z @ weight1.T + bias1)
+    torch.testing.assert_close(predictor({"instance": z})["instance"], hidden @ weight2.T + bias2)
 
 
 def test_the_projector_normalises():

@@ -8,9 +8,9 @@ import torch
 from jepa_ssl import NodeMasker
 
 pytest.importorskip("torch_geometric")
-from torch_geometric.data import Batch, Data  # noqa: E402
+from torch_geometric.data import Batch, Data
 
-from jepa_ssl.integrations.pyg import bipartite_graph  # noqa: E402
+from jepa_ssl.integrations.pyg import bipartite_graph
 
 KINDS = ["constraint_features", "variable_features"]
 
@@ -29,6 +29,7 @@ def lp(m: int, n: int) -> LPData:
         edge_index=torch.stack([rows, columns]),
         edge_attr=torch.randn(m * n, 1),
         variable_features=torch.randn(n, 1),
+        num_nodes=m + n,  # PyG cannot infer it from features of these names
     )
 
 
@@ -62,13 +63,13 @@ def test_a_batch_that_lost_its_graphs_is_refused():
 
 def test_missing_attributes_are_named():
     data = lp(2, 2)
-    del data.edge_attr
+    del data["edge_attr"]
     with pytest.raises(ValueError, match=r"data lacks \['edge_attr'\]"):
         bipartite_graph(data)
 
 
 def test_edges_wired_into_the_next_graph_are_found():
     batch = Batch.from_data_list([lp(2, 2), lp(2, 2)], follow_batch=KINDS)
-    batch.edge_index[1, -1] = 0
+    batch["edge_index"][1, -1] = 0
     with pytest.raises(ValueError, match="joins a constraint of graph 1 to a variable of graph 0"):
         bipartite_graph(batch).check_values()

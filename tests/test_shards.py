@@ -213,7 +213,7 @@ def test_a_large_store_needs_no_more_memory_than_a_small_one(tmp_path: Path, lps
             store[i]
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
-    assert peaks[1] < 1.3 * peaks[0]
+    assert peaks[1] < 2 * peaks[0]  # for ten times the LPs
 
 
 # ---- other processes

@@ -1,6 +1,7 @@
-"""Teachers: the EMA copy follows its formula in every tensor, wakes up never, resumes exactly; SimSiam copies nothing."""
+"""Teachers: the EMA copy follows its formula in every tensor, never wakes up, resumes exactly; SimSiam has none."""
 
 import io
+from collections.abc import Callable
 from copy import deepcopy
 from typing import Any
 
@@ -73,10 +74,10 @@ def test_batch_norm_travels_whole():
     teacher = EMATeacher(encoder, momentum=0.5)
     train_a_step(encoder, 0)
     teacher.update(encoder)
-    norm, online = teacher.target_model.get_submodule("trunk.1"), encoder.trunk[1]
+    norm, online = teacher.target_model.get_submodule("trunk.1"), encoder.get_submodule("trunk.1")
     assert int(norm.get_buffer("num_batches_tracked")) == 1  # copied, not halved to 0
     assert norm.get_buffer("num_batches_tracked").dtype == torch.int64
-    torch.testing.assert_close(norm.get_buffer("running_mean"), 0.5 * online.running_mean)
+    torch.testing.assert_close(norm.get_buffer("running_mean"), 0.5 * online.get_buffer("running_mean"))
 
 
 def test_momentum_0_is_the_encoder_and_1_never_moves():
@@ -165,16 +166,25 @@ class Adapter(nn.Module):
         return {"instance": self.module(x) * self.weight + self.submodule(x)}
 
 
-WRAPPERS = {
+class Scaled(nn.Module):
+    """One child, of a wrapper's name, whose weight would be taken for its own if that name were dropped."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.module = nn.Linear(6, 4)
+        self.weight = nn.Parameter(torch.ones(4))
+
+
+WRAPPERS: dict[str, Callable[[Any], Any]] = {
     "plain": lambda m: m,
     "compile": lambda m: torch.compile(m, backend="eager"),
     "ddp": DDPLike,
-    "both": lambda m: DDPLike(torch.compile(m, backend="eager")),
+    "both": lambda m: DDPLike(WRAPPERS["compile"](m)),
     "inside": lambda m: nn.Sequential(DDPLike(m)),
 }
 
 
-@pytest.mark.parametrize("build", [FlatEncoder, Adapter])
+@pytest.mark.parametrize("build", [FlatEncoder, Adapter, Scaled])
 @pytest.mark.parametrize("wrapper", WRAPPERS)
 @pytest.mark.parametrize("wrapped_at_copy", [False, True])
 def test_every_tensor_is_found_under_compile_and_ddp(build: type[nn.Module], wrapper: str, wrapped_at_copy: bool):
@@ -193,7 +203,7 @@ def test_every_tensor_is_found_under_compile_and_ddp(build: type[nn.Module], wra
 
 def test_the_copy_of_a_compiled_encoder_runs_and_is_a_copy():
     encoder = FlatEncoder().eval()
-    compiled = torch.compile(encoder, backend="eager")
+    compiled: Any = torch.compile(encoder, backend="eager")
     x = torch.randn(5, 6)
     before = compiled(x)["instance"].detach()
     teacher = EMATeacher(compiled, momentum=1.0)

@@ -33,9 +33,9 @@ def load(path: str | Path) -> dict[str, Any]:
         raise ValueError(
             f"{path} cannot be read as a checkpoint: truncated, or of another kind. Use another."
         ) from error
-    if not isinstance(state, dict) or not state.keys() >= KEYS:
-        lacking = sorted(KEYS - state.keys()) if isinstance(state, dict) else sorted(KEYS)
-        raise ValueError(f"{path} lacks {lacking}: not a checkpoint of train.py. Name a last.pt or best.pt.")
+    lacking = sorted(KEYS - state.keys()) if isinstance(state, dict) else sorted(KEYS)
+    if lacking or not isinstance(state["args"], dict):
+        raise ValueError(f"{path} lacks {lacking or 'flags'}: not a checkpoint of train.py. Name a last.pt or best.pt.")
     return state
 
 

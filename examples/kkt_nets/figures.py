@@ -1,4 +1,4 @@
-"""The figures of an evaluation. Each run has one colour in all of them, each family one of its own."""
+"""The figures of an evaluation. A run has one colour in all of them; a family has one colour and one marker."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -9,16 +9,17 @@ from atomic import write_atomically
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-# Told apart by colour-blind readers: Okabe and Ito, "Color universal design", 2008, without its yellow.
+# Told apart by colour-blind readers: Okabe and Ito, "Color universal design", 2008, with grey for their yellow.
 COLOURS = ("#000000", "#999999", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 LINES = ("-", "--", ":", "-.")
-FLOOR = 1e-9  # a singular value below it is drawn there: a logarithmic axis has no zero
+ROUNDING = 1e-6  # what a singular value of float32 embeddings says below this is noise
 
+Run = Mapping[str, Any]  # as evaluate.py reports it
 Rows = Sequence[Mapping[str, Any]]  # of a run's metrics.jsonl
 
 
-def new(rows: int, columns: int, width: float = 5.0, height: float = 3.8) -> tuple[Figure, list[list[Axes]]]:
+def panels(rows: int, columns: int, width: float = 4.8, height: float = 3.8) -> tuple[Figure, list[list[Axes]]]:
     """A figure of `rows * columns` panels, each `width * height` inches."""
     figure = Figure(figsize=(columns * width, rows * height), layout="constrained")
     return figure, figure.subplots(rows, columns, squeeze=False).tolist()
@@ -29,38 +30,115 @@ def save(figure: Figure, path: Path) -> None:
 
 
 def training_curves(metrics: Mapping[str, Rows]) -> Figure:
-    """The KKT loss of each run, and where there was JEPA its loss and the embeddings' effective rank."""
+    """The KKT loss of each run; where there was JEPA also its loss and the effective rank of the embeddings."""
     with_jepa = any("train/loss_jepa" in row for rows in metrics.values() for row in rows)
-    figure, [panels] = new(1, 3 if with_jepa else 1)
-    draw_kkt(panels[0], metrics)
+    figure, [axes] = panels(1, 3 if with_jepa else 1)
+    draw_kkt(axes[0], metrics)
     if with_jepa:
-        draw_curve(panels[1], metrics, {"train/loss_jepa": "-"})
-        panels[1].set(title="JEPA loss", ylabel="2 - 2 cos", yscale="log")
-        streams = sorted({name for rows in metrics.values() for row in rows for name in row if "effective_rank" in name})
-        draw_curve(panels[2], metrics, dict(zip(streams, LINES, strict=False)))
-        panels[2].set(title="Effective rank of the embeddings, training", ylabel="effective rank", ylim=(0, None))
-        for stream, line in zip(streams, LINES, strict=False):
-            panels[2].plot([], [], line, color="grey", label=stream.rpartition("/")[2])
-        panels[2].legend(fontsize="small")
+        draw_curve(axes[1], metrics, "train/loss_jepa")
+        axes[1].set(title="JEPA loss, training", ylabel="2 - 2 cos", yscale="log")
+        draw_rank(axes[2], metrics)
     return figure
 
 
+def draw_rank(axes: Axes, metrics: Mapping[str, Rows]) -> None:
+    """Effective rank of the projector's embeddings while training, with the legend of the streams."""
+    names = {name for rows in metrics.values() for row in rows for name in row}
+    ranks = sorted(name for name in names if name.startswith("train/effective_rank/"))
+    for name, line in zip(ranks, LINES, strict=False):
+        draw_curve(axes, metrics, name, linestyle=line)
+        axes.plot([], [], line, color="grey", label=name.rpartition("/")[2])
+    axes.set(title="Effective rank of JEPA's embeddings, training", ylabel="effective rank", ylim=(0, None))
+    if ranks:
+        axes.legend(fontsize="small")
+
+
 def draw_kkt(axes: Axes, metrics: Mapping[str, Rows]) -> None:
-    draw_curve(axes, metrics, {"train/loss_kkt": "-"}, labelled=False, linewidth=0.7, alpha=0.4)
-    draw_curve(axes, metrics, {"val/loss_kkt": "-"}, linewidth=2)
+    """Training and validation KKT loss, with the legend of the runs."""
+    draw_curve(axes, metrics, "train/loss_kkt", linewidth=0.7, alpha=0.4)
+    draw_curve(axes, metrics, "val/loss_kkt", linewidth=2.0, marker="o", markersize=3)
     axes.set(title="KKT loss (thin: training, thick: validation)", ylabel="KKT loss", yscale="log")
+    label_runs(axes, list(metrics))
+
+
+def draw_curve(axes: Axes, metrics: Mapping[str, Rows], name: str, **style: Any) -> None:
+    """One metric of each run over the optimizer steps; a run that did not log it has no curve."""
+    for i, rows in enumerate(metrics.values()):
+        points = [(row["step"], row[name]) for row in rows if name in row]
+        axes.plot([step for step, _ in points], [value for _, value in points], color=colour(i), **style)
+    axes.set_xlabel("optimizer step")
+    axes.grid(alpha=0.3)
+
+
+def colour(i: int) -> str:
+    return COLOURS[i % len(COLOURS)]
+
+
+def label_runs(axes: Axes, labels: Sequence[str]) -> None:
+    for i, label in enumerate(labels):
+        axes.plot([], [], color=colour(i), label=label)
     axes.legend(fontsize="small")
 
 
-def draw_curve(
-    axes: Axes, metrics: Mapping[str, Rows], lines: Mapping[str, str], labelled: bool = True, **style: Any
-) -> None:
-    """Some metrics over the steps, each with its line style, in the run's colour."""
-    for i, (run, rows) in enumerate(metrics.items()):
-        for name, line in lines.items():
-            points = [(row["step"], row[name]) for row in rows if name in row]
-            if points:
-                axes.plot(*zip(*points, strict=True), line, color=colour(i), label=run if labelled else None, **style)
-                labelled_once = run  # noqa: F841
-    axes.set_xlabel("optimizer step")
+def objectives(runs: Sequence[Run]) -> Figure:
+    """Predicted against optimal objective, a panel a run; a point on the diagonal has no gap."""
+    columns = min(4, len(runs))
+    figure, grid = panels(math.ceil(len(runs) / columns), columns, height=4.6)
+    axes = [one for row in grid for one in row]
+    families = sorted({instance["family"] for run in runs for instance in run["instances"]})
+    shown = [_finite_objectives(run) for run in runs]
+    extent = [value for points in shown for _, *point in points for value in point] or [0.0]
+    low, high = min(extent), max(extent)
+    for one, run, points in zip(axes, runs, shown, strict=False):
+        one.plot([low, high], [low, high], color="grey", linewidth=1, zorder=0)
+        for i, family in enumerate(families):
+            pairs = [(optimal, predicted) for name, optimal, predicted in points if name == family]
+            style = {"color": colour(i + 2), "marker": MARKERS[i % len(MARKERS)], "label": family, "alpha": 0.6}
+            one.scatter([x for x, _ in pairs], [y for _, y in pairs], s=22, linewidths=0, **style)
+        missing = len(run["instances"]) - len(points)
+        one.set(title=run["label"] + (f" ({missing} not finite, not shown)" if missing else ""))
+        one.set(xlabel="optimal objective c'x* (HiGHS)", ylabel="predicted objective c'x")
+        one.set_xscale("symlog")
+        one.set_yscale("symlog")
+        one.grid(alpha=0.3)
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=len(families))
+    for one in axes[len(runs) :]:
+        one.remove()
+    return figure
+
+
+def _finite_objectives(run: Run) -> list[tuple[str, float, float]]:
+    """Family, optimal and predicted objective of each instance whose prediction is finite."""
+    points = [(instance["family"], instance["optimal"], instance["objective"]) for instance in run["instances"]]
+    return [point for point in points if math.isfinite(point[2])]
+
+
+def spectra(runs: Sequence[Run]) -> Figure:
+    """A panel for each stream of each kind of embedding, with a line for each run that has it."""
+    kinds = sorted({(kind, stream) for run in runs for kind in run["embeddings"] for stream in run["embeddings"][kind]})
+    rows = sorted({kind for kind, _ in kinds}, reverse=True)
+    columns = sorted({stream for _, stream in kinds})
+    figure, grid = panels(len(rows), len(columns))
+    for kind, row in zip(rows, grid, strict=True):
+        for stream, one in zip(columns, row, strict=True):
+            draw_spectrum(one, runs, kind, stream)
+    return figure
+
+
+def draw_spectrum(axes: Axes, runs: Sequence[Run], kind: str, stream: str) -> None:
+    """Standard deviation of L2-normalised embeddings along each principal direction.
+
+    Their squares add up to at most 1. A low curve is a cloud around one point, a steep one is nearly a line.
+    """
+    for i, run in enumerate(runs):
+        measured = run["embeddings"].get(kind, {}).get(stream)
+        if measured:
+            heights = [value if value > ROUNDING else math.nan for value in measured["singular_values"]]
+            label = f"{run['label']}: rank {measured['effective_rank']:.1f}, spread {measured['spread']:.2g}"
+            axes.plot(range(1, len(heights) + 1), heights, color=colour(i), linewidth=1.8, label=label)
+    axes.set(
+        title=f"Spectrum of {stream} embeddings, {kind}", xlabel="principal direction", yscale="log", ylim=(ROUNDING, 1)
+    )
+    axes.set_ylabel("standard deviation along it")
     axes.grid(alpha=0.3)
+    axes.legend(fontsize="small")

@@ -1,26 +1,15 @@
 """The thin adapter between the KKT networks and `jepa_ssl`: all that this repository had to add."""
 
 from argparse import Namespace
-from collections.abc import Iterator
 from typing import Any
 
 import torch
 from dataset import FlatBatch, GraphBatch
 from models import GNNPolicy, KKTNetMLP
+from resumable import Resumable
 from torch import Tensor, nn
 
-from jepa_ssl import (
-    BipartiteGraph,
-    EMATeacher,
-    EntryMasker,
-    FlatVectors,
-    JEPALoss,
-    JEPAObjective,
-    MLPPredictor,
-    MLPProjector,
-    NodeMasker,
-    StopGradTeacher,
-)
+import jepa_ssl
 from jepa_ssl.integrations.pyg import bipartite_graph
 from jepa_ssl.lp import valid_entries
 
@@ -31,7 +20,7 @@ class FlatEncoder(nn.Module):
     def __init__(self, model: KKTNetMLP) -> None:
         super().__init__()
         self.trunk = model.net
-        self.projector = MLPProjector({"instance": model.hidden}, dim=model.hidden, activation=nn.SELU)
+        self.projector = jepa_ssl.MLPProjector({"instance": model.hidden}, dim=model.hidden, activation=nn.SELU)
 
     def encode_trunk(self, flat: Tensor) -> Tensor:
         """Trunk features `[B, hidden]` of flat LPs `[B, m*n + m + n]`."""
@@ -41,7 +30,7 @@ class FlatEncoder(nn.Module):
         """L2-normalised embeddings `[B, D]`."""
         return self.projector({"instance": self.encode_trunk(flat)})["instance"]
 
-    def forward(self, instance: FlatVectors) -> dict[str, Tensor]:
+    def forward(self, instance: jepa_ssl.FlatVectors) -> dict[str, Tensor]:
         return {"instance": self.jepa_embed(instance.values)}
 
 
@@ -50,9 +39,8 @@ class GraphEncoder(nn.Module):
 
     def __init__(self, model: GNNPolicy) -> None:
         super().__init__()
-        dim = model.embedding_size
-        self.trunk = model.trunk
-        self.projector = MLPProjector({"constraint": dim, "variable": dim}, dim=dim)
+        self.trunk, dim = model.trunk, model.embedding_size
+        self.projector = jepa_ssl.MLPProjector({"constraint": dim, "variable": dim}, dim=dim)
 
     def jepa_embed_nodes(
         self, constraint_features: Tensor, edge_index: Tensor, edge_attr: Tensor, variable_features: Tensor
@@ -62,35 +50,33 @@ class GraphEncoder(nn.Module):
         z = self.projector({"constraint": c, "variable": v})
         return z["constraint"], z["variable"]
 
-    def forward(self, instance: BipartiteGraph) -> dict[str, Tensor]:
-        graph = (instance.constraint_features, instance.edge_index, instance.edge_attr, instance.variable_features)
-        return dict(zip(("constraint", "variable"), self.jepa_embed_nodes(*graph), strict=True))
+    def forward(self, graph: jepa_ssl.BipartiteGraph) -> dict[str, Tensor]:
+        c, v = self.jepa_embed_nodes(
+            graph.constraint_features, graph.edge_index, graph.edge_attr, graph.variable_features
+        )
+        return {"constraint": c, "variable": v}
 
 
-class KKTJepa:
+class KKTJepa(Resumable):
     """The JEPA term of one run: its encoder, its objective, and the generator that decides what is hidden."""
 
     def __init__(self, model: KKTNetMLP | GNNPolicy, args: Namespace, device: torch.device) -> None:
         views: Any
         if isinstance(model, KKTNetMLP):
-            self.encoder, views = FlatEncoder(model), EntryMasker(args.jepa_mask_ratio_entries)
-            self.predictor = MLPPredictor({"instance": model.hidden}, activation=nn.SELU)
+            self.encoder, views = FlatEncoder(model).to(device), jepa_ssl.EntryMasker(args.jepa_mask_ratio_entries)
+            self.predictor = jepa_ssl.MLPPredictor({"instance": model.hidden}, activation=nn.SELU)
         else:
-            self.encoder, views = GraphEncoder(model), NodeMasker(args.jepa_mask_ratio_nodes)
-            self.predictor = MLPPredictor(dict.fromkeys(("constraint", "variable"), model.embedding_size))
-        self.encoder.to(device)
-        teacher = EMATeacher(self.encoder, args.ema_momentum) if args.jepa_mode == "ema" else StopGradTeacher()
-        self.objective = JEPAObjective(views, self.predictor, teacher).to(device)
+            self.encoder, views = GraphEncoder(model).to(device), jepa_ssl.NodeMasker(args.jepa_mask_ratio_nodes)
+            self.predictor = jepa_ssl.MLPPredictor(dict.fromkeys(("constraint", "variable"), model.embedding_size))
+        is_ema = args.jepa_mode == "ema"
+        teacher = jepa_ssl.EMATeacher(self.encoder, args.ema_momentum) if is_ema else jepa_ssl.StopGradTeacher()
+        self.objective = jepa_ssl.JEPAObjective(views, self.predictor, teacher).to(device)
         self.generator = torch.Generator(device).manual_seed(args.seed)
 
-    def parameters(self) -> Iterator[nn.Parameter]:
-        """What the optimizer trains beside the model: projector and predictor."""
-        yield from self.encoder.projector.parameters()
-        yield from self.predictor.parameters()
-
-    def loss(self, batch: FlatBatch | GraphBatch) -> JEPALoss:
+    def loss(self, batch: FlatBatch | GraphBatch) -> jepa_ssl.JEPALoss:
+        """On a batch as the KKT loss takes it."""
         if isinstance(batch, FlatBatch):
-            instance = FlatVectors(batch.model_input, valid_entries(batch.mask_m, batch.mask_n))
+            instance = jepa_ssl.FlatVectors(batch.model_input, valid_entries(batch.mask_m, batch.mask_n))
         else:
             instance = bipartite_graph(batch.batch_graph)
         return self.objective(self.encoder, instance, generator=self.generator)
@@ -98,22 +84,3 @@ class KKTJepa:
     def update(self) -> None:
         """Once after each optimizer step."""
         self.objective.update(self.encoder)
-
-    def state_dict(self) -> dict[str, Any]:
-        """The block `jepa` of a checkpoint. A run without teacher copy has no `target_model`."""
-        state = {"projector": self.encoder.projector.state_dict(), "predictor": self.predictor.state_dict()}
-        if isinstance(teacher := self.objective.teacher, EMATeacher):
-            state |= {"target_model": teacher.target_model.state_dict(), "updates": teacher.updates}
-        return state | {"generator": self.generator.get_state()}
-
-    def load_state_dict(self, state: dict[str, Any]) -> bool:
-        """Resumes; the model must have been loaded before. False if the teacher had to start from its weights."""
-        self.encoder.projector.load_state_dict(state["projector"])
-        self.predictor.load_state_dict(state["predictor"])
-        self.generator.set_state(state["generator"])
-        if not isinstance(teacher := self.objective.teacher, EMATeacher):
-            return True
-        found = "target_model" in state
-        teacher.target_model.load_state_dict(state["target_model"] if found else self.encoder.state_dict())
-        teacher.updates.fill_(state.get("updates", 0))
-        return found

@@ -78,9 +78,7 @@ def summarise(instances: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     groups: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
     for instance in instances:
         groups.setdefault((instance["family"], instance["size"]), []).append(instance)
-    return [
-        _summary(family, size, members) for (family, size), members in (*groups.items(), (("all", ""), instances))
-    ]
+    return [_summary(family, size, members) for (family, size), members in (*groups.items(), (("all", ""), instances))]
 
 
 def _summary(family: str, size: str, members: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

@@ -2,7 +2,8 @@
 
 import difflib
 import math
-from argparse import Namespace
+from argparse import Action, Namespace
+from collections import OrderedDict
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
@@ -18,11 +19,16 @@ class _Parser(configargparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"{self.prog}: error: {' '.join(message.split())}\n")
 
+    def convert_item_to_command_line_arg(self, action: Action | None, key: str, value: str | list[Any]) -> list[str]:
+        if action is not None and action.nargs == 0 and isinstance(value, list):
+            self.error(f"{key} is {value}, but must be true or false")
+        return super().convert_item_to_command_line_arg(action, key, value)
+
 
 class _YAMLFile(configargparse.YAMLConfigFileParser):
     """Passes each key on, those without a value too, which the parent drops in silence."""
 
-    def parse(self, stream: Any) -> dict[str, str | list[Any]]:
+    def parse(self, stream: Any) -> OrderedDict[str, str | list[Any]]:
         try:
             items = yaml.safe_load(stream)
         except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -31,13 +37,14 @@ class _YAMLFile(configargparse.YAMLConfigFileParser):
             raise configargparse.ConfigFileParserException(
                 f"--config {stream.name} holds no flags; write one `name: value` a line."
             )
-        return {str(key): _text_of(value) for key, value in items.items()}
+        return OrderedDict((str(key), _text_of(value)) for key, value in items.items())
 
 
 def _text_of(value: Any) -> str | list[Any]:
-    if value is None or value == []:
-        return ""
-    return value if isinstance(value, list) else str(value)
+    if isinstance(value, list) and len(value) > 1:
+        return value
+    (single,) = value or [""] if isinstance(value, list) else [value]  # the parent takes no list of one
+    return "" if single is None else str(single)
 
 
 def parser() -> configargparse.ArgumentParser:

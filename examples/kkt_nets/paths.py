@@ -63,17 +63,15 @@ def kkt(
     model: KKTNetMLP | GNNPolicy, batch: FlatBatch | GraphBatch, args: Namespace
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """The KKT loss of the network on a batch, with the run's weights, and its terms."""
-    return kkt_loss(*_point_and_lp(predict(model, batch), batch), **_weights(args))
+    y_pred = predict(model, batch)
+    return kkt_loss(y_pred, batch.A, batch.b, batch.c, batch.mask_m, batch.mask_n, **_weights(args))
 
 
 def kkt_of_each(y_pred: Tensor, batch: FlatBatch | GraphBatch, args: Namespace) -> Tensor:
     """The KKT loss of each instance of a batch by itself, `[B]`, for predictions `[B, N + M]`."""
-    one_by_one = zip(*(part.split(1) for part in _point_and_lp(y_pred, batch)), strict=True)
-    return torch.stack([kkt_loss(*instance, **_weights(args))[0] for instance in one_by_one])
-
-
-def _point_and_lp(y_pred: Tensor, batch: FlatBatch | GraphBatch) -> tuple[Tensor, ...]:
-    return y_pred, batch.A, batch.b, batch.c, batch.mask_m, batch.mask_n
+    parts: Any = (y_pred, batch.A, batch.b, batch.c, batch.mask_m, batch.mask_n)
+    instances = zip(*(part.split(1) for part in parts), strict=True)
+    return torch.stack([kkt_loss(*instance, **_weights(args))[0] for instance in instances])
 
 
 def _weights(args: Namespace) -> dict[str, float]:

@@ -31,11 +31,10 @@ def open_split(args: Namespace, split: str) -> Sequence[LP]:
     digest = hashlib.sha256(json.dumps(recipe).encode()).hexdigest()[:12]
     folder = Path(args.data_root).expanduser() / f"{split}-{count}-{digest}"
     if not (folder / "index.json").exists():
-        generated = tqdm(
-            instances(families, sizes, count, seed), total=count, desc=f"generating {split} LPs", unit="LP"
-        )
-        with suppress(FileExistsError):  # another run has just finished the same
-            write_shards((ruiz(lp, args.ruiz_iterations) for lp in generated), folder)
+        generated = instances(families, sizes, count, seed)
+        bar = tqdm(generated, total=count, desc=f"generating {split} LPs", unit="LP")
+        with bar, suppress(FileExistsError):  # another run has just finished the same
+            write_shards((ruiz(lp, args.ruiz_iterations) for lp in bar), folder)
     return ShardedLPs(folder)
 
 
@@ -43,4 +42,5 @@ def _files(args: Namespace, split: str) -> list[LP]:
     paths = sorted(args.lp_files)
     if split != "test" and len(paths) >= 5:
         paths = [path for i, path in enumerate(paths) if (i % 5 == 4) == (split == "val")]
-    return [ruiz(read_lp(path), args.ruiz_iterations) for path in tqdm(paths, desc=f"reading {split} LPs", unit="LP")]
+    with tqdm(paths, desc=f"reading {split} LPs", unit="LP") as bar:
+        return [ruiz(read_lp(path), args.ruiz_iterations) for path in bar]

@@ -171,6 +171,11 @@ class Run:
             raise ValueError(
                 f"{self.args.resume} is of another model: {error} Resume with the flags of its run."
             ) from None
+        best = Path(self.args.resume).with_name("best.pt")
+        if self.folder.resolve() != best.parent.resolve() and best.exists():
+            found = checkpoints.load(best)
+            if found["epoch"] <= self.epoch:  # in another folder, too, there is a best one from the start
+                checkpoints.save(self.folder / "best.pt", found)
 
 
 def _folder(args: Namespace) -> Path:

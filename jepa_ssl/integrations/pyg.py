@@ -7,7 +7,7 @@ from torch_geometric.data import Batch, Data  # pyright: ignore[reportMissingTyp
 from jepa_ssl.instances import BipartiteGraph
 
 
-def bipartite_graph(data: Data) -> BipartiteGraph:
+def bipartite_graph(data: Data | Batch) -> BipartiteGraph:
     """The tensors of `data` as a `BipartiteGraph`; nothing is copied.
 
     `data` is one `Data` with `constraint_features`, `edge_index`, `edge_attr` and `variable_features`, or a `Batch` of
@@ -23,7 +23,7 @@ def bipartite_graph(data: Data) -> BipartiteGraph:
     return BipartiteGraph(*(data[name] for name in required), *(_offsets(data, name) for name in required[::3]))
 
 
-def _offsets(data: Data, name: str) -> Tensor:
+def _offsets(data: Data | Batch, name: str) -> Tensor:
     pointer = f"{name}_ptr"
     if pointer in data:
         return data[pointer]

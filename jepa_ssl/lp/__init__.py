@@ -1,5 +1,49 @@
 """The LP wing: the only rooms that know that an instance is a linear program."""
 
 from jepa_ssl.lp.layout import flatten, valid_entries
+from jepa_ssl.lp.maskers import StructureMasker
+from jepa_ssl.lp.solver_state import SolverState, split_states
+from jepa_ssl.lp.symmetries import (
+    BoundsAsRows,
+    ColumnScale,
+    ColumnSplit,
+    Compose,
+    DuplicateRow,
+    EqualitiesAsInequalities,
+    IdleVariable,
+    Image,
+    Negation,
+    ObjectiveScale,
+    Permutation,
+    RedundantRow,
+    RowScale,
+    SideScale,
+    Symmetry,
+    SymmetryViews,
+    Translation,
+)
 
-__all__ = ["flatten", "valid_entries"]
+__all__ = [
+    "BoundsAsRows",
+    "ColumnScale",
+    "ColumnSplit",
+    "Compose",
+    "DuplicateRow",
+    "EqualitiesAsInequalities",
+    "IdleVariable",
+    "Image",
+    "Negation",
+    "ObjectiveScale",
+    "Permutation",
+    "RedundantRow",
+    "RowScale",
+    "SideScale",
+    "SolverState",
+    "StructureMasker",
+    "Symmetry",
+    "SymmetryViews",
+    "Translation",
+    "flatten",
+    "split_states",
+    "valid_entries",
+]

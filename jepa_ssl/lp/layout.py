@@ -1,6 +1,7 @@
 """The flat layout of an LP, `[vec(A), b, c]`, and which of its entries are real when a batch is padded."""
 
-from einops import pack, rearrange
+import torch
+from einops import rearrange
 from torch import Tensor
 
 
@@ -15,8 +16,7 @@ def flatten(A: Tensor, b: Tensor, c: Tensor) -> Tensor:
             f"A is {list(A.shape)}, b {list(b.shape)}, c {list(c.shape)}, but must be [batch, m, n], [batch, m], "
             f"[batch, n]; pad the LPs of a batch to common m and n."
         )
-    flat, _ = pack([rearrange(A, "batch m n -> batch (m n)"), b, c], "batch *")
-    return flat
+    return torch.cat([rearrange(A, "batch m n -> batch (m n)"), b, c], dim=1)
 
 
 def valid_entries(mask_m: Tensor, mask_n: Tensor) -> Tensor:

@@ -1,7 +1,25 @@
 """Maskers hide a part of an instance: the context view lacks it, the target view has it."""
 
-from jepa_ssl.maskers.bipartite import NodeMasker
-from jepa_ssl.maskers.fill import Fill, GaussianNoise, Zeros
-from jepa_ssl.maskers.flat import EntryMasker
+from jepa_ssl.maskers.blocks import BlockMasker
+from jepa_ssl.maskers.combine import ComposeMaskers, MultiView
+from jepa_ssl.maskers.edges import EdgeMasker
+from jepa_ssl.maskers.fill import Fill, GaussianNoise, LearnedToken, Shuffled, Zeros
+from jepa_ssl.maskers.flat import EntryMasker, GroupMasker
+from jepa_ssl.maskers.nodes import NodeMasker
+from jepa_ssl.maskers.share import hidden_share
 
-__all__ = ["EntryMasker", "Fill", "GaussianNoise", "NodeMasker", "Zeros"]
+__all__ = [
+    "BlockMasker",
+    "ComposeMaskers",
+    "EdgeMasker",
+    "EntryMasker",
+    "Fill",
+    "GaussianNoise",
+    "GroupMasker",
+    "LearnedToken",
+    "MultiView",
+    "NodeMasker",
+    "Shuffled",
+    "Zeros",
+    "hidden_share",
+]

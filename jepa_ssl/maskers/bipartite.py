@@ -1,5 +1,6 @@
-"""Maskers of bipartite constraint/variable graphs."""
+"""What the maskers of bipartite constraint/variable graphs share: what is hidden where, and what that weighs."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import torch
@@ -7,57 +8,152 @@ from torch import Tensor
 
 from jepa_ssl.checks import generator_fits, open_fraction
 from jepa_ssl.instances import BipartiteGraph
-from jepa_ssl.maskers.draw import draw_in_segments
-from jepa_ssl.maskers.fill import Fill, Zeros
-from jepa_ssl.protocols import CONSTRAINT, VARIABLE, Views
+from jepa_ssl.maskers.draw import other_in_segments, segment_sums
+from jepa_ssl.maskers.fill import Fill
+from jepa_ssl.protocols import CONSTRAINT, EDGE, VARIABLE, Views
+
+KINDS = (CONSTRAINT, VARIABLE)
+
+Ratio = float | Mapping[str, float]
+Derived = Mapping[str, Sequence[int]]
 
 
-class NodeMasker:
-    """Hides the features of `int(ratio * nodes)` constraints and of as many variables, drawn anew in each graph.
+def ratio_of_kinds(ratio: Ratio) -> dict[str, float]:
+    """The ratio of each kind of node, from one for both or one for each, of which all but one may be 0."""
+    if not isinstance(ratio, Mapping):
+        return dict.fromkeys(KINDS, open_fraction("ratio", ratio))
+    if set(ratio) != set(KINDS):
+        raise ValueError(
+            f"ratio names the kinds {sorted(ratio)}, but must name {sorted(KINDS)}; give 0 to the kind that stays."
+        )
+    if not any(ratio.values()):
+        raise ValueError(f"ratio is {dict(ratio)}, which hides nothing; give at least one kind a ratio in (0, 1).")
+    return {kind: open_fraction(f"ratio[{kind!r}]", ratio[kind]) if ratio[kind] else 0.0 for kind in KINDS}
 
-    Of each kind every graph hides at least one node and keeps at least one, where it has two; a lone node stays
-    visible. Edges stay. The target view is the whole graph, and every graph weighs the same in the loss.
 
-    Args:
-        ratio: share of the nodes of each kind to hide, in (0, 1).
-        fill: what a hidden node's features become, zero by default.
+def derived_columns(derived: Derived | None) -> dict[str, tuple[int, ...]]:
+    """The derived columns of each kind of node."""
+    columns = {kind: tuple(of_kind) for kind, of_kind in (derived or {}).items()}
+    for kind, of_kind in columns.items():
+        if kind not in KINDS:
+            raise ValueError(f"derived names the kind {kind!r}, but the kinds are {sorted(KINDS)}; use one of them.")
+        if any(column < 0 for column in of_kind):
+            raise ValueError(f"derived[{kind!r}] is {list(of_kind)}, but columns count from 0; give none below.")
+    return columns
 
-    >>> edges = torch.tensor([[0, 3], [0, 1]])
-    >>> graph = BipartiteGraph.single(torch.ones(4, 1), edges, torch.ones(2, 1), torch.ones(2, 1))
-    >>> views = NodeMasker(ratio=0.5)(graph, generator=torch.Generator().manual_seed(0))
-    >>> views.context.constraint_features.sum(), views.context.variable_features.sum()
-    (tensor(2.), tensor(1.))
+
+def fits(graph: BipartiteGraph, derived: Mapping[str, tuple[int, ...]], generator: torch.Generator | None) -> None:
+    """Raises unless a masker with these `derived` columns can mask `graph`."""
+    if not isinstance(graph, BipartiteGraph):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise TypeError(
+            f"instance is a {type(graph).__name__}, but must be a BipartiteGraph; "
+            f"jepa_ssl.integrations.pyg.bipartite_graph makes one of PyG data."
+        )
+    generator_fits(generator, graph.constraint_features.device)
+    for kind, columns in derived.items():
+        width = graph.features(kind).size(1)
+        if columns and max(columns) >= width:
+            raise ValueError(
+                f"derived[{kind!r}] names column {max(columns)}, but {kind}_features has {width} columns; "
+                f"columns count from 0."
+            )
+
+
+def edges_at(nodes: Mapping[str, Tensor], graph: BipartiteGraph) -> Tensor:
+    """Which edges have an end among `nodes`, kind -> bool `[nodes]`: bool `[edges]`."""
+    constraint, variable = graph.edge_index
+    return nodes[CONSTRAINT][constraint] | nodes[VARIABLE][variable]
+
+
+def nodes_at(edges: Tensor, graph: BipartiteGraph, kind: str) -> Tensor:
+    """Which nodes of `kind` are an end of one of `edges`, bool `[edges]`: bool `[nodes]`."""
+    nodes = len(graph.features(kind))
+    # The other edges mark a node too many: to pick out the edges, a GPU would have to be asked how many they are.
+    ends = graph.edge_index[KINDS.index(kind)].where(edges, nodes)
+    return torch.zeros(nodes + 1, dtype=torch.bool, device=edges.device).scatter_(0, ends, True)[:nodes]
+
+
+def conceal(
+    fill: Fill,
+    graph: BipartiteGraph,
+    generator: torch.Generator | None,
+    *,
+    nodes: Mapping[str, Tensor] | None = None,
+    edges: Tensor | None = None,
+    derived: Mapping[str, tuple[int, ...]] | None = None,
+) -> BipartiteGraph:
+    """`graph` without the features of `nodes`, the coefficients of `edges`, and what is derived from those.
+
+    `nodes` is kind -> bool `[nodes]`, `edges` bool `[edges]`; `derived` are the columns that the ends of `edges` lose.
+    What is not named is shared with `graph`.
     """
+    nodes, derived, filled = nodes or {}, derived or {}, {}
+    for kind in KINDS:
+        hidden = nodes[kind].unsqueeze(-1) if kind in nodes else None
+        if edges is not None and derived.get(kind):
+            lost = nodes_at(edges, graph, kind)
+            whole = torch.zeros_like(lost).unsqueeze(-1) if hidden is None else hidden
+            hidden = whole.repeat(1, graph.features(kind).size(1))
+            for column in derived[kind]:
+                hidden[:, column] |= lost
+        if hidden is not None:
+            filled[f"{kind}_features"] = fill_nodes(fill, graph, kind, hidden, generator)
+    if edges is not None:
+        filled["edge_attr"] = fill_edges(fill, graph, edges, generator)
+    return replace(graph, **filled)
 
-    def __init__(self, ratio: float, fill: Fill | None = None) -> None:
-        self.ratio = open_fraction("ratio", ratio)
-        self.fill = Zeros() if fill is None else fill
 
-    def __call__(self, instance: BipartiteGraph, *, generator: torch.Generator | None = None) -> Views[BipartiteGraph]:
-        hidden = self.draw(instance, generator=generator)
-        constraint, variable = (
-            self.fill(instance.features(kind), hidden[kind].unsqueeze(-1), generator) for kind in (CONSTRAINT, VARIABLE)
+def fill_nodes(
+    fill: Fill, graph: BipartiteGraph, kind: str, hidden: Tensor, generator: torch.Generator | None
+) -> Tensor:
+    """The features of `kind`, filled where `hidden`, bool `[nodes, 1]` or `[nodes, features]`."""
+    features = graph.features(kind)
+
+    def others() -> Tensor:
+        return features[other_in_segments(graph.graph_of(kind), graph.num_graphs, generator)]
+
+    return fill(features, hidden, stream=kind, generator=generator, others=others)
+
+
+def fill_edges(fill: Fill, graph: BipartiteGraph, hidden: Tensor, generator: torch.Generator | None) -> Tensor:
+    """`edge_attr`, filled at the edges that are `hidden`, bool `[edges]`."""
+    attr = graph.edge_attr
+    if not attr.is_floating_point():
+        raise ValueError(
+            f"edge_attr is {attr.dtype}, but must be floating point where coefficients are hidden; use .float()."
         )
-        return Views(
-            context=replace(instance, constraint_features=constraint, variable_features=variable),
-            target=instance,
-            hidden=hidden,
-            weight={kind: _equal_graphs(hidden[kind], instance, kind) for kind in hidden},
-        )
 
-    def draw(self, graph: BipartiteGraph, *, generator: torch.Generator | None = None) -> dict[str, Tensor]:
-        """Which nodes to hide: kind -> bool `[nodes]`."""
-        generator_fits(generator, graph.constraint_features.device)
-        return {
-            kind: draw_in_segments(graph.graph_of(kind), graph.offsets(kind), self.ratio, generator)
-            for kind in (CONSTRAINT, VARIABLE)
-        }
+    def others() -> Tensor:
+        owner = graph.graph_of(CONSTRAINT)[graph.edge_index[0]]
+        return attr[other_in_segments(owner, graph.num_graphs, generator)]
+
+    hidden = hidden.view(-1, *(1,) * (attr.ndim - 1))
+    return fill(attr, hidden, stream=EDGE, generator=generator, others=others)
 
 
-def _equal_graphs(hidden: Tensor, graph: BipartiteGraph, kind: str) -> Tensor:
+def node_views(
+    context: BipartiteGraph, target: BipartiteGraph, hidden: Mapping[str, Tensor], *, indicator: bool = False
+) -> Views[BipartiteGraph, BipartiteGraph]:
+    """Views in which the nodes that are `hidden`, kind -> bool `[nodes]`, are predicted and each graph weighs 1."""
+    weight = {kind: equal_graphs(hidden[kind], target, kind) for kind in hidden}
+    if indicator:
+        context = _with_column(context, hidden)
+        target = _with_column(target, {kind: torch.zeros_like(mark) for kind, mark in hidden.items()})
+    return Views(context, target, dict(hidden), weight)
+
+
+def equal_graphs(hidden: Tensor, graph: BipartiteGraph, kind: str) -> Tensor:
     """Weights `[nodes]` that share the weight 1 among the hidden nodes of each graph."""
-    owner = graph.graph_of(kind)
-    # In float32 at least: float16 cannot count past 2048.
-    share = hidden.to(torch.promote_types(graph.features(kind).dtype, torch.float32))
-    per_graph = share.new_zeros(graph.num_graphs).index_add_(0, owner, share)
-    return share / per_graph.clamp(min=1.0)[owner]
+    offsets = graph.offsets(kind)
+    # In float32 at least: the weights of a large graph's nodes are too small for float16.
+    dtype = torch.promote_types(graph.features(kind).dtype, torch.float32)
+    share = segment_sums(hidden, offsets).clamp(min=1).to(dtype).reciprocal()
+    return torch.repeat_interleave(share, offsets.diff(), output_size=len(hidden)) * hidden
+
+
+def _with_column(graph: BipartiteGraph, marks: Mapping[str, Tensor]) -> BipartiteGraph:
+    wider = {
+        f"{kind}_features": torch.cat([graph.features(kind), mark.unsqueeze(-1).to(graph.features(kind))], dim=-1)
+        for kind, mark in marks.items()
+    }
+    return replace(graph, **wider)

@@ -2,6 +2,7 @@
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 
 def hidden_counts(sizes: Tensor, ratio: float) -> Tensor:
@@ -49,15 +50,9 @@ def _draw_by_repair(shape: torch.Size, valid: Tensor | None, ratio: float, gener
     """
     batch, entries = shape
     sizes = torch.full((batch,), entries) if valid is None else _row_sums(valid)
-    wanted = hidden_counts(sizes, ratio)
-    if choose_visible := ratio > 0.5:  # so that fewer than half are chosen, and a free entry is always soon found
-        wanted = sizes - wanted
-    share = wanted / sizes.clamp(min=1).double()
-    # Rather too few than too many where few are chosen: to find one of a few chosen ones by chance takes long.
-    deviation = (sizes * share * (1 - share)).sqrt()
-    coin = (share - 3 * deviation * (1 - 2 * share) / sizes.clamp(min=1)).clamp(min=0)
-    threshold = (256 * coin).round().to(torch.uint8).unsqueeze(1).expand(shape).contiguous()  # broadcasting is slower
-    words = torch.empty(batch, -(-entries // 8), dtype=torch.int64).random_(-(2**63), None, generator=generator)
+    wanted, choose_visible = _fewer_half(sizes, ratio)
+    threshold = _coin(sizes, wanted).unsqueeze(1).expand(shape).contiguous()  # broadcasting is slower
+    words = _random_words((batch, -(-entries // 8)), generator)
     chosen = words.view(torch.uint8)[:, :entries] < threshold
     if valid is not None:
         chosen &= valid
@@ -86,15 +81,136 @@ def _row_sums(marks: Tensor) -> Tensor:
     return marks.view(torch.uint8).sum(1, dtype=torch.int64)  # twice as fast as the sum of bools
 
 
-def draw_in_segments(segment: Tensor, offsets: Tensor, ratio: float, generator: torch.Generator | None) -> Tensor:
+def _fewer_half(sizes: Tensor, ratio: float) -> tuple[Tensor, bool]:
+    """How many items to choose, and whether as the visible ones: fewer than half, so that a free one is soon found."""
+    wanted = hidden_counts(sizes, ratio)
+    return (sizes - wanted, True) if ratio > 0.5 else (wanted, False)
+
+
+def _coin(sizes: Tensor, wanted: Tensor) -> Tensor:
+    """The uint8 below which a random byte has to lie for its item to be chosen, so that about `wanted` are."""
+    share = wanted / sizes.clamp(min=1).double()
+    # Rather too few than too many where few are chosen: to find one of a few chosen ones by chance takes long.
+    deviation = (sizes * share * (1 - share)).sqrt()
+    coin = share - 3 * deviation * (1 - 2 * share) / sizes.clamp(min=1)
+    return (256 * coin.clamp(min=0)).round().to(torch.uint8)
+
+
+def _random_words(shape: tuple[int, ...], generator: torch.Generator | None) -> Tensor:
+    """Random int64; eight random bytes cost as much as one."""
+    return torch.empty(shape, dtype=torch.int64).random_(-(2**63), None, generator=generator)
+
+
+def draw_in_segments(offsets: Tensor, items: int, ratio: float, generator: torch.Generator | None) -> Tensor:
     """Hides `hidden_counts` of each segment's items, uniformly at random: bool `[items]`.
 
-    `segment [items]` int64 is the rising segment number of each item, `offsets [segments + 1]` where each begins.
+    Segment s has the items from `offsets[s]` to `offsets[s + 1]`, int64 `[segments + 1]`.
     """
-    # One sort for all segments: the segment number in the high bits, a random number in the low ones.
+    on_cpu = offsets.device.type == "cpu" and not torch.compiler.is_compiling()
+    if on_cpu and items >= 32 * len(offsets):  # in small segments there is as much to mend as to draw
+        return _segments_by_repair(offsets, items, ratio, generator)
+    return _segments_by_sort(segment_of(offsets, items), offsets, ratio, generator)
+
+
+def draw_in_groups(group: Tensor, groups: int, ratio: float, generator: torch.Generator | None) -> Tensor:
+    """Hides `hidden_counts` of each group's items, uniformly at random: bool `[items]`.
+
+    `group [items]` int64 is the group number of each item, in any order, below `groups`.
+    """
+    sizes = group.new_zeros(groups).index_add_(0, group, group.new_ones(()).expand(len(group)))
+    offsets = functional.pad(sizes.cumsum(0), (1, 0))
+    on_cpu = group.device.type == "cpu" and not torch.compiler.is_compiling()
+    if on_cpu and bool((group[1:] >= group[:-1]).all()):  # elsewhere the question costs more than the answer saves
+        return draw_in_segments(offsets, len(group), ratio, generator)
+    return _segments_by_sort(group, offsets, ratio, generator)
+
+
+def segment_of(offsets: Tensor, items: int) -> Tensor:
+    """The number of the segment that each item belongs to: int64 `[items]`."""
+    segments = torch.arange(len(offsets) - 1, device=offsets.device)
+    # The output's size is known, so that a GPU need not be asked for it.
+    return torch.repeat_interleave(segments, offsets.diff(), output_size=items)
+
+
+def segment_sums(marks: Tensor, offsets: Tensor) -> Tensor:
+    """How many of each segment's `marks`, bool `[items]`, are True: int64 `[segments]`."""
+    if not len(marks):
+        return torch.zeros_like(offsets[1:])
+    # A zero put before a large cumsum would copy it.
+    return marks.cumsum(0)[(offsets - 1).clamp(min=0)].where(offsets > 0, 0).diff()
+
+
+def _segments_by_sort(segment: Tensor, offsets: Tensor, ratio: float, generator: torch.Generator | None) -> Tensor:
+    """The items with the smallest of random keys. One sort for all segments, whatever the items' order."""
+    # The segment number in the high bits, a random number in the low ones.
     lottery = torch.randint(2**32, segment.shape, generator=generator, device=segment.device)
-    order = (segment << 32 | lottery).argsort()
+    keys, order = (segment << 32 | lottery).sort()
+    segment = keys >> 32
     rank = torch.arange(len(segment), device=segment.device) - offsets[segment]
     hidden = torch.empty(len(segment), dtype=torch.bool, device=segment.device)
     hidden[order] = rank < hidden_counts(offsets.diff(), ratio)[segment]
     return hidden
+
+
+def _segments_by_repair(offsets: Tensor, items: int, ratio: float, generator: torch.Generator | None) -> Tensor:
+    """`_draw_by_repair` for segments of any size: a coin for each item, then about sqrt(size) mends a segment."""
+    sizes = offsets.diff()
+    wanted, choose_visible = _fewer_half(sizes, ratio)
+    words = _random_words((-(-items // 8),), generator)
+    chosen = words.view(torch.uint8)[:items] < _coin(sizes, wanted).repeat_interleave(sizes, output_size=items)
+
+    lacking = wanted - segment_sums(chosen, offsets)
+    stamp = torch.empty(items, dtype=torch.int64)  # costs nothing but where it is written
+    while len(short := lacking.nonzero().squeeze(1)):
+        size, missing, add = sizes[short], lacking[short].abs(), lacking[short] > 0
+        count = wanted[short] - lacking[short]
+        suitable = torch.where(add, size - count, count) / size
+        tries = ((missing + missing.sqrt()) / suitable).long().clamp(min=1)
+        ends = tries.cumsum(0)
+        row = torch.repeat_interleave(tries)
+        place = offsets[short][row] + torch.randint(2**62, row.shape, generator=generator) % size[row]
+        fits = chosen[place] != add[row]
+        nth = functional.pad(fits.cumsum(0), (1, 0))
+        taken = fits & (nth[1:] - nth[ends - tries][row] <= missing[row])
+        place, row = place[taken], row[taken]
+        # An item that was tried twice counts once: the last stamp stays, whichever that is.
+        number = torch.arange(len(place))
+        stamp[place] = number
+        once = stamp[place] == number
+        chosen[place] = add[row]
+        mended = torch.bincount(row[once], minlength=len(short))
+        lacking[short] -= torch.where(add, mended, -mended)
+    return ~chosen if choose_visible else chosen
+
+
+def other_in_rows(
+    shape: torch.Size, valid: Tensor | None, generator: torch.Generator | None, device: torch.device
+) -> Tensor:
+    """For each valid entry, another valid one of its row, uniformly at random: int64 `[batch, entries]`, by column.
+
+    An entry without another has itself; what padding has means nothing.
+    """
+    batch, entries = shape
+    jump = torch.randint(2**62, (batch, entries), generator=generator, device=device)
+    if valid is None:
+        here = torch.arange(entries, device=device)
+        return (here + 1 + jump % max(entries - 1, 1)) % max(entries, 1)
+    sizes = valid.sum(1, keepdim=True)
+    rank = valid.cumsum(1) - 1
+    order = valid.to(torch.uint8).argsort(dim=1, descending=True, stable=True)  # valid entries first, in their order
+    return order.gather(1, (rank + 1 + jump % (sizes - 1).clamp(min=1)).clamp(min=0) % sizes.clamp(min=1))
+
+
+def other_in_segments(segment: Tensor, segments: int, generator: torch.Generator | None) -> Tensor:
+    """For each item, another one of its segment, uniformly at random: int64 `[items]`; itself, if it is alone.
+
+    `segment [items]` int64 is the segment number of each item, in any order, below `segments`.
+    """
+    sizes = segment.new_zeros(segments).index_add_(0, segment, torch.ones_like(segment))
+    order = segment.argsort(stable=True)
+    first = (sizes.cumsum(0) - sizes)[segment]
+    rank = torch.empty_like(order)
+    rank[order] = torch.arange(len(order), device=order.device)
+    jump = torch.randint(2**62, segment.shape, generator=generator, device=segment.device)
+    sizes = sizes[segment]
+    return order[first + (rank - first + 1 + jump % (sizes - 1).clamp(min=1)) % sizes]

@@ -1,28 +1,42 @@
 """What stands in the place of a hidden value."""
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from jepa_ssl.checks import non_negative
-
 
 _INTEGERS = {2: torch.int16, 4: torch.int32, 8: torch.int64}  # by size in bytes
 
 
 class Fill(Protocol):
-    """`(values, hidden, generator) -> values` with other content where `hidden` (broadcast to `values`) is True."""
+    """`values` with other content where `hidden`, bool and broadcast to `values`, is True; `values` stays unwritten.
 
-    def __call__(self, values: Tensor, hidden: Tensor, generator: torch.Generator | None) -> Tensor: ...
+    `stream` says whose values they are: `"instance"`, `"constraint"`, `"variable"` or `"edge"`. `others()` is a tensor
+    like `values` that holds, in the place of each item, another real item of the same instance, drawn uniformly with
+    `generator`; it is computed only if it is asked for.
+    """
+
+    def __call__(
+        self,
+        values: Tensor,
+        hidden: Tensor,
+        /,
+        *,
+        stream: str,
+        generator: torch.Generator | None,
+        others: Callable[[], Tensor],
+    ) -> Tensor: ...
 
 
 @dataclass(frozen=True)
 class Zeros:
     """Hidden values become 0."""
 
-    def __call__(self, values: Tensor, hidden: Tensor, generator: torch.Generator | None) -> Tensor:
+    def __call__(self, values: Tensor, hidden: Tensor, /, **_: object) -> Tensor:
         if values.requires_grad:
             return values.masked_fill(hidden, 0.0)
         # No bits where hidden, all bits elsewhere: on a CPU twenty times as fast as masked_fill, which has to branch.
@@ -39,6 +53,63 @@ class GaussianNoise:
     def __post_init__(self) -> None:
         non_negative("std", self.std)
 
-    def __call__(self, values: Tensor, hidden: Tensor, generator: torch.Generator | None) -> Tensor:
+    def __call__(self, values: Tensor, hidden: Tensor, /, *, generator: torch.Generator | None, **_: object) -> Tensor:
         noise = torch.empty_like(values).normal_(0.0, self.std, generator=generator)
         return torch.where(hidden, noise, values)
+
+
+@dataclass(frozen=True)
+class Shuffled:
+    """Hidden values become those of other items of the same instance, each drawn uniformly, hidden or not.
+
+    A node takes all features of one other node of its kind and graph, an edge those of another edge of its graph, an
+    entry of a vector the value of another real entry of that vector. So what is filled in is as large as what it
+    replaces, never comes from padding, and does not depend on the other instances of the batch. Where most values are
+    0, most fills equal what they replace: look at `hidden_share`.
+    """
+
+    def __call__(self, values: Tensor, hidden: Tensor, /, *, others: Callable[[], Tensor], **_: object) -> Tensor:
+        return torch.where(hidden, others(), values)
+
+
+class LearnedToken(nn.Module):
+    """Hidden values become a learned vector, one for each stream, in the space of the features.
+
+    The tokens are parameters of the objective that holds the masker: the optimizer that is given `jepa.parameters()`
+    trains them, and no model changes. They start as small normal numbers, as in BERT (Devlin et al., NAACL 2019).
+
+    Args:
+        widths: stream -> features of an item of `"constraint"`, `"variable"` or `"edge"`, or entries of a vector of
+            `"instance"`, each of which then has a number of its own; 1 is one number for all of them, and the only
+            choice where the width differs from batch to batch.
+
+    >>> from jepa_ssl import EntryMasker
+    >>> token = LearnedToken({"instance": 4})
+    >>> views = EntryMasker(0.5, fill=token)(torch.zeros(2, 4))
+    >>> (views.context == token.tokens["instance"]).sum(dim=1)
+    tensor([2, 2])
+    """
+
+    def __init__(self, widths: Mapping[str, int]) -> None:
+        super().__init__()
+        for stream, width in widths.items():
+            if width < 1:
+                raise ValueError(
+                    f"widths[{stream!r}] is {width}, but must be at least 1; give the number of features of an item, "
+                    f"or 1 for one number in all places."
+                )
+        self.tokens = nn.ParameterDict({stream: 0.02 * torch.randn(width) for stream, width in widths.items()})
+
+    def forward(self, values: Tensor, hidden: Tensor, /, *, stream: str, **_: object) -> Tensor:
+        if stream not in self.tokens:
+            raise ValueError(
+                f"LearnedToken has tokens for {sorted(self.tokens)}, but {stream!r} is hidden too; "
+                f"add it to widths: {{{stream!r}: {values.size(-1)}}}."
+            )
+        token: Tensor = self.tokens[stream]
+        if len(token) not in (1, values.size(-1)):
+            raise ValueError(
+                f"the token of {stream!r} is {len(token)} wide, but the values are {list(values.shape)}; "
+                f"build LearnedToken with width {values.size(-1)}, or with 1 for one number in all places."
+            )
+        return torch.where(hidden, token.to(values.dtype), values)

@@ -1,18 +1,70 @@
 """Maskers of flat vectors."""
 
+from collections.abc import Sequence
 from typing import overload
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from jepa_ssl.checks import generator_fits, open_fraction
 from jepa_ssl.instances import FlatVectors
-from jepa_ssl.maskers.draw import draw_in_rows
+from jepa_ssl.maskers.draw import draw_in_rows, other_in_rows
 from jepa_ssl.maskers.fill import Fill, Zeros
 from jepa_ssl.protocols import INSTANCE, Views
 
 
-class EntryMasker:
+class FlatMasker(nn.Module):
+    """What maskers of vectors have in common; `_hidden` says which entries are hidden.
+
+    The target view is the whole vector. A vector has one embedding, so the loss is taken on every instance.
+    """
+
+    def __init__(self, fill: Fill | None, indicator: bool) -> None:
+        super().__init__()
+        self.fill = Zeros() if fill is None else fill
+        self.indicator = indicator
+
+    @overload
+    def forward(self, instance: Tensor, *, generator: torch.Generator | None = None) -> Views[Tensor, Tensor]: ...
+
+    @overload
+    def forward(
+        self, instance: FlatVectors, *, generator: torch.Generator | None = None
+    ) -> Views[FlatVectors, FlatVectors]: ...
+
+    def forward(
+        self, instance: Tensor | FlatVectors, *, generator: torch.Generator | None = None
+    ) -> Views[Tensor, Tensor] | Views[FlatVectors, FlatVectors]:
+        """The views of `instance`: `[batch, entries]`, or `FlatVectors` where some entries are padding."""
+        hidden = self.draw(instance, generator=generator)
+        values, valid = parts(instance)
+
+        def others() -> Tensor:
+            return values.gather(1, other_in_rows(values.shape, valid, generator, values.device))
+
+        context = self.fill(values, hidden, stream=INSTANCE, generator=generator, others=others)
+        target = values
+        if self.indicator:
+            context = torch.cat([context, hidden.to(values)], dim=1)
+            target = torch.cat([values, torch.zeros_like(values)], dim=1)
+            valid = None if valid is None else torch.cat([valid, valid], dim=1)
+        if valid is None:
+            return Views(context, target, {INSTANCE: None})
+        whole = FlatVectors(target, valid) if self.indicator else instance
+        assert isinstance(whole, FlatVectors)
+        return Views(FlatVectors(context, valid), whole, {INSTANCE: None})
+
+    def draw(self, instance: Tensor | FlatVectors, *, generator: torch.Generator | None = None) -> Tensor:
+        """Which entries to hide: bool `[batch, entries]`."""
+        values, valid = parts(instance)
+        generator_fits(generator, values.device)
+        return self._hidden(values, valid, generator)
+
+    def _hidden(self, values: Tensor, valid: Tensor | None, generator: torch.Generator | None) -> Tensor:
+        raise NotImplementedError
+
+
+class EntryMasker(FlatMasker):
     """Hides `int(ratio * D)` of the `D` real entries of each vector: at least one, never all, padding never.
 
     The target view is the whole vector. A vector has one embedding, so the loss is taken on every instance.
@@ -20,39 +72,99 @@ class EntryMasker:
     Args:
         ratio: share of the entries to hide, in (0, 1).
         fill: what a hidden entry becomes, zero by default.
+        indicator: append to every vector, in both views, a number for each entry that is 1 where the context lost it;
+            in the target they are 0.
 
     >>> views = EntryMasker(ratio=0.5)(torch.ones(2, 6), generator=torch.Generator().manual_seed(0))
     >>> views.context.sum(dim=1)
     tensor([3., 3.])
     """
 
-    def __init__(self, ratio: float, fill: Fill | None = None) -> None:
+    def __init__(self, ratio: float, fill: Fill | None = None, *, indicator: bool = False) -> None:
+        super().__init__(fill, indicator)
         self.ratio = open_fraction("ratio", ratio)
-        self.fill = Zeros() if fill is None else fill
 
-    @overload
-    def __call__(self, instance: Tensor, *, generator: torch.Generator | None = None) -> Views[Tensor]: ...
-
-    @overload
-    def __call__(self, instance: FlatVectors, *, generator: torch.Generator | None = None) -> Views[FlatVectors]: ...
-
-    def __call__(
-        self, instance: Tensor | FlatVectors, *, generator: torch.Generator | None = None
-    ) -> Views[Tensor] | Views[FlatVectors]:
-        """The views of `instance`: `[batch, entries]`, or `FlatVectors` where some entries are padding."""
-        hidden = self.draw(instance, generator=generator)
-        if isinstance(instance, FlatVectors):
-            filled = FlatVectors(self.fill(instance.values, hidden, generator), instance.valid)
-            return Views(context=filled, target=instance, hidden={INSTANCE: None})
-        return Views(context=self.fill(instance, hidden, generator), target=instance, hidden={INSTANCE: None})
-
-    def draw(self, instance: Tensor | FlatVectors, *, generator: torch.Generator | None = None) -> Tensor:
-        """Which entries to hide: bool `[batch, entries]`."""
-        values, valid = (instance.values, instance.valid) if isinstance(instance, FlatVectors) else (instance, None)
-        if values.ndim != 2 or not values.is_floating_point():
-            raise ValueError(
-                f"instance is {values.dtype} {list(values.shape)}, but must be floating point [batch, entries]; "
-                f"flatten each instance first."
-            )
-        generator_fits(generator, values.device)
+    def _hidden(self, values: Tensor, valid: Tensor | None, generator: torch.Generator | None) -> Tensor:
         return draw_in_rows(values.shape, valid, self.ratio, generator, values.device)
+
+
+class GroupMasker(FlatMasker):
+    """Hides whole groups of entries: `int(ratio * groups)` of them in each vector, at least one, never all.
+
+    For vectors that are no LP: tables whose columns belong together, so that one of them gives the others away. Every
+    group is as likely as any other, whatever its size; entries in no group stay visible, and so does padding. Groups
+    without a real entry in a vector do not count in it.
+
+    Args:
+        groups: the columns of each group; a column is in one group at most.
+        ratio: share of the groups to hide, in (0, 1).
+        fill: what a hidden entry becomes, zero by default.
+        indicator: as in `EntryMasker`.
+
+    >>> views = GroupMasker([[0, 1], [2], [3, 4, 5]], ratio=0.4)(torch.ones(1, 6))
+    >>> views.context.sum().item() in (4.0, 5.0, 3.0)
+    True
+    """
+
+    group_of: Tensor  # the group of each grouped column, in the order of `columns`; moves with the module
+    columns: Tensor
+
+    def __init__(
+        self, groups: Sequence[Sequence[int]], ratio: float, fill: Fill | None = None, *, indicator: bool = False
+    ) -> None:
+        super().__init__(fill, indicator)
+        self.ratio = open_fraction("ratio", ratio)
+        _check_groups(groups)
+        self.groups = len(groups)
+        self.least_entries = 1 + max(column for group in groups for column in group)
+        columns = [column for group in groups for column in group]
+        group_of = [number for number, group in enumerate(groups) for _ in group]
+        # Given by the arguments, so not saved with the module.
+        self.register_buffer("columns", torch.tensor(columns), persistent=False)
+        self.register_buffer("group_of", torch.tensor(group_of), persistent=False)
+
+    def _hidden(self, values: Tensor, valid: Tensor | None, generator: torch.Generator | None) -> Tensor:
+        batch, entries = values.shape
+        if entries < self.least_entries:
+            raise ValueError(
+                f"instance has {entries} entries, but groups names column {self.least_entries - 1}; "
+                f"give vectors of at least {self.least_entries} entries, or other groups."
+            )
+        columns, group_of = self.columns.to(values.device), self.group_of.to(values.device)
+        present = None
+        if valid is not None:
+            present = values.new_zeros(batch, self.groups, dtype=torch.int32)
+            present = present.index_add_(1, group_of, valid[:, columns].int()) > 0
+        drawn = draw_in_rows(torch.Size([batch, self.groups]), present, self.ratio, generator, values.device)
+        hidden = torch.zeros_like(values, dtype=torch.bool).index_copy_(1, columns, drawn[:, group_of])
+        return hidden if valid is None else hidden & valid
+
+
+def _check_groups(groups: Sequence[Sequence[int]]) -> None:
+    if len(groups) < 2 or not all(len(group) for group in groups):
+        raise ValueError(
+            f"groups is {[list(group) for group in groups]}, but must be at least two groups of at least one column "
+            f"each, for one is hidden and one stays; leave out empty ones."
+        )
+    seen: set[int] = set()
+    for number, group in enumerate(groups):
+        for column in group:
+            if column < 0 or column in seen:
+                reason = "is negative" if column < 0 else "is named before"
+                raise ValueError(
+                    f"groups[{number}] has column {column}, which {reason}, but columns count from 0 and each is in "
+                    f"one group at most; correct the groups."
+                )
+            seen.add(column)
+
+
+def parts(instance: Tensor | FlatVectors) -> tuple[Tensor, Tensor | None]:
+    """The values of `instance`, and which of them are real, if not all are."""
+    if isinstance(instance, FlatVectors):
+        return instance.values, instance.valid
+    if instance.ndim != 2 or not instance.is_floating_point():
+        raise ValueError(
+            f"instance is {instance.dtype} {list(instance.shape)}, but must be floating point [batch, entries]; "
+            f"flatten each instance first."
+        )
+    return instance, None

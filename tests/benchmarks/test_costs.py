@@ -26,8 +26,8 @@ def test_flat_masking(benchmark, batch, entries, way):
     masker = EntryMasker(0.5)
     ways = {
         "plain loop": lambda: plain_mask(values, 0.5),
-        "EntryMasker": lambda: masker.fill(values, masker.draw(values), None),
-        "EntryMasker, padded": lambda: masker.fill(values, masker.draw(FlatVectors(values, valid)), None),
+        "EntryMasker": lambda: masker(values),
+        "EntryMasker, padded": lambda: masker(FlatVectors(values, valid)),
     }
     benchmark(ways[way])
 

@@ -1,0 +1,225 @@
+"""Evaluate trained KKT nets against HiGHS: a table, a report in JSON, figures.
+
+python evaluate.py exps/RUN/best.pt
+"""
+
+import argparse
+import json
+import math
+import os
+import sys
+import time
+from argparse import Namespace
+from collections.abc import Mapping, Sequence
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import figures
+import tables
+import torch
+from atomic import writable_folder, write_atomically
+from benchmark import Benchmark, identity
+from dataset import FlatBatch, GraphBatch, batches, make_loader
+from devices import device
+from measures import inf_if_not_finite, measure, summarise
+from models import KKTNetMLP
+from paths import KKT_WEIGHTS, kkt_of_each, predict
+from torch import Tensor
+from tqdm import tqdm
+from trained import Trained, load
+
+from jepa_ssl.diagnostics import effective_rank, spread
+
+EMBEDDED_LPS = 512  # of how many, about, embeddings are held for the spectrum; it needs no more
+
+
+def evaluate(
+    runs: Sequence[Trained],
+    *,
+    lp_files: Sequence[str] | None = None,
+    data_root: str | None = None,
+    batch_size: int | None = None,
+) -> list[dict[str, Any]]:
+    """A report of each run, on its own test LPs or on those of `lp_files`; what is not given is as the run had it.
+
+    Raises:
+        ValueError, OSError: an LP or a folder cannot be used; the message says why.
+    """
+    given = {"lp_files": lp_files, "data_root": data_root, "batch_size": batch_size}
+    given = {name: value for name, value in given.items() if value is not None}
+    benchmarks: dict[str, Benchmark] = {}
+    reports = []
+    for run in runs:
+        args = Namespace(**{**vars(run.args), **given})
+        if identity(args) not in benchmarks:
+            benchmarks[identity(args)] = Benchmark(args)
+        benchmark = benchmarks[identity(args)]
+        _check_fits(run, benchmark)
+        instances, embeddings = _measure(run, benchmark, args)
+        reports.append(
+            {
+                "label": run.label,
+                "checkpoint": str(run.path),
+                "epoch": run.epoch,
+                "path": "graph" if args.use_bipartite_graphs else "mlp",
+                "jepa": args.jepa_mode if args.use_jepa else None,
+                "kkt_weights": {name: getattr(args, name) for name in KKT_WEIGHTS},
+                "known_files": _common(args.lp_files, run.args.lp_files),
+                "groups": summarise(instances),
+                "embeddings": embeddings,
+                "instances": instances,
+            }
+        )
+    return reports
+
+
+def _check_fits(run: Trained, benchmark: Benchmark) -> None:
+    model, data = run.model, benchmark.data
+    if not isinstance(model, KKTNetMLP) or (data.max_rows <= model.m and data.max_columns <= model.n):
+        return
+    lp = next(lp for lp in benchmark.lps if lp.rows > model.m or lp.columns > model.n)
+    raise ValueError(
+        f"LP {lp.name!r} has {lp.rows} rows and {lp.columns} columns, but the MLP of {run.path} was built for at most "
+        f"{model.m} and {model.n}; train with --use_bipartite_graphs, whose network takes LPs of any size."
+    )
+
+
+def _common(tested: Sequence[str] | None, known: Sequence[str] | None) -> int:
+    """How many of the tested files the run had to train and validate on."""
+    return len({os.path.realpath(path) for path in tested or ()} & {os.path.realpath(path) for path in known or ()})
+
+
+@torch.no_grad()
+def _measure(run: Trained, benchmark: Benchmark, args: Namespace) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """The measures of each test LP, in their order, and those of the embeddings."""
+    place = next(run.model.parameters()).device
+    # A batch holds LPs of one family and size, so that its time is theirs.
+    by_group = sorted(range(len(benchmark.lps)), key=benchmark.groups.__getitem__)
+    groups = (list(members) for _, members in groupby(by_group, benchmark.groups.__getitem__))
+    order = [batch for members in groups for batch in batches(members, args.batch_size)]
+    every = math.ceil(len(by_group) / EMBEDDED_LPS)
+    rows: dict[int, dict[str, Any]] = {}
+    embedded = []
+    answers = benchmark.answers  # before the progress bar
+    loader = make_loader(benchmark.data, run.collate, order, num_workers=0)
+    for number, (members, batch) in enumerate(zip(tqdm(order, desc=run.label, unit="batch"), loader, strict=True)):
+        batch = type(batch)(*(part.to(place) for part in batch))
+        y_pred, seconds = _timed(run, batch)
+        kkt = kkt_of_each(y_pred, batch, args).tolist()
+        N = batch.A.shape[2]  # x is padded to N columns; lam follows
+        for i, point, residual in zip(members, y_pred.double().cpu().numpy(), kkt, strict=True):
+            lp, answer, (family, size) = benchmark.lps[i], answers[i], benchmark.groups[i]
+            rows[i] = {
+                "name": lp.name,
+                "family": family,
+                "size": size,
+                "optimal": answer.optimal,
+                **measure(lp, point[: lp.columns], point[N : N + lp.rows], answer.optimal),
+                "kkt": inf_if_not_finite(residual),
+                "network_seconds": seconds / len(members),
+                "highs_seconds": answer.seconds,
+            }
+        if number % every == 0:
+            embedded.append(run.embed(batch))
+    embeddings = {
+        kind: {stream: _describe(torch.cat([one[kind][stream] for one in embedded])) for stream in streams}
+        for kind, streams in embedded[0].items()
+    }
+    return [rows[i] for i in range(len(rows))], embeddings
+
+
+def _timed(run: Trained, batch: FlatBatch | GraphBatch) -> tuple[Tensor, float]:
+    """The predictions of a batch, and the seconds that the network takes for it once it is warm."""
+    predict(run.model, batch)
+    _wait_for(batch)
+    start = time.perf_counter()
+    y_pred = predict(run.model, batch)
+    _wait_for(batch)
+    return y_pred, time.perf_counter() - start
+
+
+def _wait_for(batch: FlatBatch | GraphBatch) -> None:
+    if batch.b.is_cuda:
+        torch.cuda.synchronize(batch.b.device)
+
+
+def _describe(z: Tensor) -> dict[str, Any]:
+    """Measures of L2-normalised embeddings `[items, dim]`; no singular values where one is not finite."""
+    centred = (z - z.mean(dim=0)).double()
+    # Over sqrt(items), a singular value is the standard deviation along its direction.
+    singular = torch.linalg.svdvals(centred) / len(z) ** 0.5 if z.isfinite().all() else torch.empty(0)
+    return {
+        "items": len(z),
+        "spread": spread(z).item(),
+        "effective_rank": effective_rank(z).item(),
+        "singular_values": singular.tolist(),
+    }
+
+
+def write(reports: Sequence[Mapping[str, Any]], folder: Path) -> None:
+    """`report.json`, with null for what is not finite, and the figures."""
+    text = json.dumps({"runs": _finite(reports)}, indent=1, allow_nan=False)
+    write_atomically(folder / "report.json", lambda file: file.write(text.encode()))
+    metrics = {report["label"]: read_metrics(Path(report["checkpoint"]).parent) for report in reports}
+    if any(metrics.values()):
+        figures.save(figures.training_curves(metrics), folder / "training_curves.png")
+    figures.save(figures.objectives(reports), folder / "objectives.png")
+    figures.save(figures.spectra(reports), folder / "spectra.png")
+
+
+def _finite(value: Any) -> Any:
+    """JSON knows no inf and no NaN."""
+    if isinstance(value, Mapping):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def read_metrics(folder: Path) -> list[dict[str, float]]:
+    """The rows of a run's log; none if there is none beside the checkpoint.
+
+    Raises:
+        ValueError: the log is damaged.
+    """
+    path = folder / "metrics.jsonl"
+    if not path.exists():
+        return []
+    try:
+        return [json.loads(line) for line in path.read_text().splitlines()]
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged ({error}); restore it, or move it away to do without curves.") from error
+
+
+def _parse(argv: Sequence[str] | None) -> Namespace:
+    p = argparse.ArgumentParser(prog="evaluate.py", description="Evaluate trained KKT nets against HiGHS.")
+    p.add_argument("checkpoints", nargs="+", metavar="CHECKPOINT", help="a best.pt or last.pt of train.py")
+    p.add_argument("--lp_files", nargs="+", metavar="PATH", help="evaluate on these; default: the run's test LPs")
+    p.add_argument("--output_dir", metavar="FOLDER", help="default: evaluation, beside the first checkpoint")
+    p.add_argument("--devices", default="0", help="a GPU's number, or cpu; without a GPU always the cpu")
+    p.add_argument("--batch_size", type=int, help="default: the run's")
+    p.add_argument("--data_root", metavar="FOLDER", help="of generated LPs; default: the run's")
+    return p.parse_args(argv)
+
+
+def main(argv: Sequence[str] | None = None) -> list[dict[str, Any]]:
+    """Evaluates as the flags say; an input that cannot be used ends the process with 2 and one line that says why."""
+    args = _parse(argv)
+    try:
+        if args.batch_size is not None and args.batch_size < 1:
+            raise ValueError(f"--batch_size is {args.batch_size}, but must be at least 1.")
+        runs = load(args.checkpoints, device(args.devices))
+        folder = writable_folder(Path(args.output_dir or runs[0].path.parent / "evaluation"))
+        reports = evaluate(runs, lp_files=args.lp_files, data_root=args.data_root, batch_size=args.batch_size)
+        write(reports, folder)
+    except (ValueError, OSError) as error:
+        print(f"evaluate.py: error: {error}", file=sys.stderr)
+        sys.exit(2)
+    print(tables.evaluation(reports))
+    print(f"\nreport and figures are in {folder}")
+    return reports
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,72 @@
+"""A masker that hides coefficients of bipartite graphs."""
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor, nn
+
+from jepa_ssl.checks import open_fraction
+from jepa_ssl.instances import BipartiteGraph
+from jepa_ssl.maskers.bipartite import KINDS, Derived, conceal, derived_columns, fits, node_views, nodes_at
+from jepa_ssl.maskers.draw import draw_in_groups
+from jepa_ssl.maskers.fill import Fill, Zeros
+from jepa_ssl.protocols import CONSTRAINT, Views
+
+
+class EdgeMasker(nn.Module):
+    """Hides `int(ratio * edges)` coefficients, rows of `edge_attr`, drawn anew in each graph.
+
+    Every graph hides at least one coefficient and keeps at least one, where it has two. The edges themselves stay: the
+    context says which variables a constraint has, but not with what coefficients. Edges may come in any order.
+
+    Edges have no embedding. What is predicted are the nodes that lost a coefficient, and of each kind every graph
+    weighs the same in the loss. The target view is the whole graph.
+
+    Args:
+        ratio: share of the edges to hide, in (0, 1).
+        fill: what a hidden coefficient becomes, zero by default.
+        indicator: append to every row of `edge_attr`, in both views, a column that is 1 where the context lost it; in
+            the target it is 0.
+        derived: kind -> columns of its features that are computed from coefficients (a mean, a rank). They are hidden
+            at every node that loses a coefficient: a mean in plain view gives a single hidden coefficient away.
+
+    >>> edges = torch.tensor([[0, 0, 1, 2], [0, 1, 1, 1]])
+    >>> graph = BipartiteGraph.single(torch.ones(3, 1), edges, torch.ones(4, 1), torch.ones(2, 1))
+    >>> views = EdgeMasker(ratio=0.25)(graph, generator=torch.Generator().manual_seed(0))
+    >>> views.context.edge_attr.sum(), views.hidden["constraint"].sum(), views.hidden["variable"].sum()
+    (tensor(3.), tensor(1), tensor(1))
+    """
+
+    def __init__(
+        self, ratio: float, fill: Fill | None = None, *, indicator: bool = False, derived: Derived | None = None
+    ) -> None:
+        super().__init__()
+        self.ratio = open_fraction("ratio", ratio)
+        self.fill = Zeros() if fill is None else fill
+        self.indicator = indicator
+        self.derived = derived_columns(derived)
+
+    def forward(
+        self, instance: BipartiteGraph, *, generator: torch.Generator | None = None
+    ) -> Views[BipartiteGraph, BipartiteGraph]:
+        edges = self.draw(instance, generator=generator)
+        context = conceal(self.fill, instance, generator, edges=edges, derived=self.derived)
+        target = instance
+        if self.indicator:
+            context, target = _with_column(context, edges), _with_column(instance, torch.zeros_like(edges))
+        return node_views(context, target, {kind: nodes_at(edges, instance, kind) for kind in KINDS})
+
+    def draw(self, graph: BipartiteGraph, *, generator: torch.Generator | None = None) -> Tensor:
+        """Which edges to hide: bool `[edges]`."""
+        fits(graph, self.derived, generator)
+        owner = graph.graph_of(CONSTRAINT)[graph.edge_index[0]]
+        return draw_in_groups(owner, graph.num_graphs, self.ratio, generator)
+
+
+def _with_column(graph: BipartiteGraph, mark: Tensor) -> BipartiteGraph:
+    if graph.edge_attr.ndim != 2:
+        raise ValueError(
+            f"edge_attr is {list(graph.edge_attr.shape)}, but must be [edges, features] to take an indicator column; "
+            f"use .unsqueeze(-1) for a single feature, or leave indicator out."
+        )
+    return replace(graph, edge_attr=torch.cat([graph.edge_attr, mark.unsqueeze(-1).to(graph.edge_attr)], dim=-1))

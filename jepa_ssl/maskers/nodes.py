@@ -1,0 +1,116 @@
+"""Maskers that hide nodes of bipartite graphs, and what gives hidden nodes away."""
+
+import torch
+from torch import Tensor, nn
+
+from jepa_ssl.instances import BipartiteGraph
+from jepa_ssl.maskers.bipartite import (
+    KINDS,
+    Derived,
+    Ratio,
+    conceal,
+    derived_columns,
+    edges_at,
+    fits,
+    node_views,
+    ratio_of_kinds,
+)
+from jepa_ssl.maskers.draw import draw_in_segments
+from jepa_ssl.maskers.fill import Fill, Zeros
+from jepa_ssl.protocols import Views
+
+
+class GraphMasker(nn.Module):
+    """Hides the features of nodes, and what gives them away; which nodes, a subclass says in `_hidden`.
+
+    The target view is the whole graph, and every graph weighs the same in the loss.
+    """
+
+    def __init__(
+        self,
+        ratio: Ratio,
+        fill: Fill | None = None,
+        *,
+        indicator: bool = False,
+        hide_edges: bool = False,
+        derived: Derived | None = None,
+    ) -> None:
+        super().__init__()
+        if derived and not hide_edges:
+            raise ValueError(
+                f"derived is {dict(derived)}, but hide_edges is False: columns that follow from coefficients in plain "
+                f"view hide nothing; set hide_edges=True, or leave derived out."
+            )
+        self.ratio = ratio
+        self.ratio_of = ratio_of_kinds(ratio)
+        self.fill = Zeros() if fill is None else fill
+        self.indicator = indicator
+        self.hide_edges = hide_edges
+        self.derived = derived_columns(derived)
+
+    def forward(
+        self, instance: BipartiteGraph, *, generator: torch.Generator | None = None
+    ) -> Views[BipartiteGraph, BipartiteGraph]:
+        hidden = self.draw(instance, generator=generator)
+        context = conceal(
+            self.fill,
+            instance,
+            generator,
+            nodes={kind: mark for kind, mark in hidden.items() if self.ratio_of[kind]},
+            edges=edges_at(hidden, instance) if self.hide_edges else None,
+            derived=self.derived,
+        )
+        return node_views(context, instance, hidden, indicator=self.indicator)
+
+    def draw(self, graph: BipartiteGraph, *, generator: torch.Generator | None = None) -> dict[str, Tensor]:
+        """Which nodes to hide: kind -> bool `[nodes]`."""
+        fits(graph, self.derived, generator)
+        return self._hidden(graph, generator)
+
+    def _hidden(self, graph: BipartiteGraph, generator: torch.Generator | None) -> dict[str, Tensor]:
+        raise NotImplementedError
+
+
+class NodeMasker(GraphMasker):
+    """Hides the features of `int(ratio * nodes)` constraints and of as many variables, drawn anew in each graph.
+
+    Of each kind every graph hides at least one node and keeps at least one, where it has two; a lone node stays
+    visible. The target view is the whole graph, and every graph weighs the same in the loss.
+
+    By default the edges stay, with their coefficients: what is to be predicted of a hidden node is what its
+    coefficients do not say (a right-hand side, a cost). If a node's features follow from its coefficients, they can be
+    computed from the context, and the task teaches arithmetic: then set `hide_edges`. What the coefficients went into
+    at the other ends (a degree, a mean, a rank) gives them away in turn: name those columns in `derived`. The edges
+    themselves always stay, so that a degree can be counted in any view.
+
+    The graphs of a batch are drawn independently, but from one stream of random numbers: to get the same mask for a
+    graph in every batch, mask it alone, with a generator of its own.
+
+    Args:
+        ratio: share of the nodes to hide, in (0, 1); or kind -> share, where one kind may have 0 and stays whole.
+        fill: what hidden features and coefficients become, zero by default.
+        indicator: append to the features of every node, in both views, a column that is 1 where the context lost it;
+            in the target it is 0.
+        hide_edges: hide the coefficients of the edges at hidden nodes, too.
+        derived: kind -> columns of its features that are computed from coefficients. They are hidden at every node
+            that loses a coefficient. Goes with `hide_edges`. A column computed from a whole graph (a coefficient's rank
+            in all of it) knows of coefficients that are hidden elsewhere: leave such columns out of the features.
+
+    >>> edges = torch.tensor([[0, 3], [0, 1]])
+    >>> graph = BipartiteGraph.single(torch.ones(4, 1), edges, torch.ones(2, 1), torch.ones(2, 1))
+    >>> views = NodeMasker(ratio=0.5)(graph, generator=torch.Generator().manual_seed(0))
+    >>> views.context.constraint_features.sum(), views.context.variable_features.sum()
+    (tensor(2.), tensor(1.))
+    >>> views = NodeMasker({"constraint": 0, "variable": 0.5}, hide_edges=True)(graph)
+    >>> views.context.constraint_features is graph.constraint_features, views.context.edge_attr.sum()
+    (True, tensor(1.))
+    """
+
+    def _hidden(self, graph: BipartiteGraph, generator: torch.Generator | None) -> dict[str, Tensor]:
+        def of_kind(kind: str) -> Tensor:
+            offsets, nodes = graph.offsets(kind), len(graph.features(kind))
+            if not self.ratio_of[kind]:
+                return torch.zeros(nodes, dtype=torch.bool, device=offsets.device)
+            return draw_in_segments(offsets, nodes, self.ratio_of[kind], generator)
+
+        return {kind: of_kind(kind) for kind in KINDS}

@@ -1,0 +1,103 @@
+"""What solver states cost beside a training step of the example's GNN. One thread; read the ratios."""
+
+import time
+from argparse import Namespace
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import torch
+from dataset import GraphBatch, collate_graphs, prepare
+from generators import generate
+from losses import kkt_loss, pad_predictions
+from models import GNNPolicy
+
+from jepa_ssl.lp import SolverState
+from jepa_ssl.lp.instances import DenseLP, SparseLP
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def batch() -> GraphBatch:
+    """32 set covers of 20 variables and 50 rows, 40 of which are bounds."""
+    return collate_graphs([prepare(generate("set_cover", (10, 20), seed)) for seed in range(32)])
+
+
+def sparse(batch: GraphBatch) -> SparseLP:
+    graph: Any = batch.batch_graph
+    real = batch.mask_m != 0, batch.mask_n != 0
+    offsets = graph.constraint_features_ptr, graph.variable_features_ptr
+    return SparseLP.inequalities(graph.edge_index, graph.edge_attr[:, 0], batch.b[real[0]], batch.c[real[1]], *offsets)
+
+
+def dense(batch: GraphBatch) -> DenseLP:
+    return DenseLP.inequalities(batch.A, batch.b, batch.c, batch.mask_m, batch.mask_n)
+
+
+def training_step(batch: GraphBatch) -> Callable[[], None]:
+    """Forward, KKT loss, backward and Adam of the example's network at its default size."""
+    model = GNNPolicy(Namespace(embedding_size=64))
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
+    graph: Any = batch.batch_graph
+    _, m, n = batch.A.shape
+
+    def step() -> None:
+        optimizer.zero_grad()
+        x, lam = model(graph.constraint_features, graph.edge_index, graph.edge_attr, graph.variable_features)
+        y = pad_predictions(x, lam, batch.m_sizes, batch.n_sizes, m, n)
+        kkt_loss(y, batch.A, batch.b, batch.c, batch.mask_m, batch.mask_n)[0].backward()
+        optimizer.step()
+
+    return step
+
+
+def ways(batch: GraphBatch) -> dict[str, Callable[[], Any]]:
+    lps = {"sparse": sparse(batch), "dense": dense(batch)}
+    view = SolverState(100).fit([lps["sparse"]])
+    stored = view.states(lps["sparse"])
+    cached = SolverState(100, states_of=lambda _: stored).fit([lps["sparse"]])
+    return {
+        "training step of the GNN": training_step(batch),
+        "100 steps, sparse": lambda: view(lps["sparse"]),
+        "100 steps, dense": lambda: view(lps["dense"]),
+        "from the cache": lambda: cached(lps["sparse"]),
+    }
+
+
+@pytest.mark.parametrize("way", ["training step of the GNN", "100 steps, sparse", "100 steps, dense", "from the cache"])
+def test_solver_states(benchmark: Any, batch: GraphBatch, way: str):
+    benchmark.group = "32 LPs of 70 nodes"
+    benchmark(ways(batch)[way])
+
+
+@pytest.mark.slow
+def test_a_hundred_steps_cost_at_most_a_fifth_of_a_training_step(batch: GraphBatch):
+    seconds = least_seconds(ways(batch))
+    step = seconds["training step of the GNN"]
+    assert seconds["100 steps, sparse"] < step / 5
+    assert seconds["from the cache"] < step / 50
+
+
+def least_seconds(ways: dict[str, Callable[[], Any]], rounds: int = 30) -> dict[str, float]:
+    """The least time of each way; they take turns, so that a busy machine slows all of them."""
+    least = dict.fromkeys(ways, float("inf"))
+    for _ in range(rounds):
+        for name, way in ways.items():
+            start = time.perf_counter()
+            way()
+            least[name] = min(least[name], time.perf_counter() - start)
+    return least
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    lps = collate_graphs([prepare(generate("set_cover", (10, 20), seed)) for seed in range(32)])
+    for name, time_of in least_seconds(ways(lps)).items():
+        print(f"{name:30s} {1e3 * time_of:8.3f} ms")

@@ -1,0 +1,51 @@
+"""Tiny training runs, on both paths and with each teacher."""
+
+import hashlib
+import json
+import shlex
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+PATHS = {"flat": [], "graph": ["--use_bipartite_graphs"]}
+MODES = {"kkt": [], "ema": ["--use_jepa"], "simsiam": ["--use_jepa", "--jepa_mode", "simsiam"]}
+# Twelve LPs of two families in three batches, small enough for a run to take a fraction of a second.
+TINY = shlex.split(
+    "--devices cpu --problems set_cover random --set_cover_size 3 5 --random_size 4 3 --train_instances 12 "
+    "--val_instances 5 --hidden_size 8 --embedding_size 8 --batch_size 4 --log_every 1"
+)
+
+
+def checkpoint(folder: Path, name: str = "last.pt") -> dict[str, Any]:
+    return torch.load(folder / name, weights_only=True)
+
+
+def rows(folder: Path) -> list[dict[str, float]]:
+    """What `metrics.jsonl` holds."""
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def train_rows(folder: Path) -> list[dict[str, float]]:
+    return [row for row in rows(folder) if "train/loss" in row]
+
+
+def contents(folder: Path) -> dict[str, str]:
+    """The digest of each file below `folder`."""
+    files = (path for path in sorted(folder.rglob("*")) if path.is_file())
+    return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+def differences(a: Any, b: Any, path: str = "") -> list[str]:
+    """Where two nested states are not the same, bit for bit."""
+    if isinstance(a, Tensor) and isinstance(b, Tensor):
+        same = a.dtype == b.dtype and a.shape == b.shape and torch.equal(a, b)
+    elif isinstance(a, dict) and isinstance(b, dict):
+        missing = [f"{path}/{key}" for key in a.keys() ^ b.keys()]
+        return missing + [d for key in a.keys() & b.keys() for d in differences(a[key], b[key], f"{path}/{key}")]
+    elif isinstance(a, list | tuple) and isinstance(b, list | tuple) and len(a) == len(b):
+        return [d for i, (x, y) in enumerate(zip(a, b, strict=True)) for d in differences(x, y, f"{path}/{i}")]
+    else:
+        same = type(a) is type(b) and a == b
+    return [] if same else [path]

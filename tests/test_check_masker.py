@@ -1,0 +1,201 @@
+"""`check_masker` passes the maskers of the package, and finds every planted fault."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from builders import ragged_graphs, seeded
+from torch import Tensor
+
+from jepa_ssl import (
+    BipartiteGraph,
+    ComposeMaskers,
+    EntryMasker,
+    FlatVectors,
+    GaussianNoise,
+    GroupMasker,
+    LearnedToken,
+    MultiView,
+    NodeMasker,
+    Shuffled,
+    Views,
+    Zeros,
+)
+from jepa_ssl.lp import StructureMasker
+from jepa_ssl.protocols import ViewMaker
+from jepa_ssl.testing import check_masker
+
+Random = torch.Generator | None
+ENTRIES = 11  # LPs of 2 rows and 3 columns
+FILLS = [Zeros(), GaussianNoise(), Shuffled(), LearnedToken({"instance": 1, "constraint": 3, "variable": 2})]
+
+
+def vectors(dtype: torch.dtype = torch.float32, seed: int = 0) -> FlatVectors:
+    valid = torch.arange(ENTRIES) >= torch.tensor([[0], [5], [9], [10], [11]])
+    return FlatVectors(torch.randn(5, ENTRIES, generator=seeded(seed)).to(dtype), valid)
+
+
+FLAT = [vectors().values, vectors(), vectors(torch.float64, 1), torch.randn(0, ENTRIES), torch.randn(3, 1)]
+GRAPHS = [
+    ragged_graphs([4, 1, 6, 0], [3, 2, 1, 0]),
+    ragged_graphs([2], [2]),
+    ragged_graphs([], []),
+    ragged_graphs([5, 4], [4, 4], dtype=torch.float64),
+]
+LPS = [torch.randn(4, ENTRIES, generator=seeded(1)), torch.randn(0, ENTRIES)]
+
+
+@pytest.mark.parametrize("indicator", [False, True])
+@pytest.mark.parametrize("fill", FILLS, ids=lambda fill: type(fill).__name__)
+def test_the_maskers_of_the_package_pass(fill: Any, indicator: bool):
+    check_masker(EntryMasker(0.5, fill, indicator=indicator), FLAT)
+    check_masker(NodeMasker(0.4, fill, indicator=indicator), GRAPHS)
+    check_masker(GroupMasker([[0, 4], [1, 2, 3], [9]], 0.6, fill, indicator=indicator), LPS)
+    check_masker(StructureMasker(2, 3, 0.5, 0.4, 0.1, fill=fill, indicator=indicator), LPS)
+
+
+def test_combined_maskers_pass():
+    check_masker(ComposeMaskers(EntryMasker(0.3), EntryMasker(0.2, GaussianNoise())), FLAT[3:] + LPS)
+    check_masker(MultiView(EntryMasker(0.2), EntryMasker(0.7)), FLAT)
+    check_masker(MultiView(NodeMasker(0.2), NodeMasker(0.7)), GRAPHS)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_every_dtype_passes(dtype: torch.dtype):
+    check_masker(EntryMasker(0.5), [vectors(dtype)])
+    check_masker(NodeMasker(0.5), [ragged_graphs([4, 2], [3, 2], dtype=dtype)])
+
+
+# Faults, each planted in a masker that is right but for it
+
+
+def flat_fault(change: Callable[[FlatVectors, Views[Any, Any], Random], Views[Any, Any]]) -> ViewMaker[Any]:
+    def masker(instance: FlatVectors, *, generator: Random = None) -> Views[Any, Any]:
+        return change(instance, EntryMasker(0.5)(instance, generator=generator), generator)
+
+    return masker
+
+
+def with_context(views: Views[Any, Any], values: Tensor) -> Views[Any, Any]:
+    return replace(views, context=FlatVectors(values, views.context.valid))
+
+
+def written(instance: FlatVectors, views: Views[Any, Any], generator: Random) -> Views[Any, Any]:
+    instance.values[0, 0] += 1.0
+    return views
+
+
+def global_draw(instance: FlatVectors, views: Views[Any, Any], generator: Random) -> Views[Any, Any]:
+    torch.rand(1)
+    return views
+
+
+def forgets_the_seed(instance: FlatVectors, views: Views[Any, Any], generator: Random) -> Views[Any, Any]:
+    fresh = torch.Generator()
+    fresh.seed()
+    return EntryMasker(0.5, GaussianNoise())(instance, generator=fresh)
+
+
+FLAT_FAULTS = {
+    "instance was written to": written,
+    "global random numbers move on": global_draw,
+    "same seed gives different views": forgets_the_seed,
+    "all give the same views": lambda i, v, g: EntryMasker(0.5)(i, generator=seeded()),
+    "differs from the instance in its padding": lambda i, v, g: with_context(
+        v, v.context.values.masked_fill(~i.valid, 9.0)
+    ),
+    "vector 0 has 11 real entries, but nothing of it is hidden": lambda i, v, g: with_context(v, i.values),
+    "vector 0 has 11 real entries, and none stays visible": lambda i, v, g: with_context(
+        v, torch.where(i.valid, torch.rand(1, generator=g), i.values)
+    ),
+    "vector 3 has 1 real entries, and hides one": lambda i, v, g: with_context(
+        v, v.context.values.masked_fill(i.valid & (i.valid.sum(1, keepdim=True) == 1), 0.0)
+    ),
+    "target's 'instance' values are not those of the instance": lambda i, v, g: replace(v, target=v.context),
+    "context's 'instance' values are torch.float64": lambda i, v, g: with_context(v, v.context.values.double()),
+    r"context's 'instance' values are torch.float32 \[5, 10\]": lambda i, v, g: replace(
+        v, context=FlatVectors(v.context.values[:, 1:], i.valid[:, 1:])
+    ),
+    "context's valid is not": lambda i, v, g: replace(v, context=FlatVectors(v.context.values, ~i.valid)),
+    "the target is a Tensor": lambda i, v, g: replace(v, target=i.values),
+    "names the stream 'vector'": lambda i, v, g: replace(v, hidden={"vector": None}),
+    r"hidden\['instance'\] is torch.int64 \[5\], but must be bool": lambda i, v, g: replace(
+        v, hidden={"instance": torch.ones(5, dtype=torch.int64)}
+    ),
+    "context and target differ in the shape": lambda i, v, g: replace(
+        v, target=FlatVectors(torch.cat([i.values, 0 * i.values], 1), torch.cat([i.valid, i.valid], 1))
+    ),
+}
+
+
+@pytest.mark.parametrize(("said", "change"), FLAT_FAULTS.items(), ids=FLAT_FAULTS)
+def test_faults_with_vectors_are_found(said: str, change: Any):
+    with pytest.raises(AssertionError, match=rf"instances\[0\]: .*{said}"):
+        check_masker(flat_fault(change), [vectors()])
+
+
+def wrong_indicator(*, target: bool) -> ViewMaker[Any]:
+    def masker(instance: FlatVectors, *, generator: Random = None) -> Views[Any, Any]:
+        views = EntryMasker(0.5, indicator=True)(instance, generator=generator)
+        wrong = views.target if target else views.context
+        values = wrong.values.clone()
+        values[:, -1] = 0.5
+        return replace(views, **{"target" if target else "context": FlatVectors(values, wrong.valid)})
+
+    return masker
+
+
+def test_wrong_indicators_are_found():
+    with pytest.raises(AssertionError, match="target's 'instance' indicator is not 0"):
+        check_masker(wrong_indicator(target=True), [vectors()])
+    with pytest.raises(AssertionError, match="indicator of the context is not 1 where something is hidden"):
+        check_masker(wrong_indicator(target=False), [vectors()])
+
+
+def graph_fault(change: Callable[[BipartiteGraph, Views[Any, Any]], Views[Any, Any]]) -> ViewMaker[Any]:
+    def masker(instance: BipartiteGraph, *, generator: Random = None) -> Views[Any, Any]:
+        return change(instance, NodeMasker(0.5)(instance, generator=generator))
+
+    return masker
+
+
+def zeros_everywhere(graph: BipartiteGraph, views: Views[Any, Any]) -> Views[Any, Any]:
+    everything = {kind: torch.ones(len(graph.features(kind)), dtype=torch.bool) for kind in ("constraint", "variable")}
+    context = replace(
+        graph, constraint_features=0 * graph.constraint_features, variable_features=0 * graph.variable_features
+    )
+    return Views(context, graph, everything)
+
+
+GRAPH_FAULTS = {
+    "constraint 0 differs in the context, but hidden says": lambda i, v: replace(
+        v, context=replace(v.context, constraint_features=i.constraint_features.index_fill(0, torch.tensor(0), 7.0))
+    ),
+    "nothing of it is hidden": lambda i, v: replace(v, context=i),
+    "graph 0 hides all its constraints": zeros_everywhere,
+    "context's edge_index is not": lambda i, v: replace(v, context=replace(v.context, edge_index=i.edge_index.flip(1))),
+    r"weight\['variable'\] is not finite": lambda i, v: replace(v, weight={"variable": v.weight["variable"] + 1}),
+    r"weight\['constraint'\] sums to 2 in one graph and 3 in another": lambda i, v: replace(
+        v, weight={"constraint": v.hidden["constraint"].float()}
+    ),
+    r"hidden\['constraint'\] is torch.bool \[3\], but must be bool \[11\]": lambda i, v: replace(
+        v, hidden={"constraint": v.hidden["constraint"][:3]}
+    ),
+}
+
+
+@pytest.mark.parametrize(("said", "change"), GRAPH_FAULTS.items(), ids=GRAPH_FAULTS)
+def test_faults_with_graphs_are_found(said: str, change: Any):
+    with pytest.raises(AssertionError, match=rf"instances\[1\]: .*{said}"):
+        check_masker(graph_fault(change), [ragged_graphs([], []), ragged_graphs([4, 1, 6], [3, 2, 5])])
+
+
+def test_a_fault_in_one_of_several_views_is_found():
+    def masker(instance: FlatVectors, *, generator: Random = None) -> tuple[Views[Any, Any], ...]:
+        views = EntryMasker(0.5)(instance, generator=generator)
+        return views, replace(views, target=views.context)
+
+    with pytest.raises(AssertionError, match="the target is the whole"):
+        check_masker(masker, [vectors()])

@@ -1,0 +1,152 @@
+"""Where a run's LPs come from: the cache of generated ones, and files."""
+
+import json
+import multiprocessing
+from argparse import Namespace
+from pathlib import Path
+
+import pytest
+import splits
+from generators import generate
+from lp import read_lp, ruiz, unscaled
+from options import parse
+from runs import TINY, contents
+from splits import SPLITS, open_split
+
+LP_FILE = "Minimize\n obj: x + {cost} y\nSubject To\n a: x + y >= 2\nEnd\n"
+
+
+def options(root: Path, *flags: str) -> Namespace:
+    return parse([*TINY, "--data_root", str(root), *flags])
+
+
+def folders(root: Path) -> set[str]:
+    return {folder.name for folder in root.iterdir()}
+
+
+def test_lps_are_generated_once_and_are_those_of_the_generators(tmp_path):
+    args = options(tmp_path)
+    first = open_split(args, "train")
+    before = contents(tmp_path)
+    again = open_split(args, "train")
+
+    assert contents(tmp_path) == before
+    assert len(folders(tmp_path)) == 1
+    assert len(first) == len(again) == 12
+    assert [lp.family for lp in first] == ["set_cover", "random"] * 6
+    for lp in first:
+        expected = ruiz(generate(lp.family, getattr(args, f"{lp.family}_size"), int(lp.name.rsplit("-", 1)[1])))
+        assert lp.A.toarray().tolist() == expected.A.toarray().tolist()
+        assert lp.b.tolist() == expected.b.tolist()
+        assert lp.c.tolist() == expected.c.tolist()
+
+
+def test_splits_and_seeds_share_no_lp(tmp_path):
+    names = [
+        {lp.name for lp in open_split(options(tmp_path, "--data_seed", seed), split)}
+        for seed in ("0", "1")
+        for split in SPLITS
+    ]
+    assert len(set.union(*names)) == sum(map(len, names))
+
+
+@pytest.mark.parametrize("flags", [
+    ["--set_cover_size", "4", "5"], ["--data_seed", "1"], ["--train_instances", "11"], ["--ruiz_iterations", "0"],
+    ["--problems", "set_cover"], ["--problems", "random", "set_cover"],
+], ids=" ".join)  # fmt: skip
+def test_what_changes_the_lps_changes_their_folder(tmp_path, flags):
+    open_split(options(tmp_path), "train")
+    open_split(options(tmp_path, *flags), "train")
+    assert len(folders(tmp_path)) == 2
+
+
+@pytest.mark.parametrize("flags", [
+    ["--auction_size", "4", "5"], ["--seed", "1"], ["--lr", "1"], ["--val_instances", "3"], ["--use_jepa"],
+], ids=" ".join)  # fmt: skip
+def test_what_does_not_change_the_lps_does_not_change_their_folder(tmp_path, flags):
+    open_split(options(tmp_path), "train")
+    before = contents(tmp_path)
+    open_split(options(tmp_path, *flags), "train")
+    assert contents(tmp_path) == before
+
+
+def test_an_interrupted_generation_is_done_again(tmp_path):
+    args = options(tmp_path / "whole")
+    open_split(args, "train")
+    expected = contents(tmp_path / "whole")
+    (name,) = folders(tmp_path / "whole")
+    folder = tmp_path / "broken" / name
+    folder.mkdir(parents=True)
+    (folder / "shard-00000.safetensors").write_bytes(b"half of it")
+    (folder / ".shard-00001.safetensors.1.tmp").write_bytes(b"")
+
+    assert len(open_split(options(tmp_path / "broken"), "train")) == 12
+    found = contents(tmp_path / "broken")
+    assert {key: found[key] for key in expected} == expected
+
+
+def test_the_index_is_written_last(tmp_path, monkeypatch):
+    def fail(*_: object, **__: object) -> None:
+        raise OSError("the disk is full")
+
+    monkeypatch.setattr(splits, "ruiz", fail)
+    with pytest.raises(OSError, match="the disk is full"):
+        open_split(options(tmp_path), "train")
+    assert not list(tmp_path.rglob("index.json"))
+    monkeypatch.undo()
+    assert len(open_split(options(tmp_path), "train")) == 12
+
+
+def test_a_run_that_finds_its_lps_finished_by_another_takes_those(tmp_path, monkeypatch):
+    write_shards = splits.write_shards
+
+    def overtaken(lps: object, folder: Path) -> None:
+        monkeypatch.undo()
+        open_split(options(tmp_path), "train")  # the other
+        write_shards(lps, folder)  # pyright: ignore[reportArgumentType]
+
+    monkeypatch.setattr(splits, "write_shards", overtaken)
+    assert len(open_split(options(tmp_path), "train")) == 12
+
+
+def _open(root: Path) -> list[str]:
+    return [lp.name for lp in open_split(options(root, "--train_instances", "200"), "train")]
+
+
+@pytest.mark.slow
+def test_two_processes_that_generate_at_once_do_not_disturb_each_other(tmp_path):
+    with multiprocessing.get_context("spawn").Pool(2) as pool:
+        first, second = pool.map(_open, [tmp_path, tmp_path])
+    assert first == second == _open(tmp_path)
+    (index,) = tmp_path.rglob("index.json")
+    assert json.loads(index.read_text())["counts"] == [200]
+    assert not list(tmp_path.rglob("*.tmp"))
+
+
+@pytest.mark.parametrize("count", [1, 4, 5, 11])
+def test_every_fifth_file_is_kept_for_validation(tmp_path, count):
+    files = [tmp_path / f"{i:02d}.lp" for i in range(count)]
+    for i, file in enumerate(files):
+        file.write_text(LP_FILE.format(cost=i + 2))
+    args = options(tmp_path / "data", "--lp_files", *map(str, reversed(files)))
+    names = {split: [lp.name for lp in open_split(args, split)] for split in SPLITS}
+
+    every = [f"{i:02d}" for i in range(count)]
+    assert names["test"] == every
+    if count < 5:
+        assert names["train"] == names["val"] == every
+    else:
+        assert names["val"] == every[4::5]
+        assert sorted(names["train"] + names["val"]) == every
+    assert not (tmp_path / "data").exists()
+
+
+def test_files_are_rescaled_as_asked(tmp_path):
+    (tmp_path / "a.lp").write_text(LP_FILE.format(cost=1000))
+    plain, scaled = (
+        open_split(options(tmp_path, "--lp_files", str(tmp_path / "a.lp"), "--ruiz_iterations", n), "train")[0]
+        for n in ("0", "10")
+    )
+    assert plain.scaling is None
+    assert scaled.scaling is not None
+    assert unscaled(scaled).c.tolist() == plain.c.tolist() == read_lp(tmp_path / "a.lp").c.tolist()
