@@ -63,9 +63,11 @@ class JEPAObjective(nn.Module, Generic[InstanceT]):
         targets: dict[int, Embeddings] = {}
         losses: list[JEPALoss] = []
         for views in made if isinstance(made, tuple) else (made,):
+            # Before the teacher: older autocast would keep the weights that it cast without gradient, and use them here.
+            predictions = self.predictor(encoder(views.context))
             if id(views.target) not in targets:  # the teacher sees each target once, however many views predict it
                 targets[id(views.target)] = self.teacher(encoder, views.target)
-            losses.append(self._loss(self.predictor(encoder(views.context)), targets[id(views.target)], views))
+            losses.append(self._loss(predictions, targets[id(views.target)], views))
         return losses[0] if len(losses) == 1 else _mean(losses)
 
     def _loss(self, predictions: Embeddings, targets: Embeddings, views: Views[Any, Any]) -> JEPALoss:

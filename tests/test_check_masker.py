@@ -169,9 +169,14 @@ def zeros_everywhere(graph: BipartiteGraph, views: Views[Any, Any]) -> Views[Any
     return Views(context, graph, everything)
 
 
+def first_changed(graph: BipartiteGraph) -> Tensor:
+    first = torch.arange(len(graph.constraint_features)).unsqueeze(1) == 0
+    return torch.where(first, 7.0, graph.constraint_features)
+
+
 GRAPH_FAULTS = {
     "constraint 0 differs in the context, but hidden says": lambda i, v: replace(
-        v, context=replace(v.context, constraint_features=i.constraint_features.index_fill(0, torch.tensor(0), 7.0))
+        v, context=replace(v.context, constraint_features=first_changed(i))
     ),
     "nothing of it is hidden": lambda i, v: replace(v, context=i),
     "graph 0 hides all its constraints": zeros_everywhere,

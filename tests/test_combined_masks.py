@@ -211,7 +211,7 @@ def test_a_nan_that_stays_is_not_hidden():
 
 
 def test_hidden_shares_wait_for_no_device():
-    share = hidden_share(Views(*2 * [torch.ones(2, 3, device="meta")]))
+    share = hidden_share(Views(torch.ones(2, 3, device="meta"), torch.ones(2, 3, device="meta")))
     assert share["instance"].is_meta
 
 

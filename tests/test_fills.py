@@ -158,9 +158,7 @@ def test_a_shuffled_node_takes_all_features_of_another_of_its_graph():
             assert torch.equal(~same.diagonal(), views.hidden[kind][first:last])
 
 
-def test_a_graph_is_shuffled_alike_whatever_graphs_come_after_it():
-    """Their numbers come later from the generator, so that a batch can be cut at its end."""
-    torch.manual_seed(0)
+def test_shuffled_edges_come_from_their_own_graph():
     graph = ragged_graphs([4, 3], [3, 2])
     hidden = torch.ones(graph.edge_index.size(1), dtype=torch.bool)
     filled = fill_edges(Shuffled(), graph, hidden, seeded())

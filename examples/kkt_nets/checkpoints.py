@@ -9,7 +9,7 @@ from atomic import write_atomically
 
 KEYS = {"epoch", "step", "best", "model", "optimizer", "args", "jepa", "rng", "run_id"}
 # What may differ between a run and its continuation without changing what is computed; epochs, for it may go on longer.
-FREE = {"config", "epochs", "devices", "num_workers", "output_dir", "resume", "data_root", "test_instances"}
+FREE = {"config", "epochs", "devices", "num_workers", "output_dir", "resume", "data_root"}
 
 
 def save(path: Path, state: dict[str, Any]) -> None:

@@ -38,7 +38,7 @@ class RunLog:
                 name=folder.name,
                 id=run_id,
                 resume="allow" if run_id else None,
-                dir=folder,
+                dir=folder.resolve(),  # its service may have another working directory
                 config=config,
                 mode=mode,  # pyright: ignore[reportArgumentType]
                 settings=wandb.Settings(silent=True),

@@ -46,7 +46,9 @@ class Run:
                 for i in range(len(data)):
                     data[i]
         torch.manual_seed(args.seed)
-        self.model, self.collate = build(args, *largest(self.data, self.validation))
+        # The test LPs are not trained on, but an MLP has to be wide enough for them.
+        tested = () if args.use_bipartite_graphs else (LPDataset(open_split(args, "test")),)
+        self.model, self.collate = build(args, *largest(self.data, self.validation, *tested))
         self.model.to(self.device)
         self.jepa = KKTJepa(self.model, args, self.device) if args.use_jepa else None
         self.schedule = JointSchedule(

@@ -32,10 +32,14 @@ class SolverState(nn.Module, Generic[InstanceT]):
     infeasible or unbounded LP grow with the number of steps, linearly, and should not outvote a batch. Leave
     such LPs out of `fit`.
 
-    States depend on an LP alone, not on its neighbours in a batch (for a `SparseLP` on a CPU bit for bit), so they
-    can be computed once with `states`, cut up with `split_states`, stored with the LPs, and handed back by `states_of`.
-    Scaling the objective scales multipliers and reduced costs and nothing else; scaling right-hand sides and
-    bounds scales x and slacks and nothing else.
+    States depend on an LP alone, not on its neighbours in a batch (bit for bit on a CPU, padded LPs padded alike), so
+    they can be computed once with `states`, cut up with `split_states`, stored with the LPs, and handed back by
+    `states_of`.
+
+    From zero, exactly: permuting rows or columns permutes the state; scaling the objective scales multipliers and
+    reduced costs and nothing else; scaling right-hand sides and bounds scales x and slacks and nothing else; one scale
+    for all rows, or for all columns, carries over too, and so does the negation of a variable or an equality. A
+    scale for each single row or column, a translation, a row or a column more change the way to the solution.
 
     Source of the method: see `jepa_ssl.lp.pdhg`.
 
@@ -291,6 +295,7 @@ def _after_loading(module: nn.Module, _: Any) -> None:
     saved = tuple(int(step) for step in view.horizons)
     if saved != view.steps:
         view.horizons.copy_(torch.tensor(view.steps))
+        view.items.zero_()
         view.fitted = False
         raise ValueError(
             f"the statistics in the state_dict are of steps={saved}, but this SolverState takes {view.steps}; build it "

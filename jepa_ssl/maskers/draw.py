@@ -49,36 +49,46 @@ def _draw_by_repair(shape: torch.Size, valid: Tensor | None, ratio: float, gener
     It is uniform: each step treats all entries of a row alike, so that all sets of the final size are equally likely.
     """
     batch, entries = shape
-    sizes = torch.full((batch,), entries) if valid is None else _row_sums(valid)
+    width = 8 * -(-entries // 8)  # whole words a row; their last bytes are never chosen
+    sizes = torch.full((batch,), entries) if valid is None else valid.sum(1)
     wanted, choose_visible = _fewer_half(sizes, ratio)
-    threshold = _coin(sizes, wanted).unsqueeze(1).expand(shape).contiguous()  # broadcasting is slower
-    words = _random_words((batch, -(-entries // 8)), generator)
-    chosen = words.view(torch.uint8)[:, :entries] < threshold
+    threshold = _coin(sizes, wanted).unsqueeze(1).expand(batch, width).contiguous()  # broadcasting is slower
+    threshold[:, entries:] = 0
+    chosen = _random_words((batch, width // 8), generator).view(torch.uint8) < threshold
     if valid is not None:
-        chosen &= valid
+        chosen[:, :entries] &= valid
+        valid = valid.reshape(-1)
 
     lacking = wanted - _row_sums(chosen)
-    while len(rows := lacking.nonzero().squeeze(1)):
-        add, missing = (lacking[rows] > 0).unsqueeze(1), lacking[rows].abs().unsqueeze(1)
-        counts = wanted[rows] - lacking[rows]
-        suitable = torch.where(add.squeeze(1), sizes[rows] - counts, counts) / entries
-        tries = int(((missing.squeeze(1) + 3 * missing.squeeze(1).sqrt() + 3) / suitable).max().clamp(max=4096))
-        place = torch.randint(entries, (len(rows), tries), generator=generator)
-        index = rows.unsqueeze(1) * entries + place
-        fits = chosen.view(-1)[index] != add
+    while len(short := lacking.nonzero().squeeze(1)):
+        missing, add = lacking[short].abs(), lacking[short] > 0
+        count = wanted[short] - lacking[short]
+        suitable = torch.where(add, sizes[short] - count, count) / entries
+        tries = ((missing + 2 * missing.sqrt() + 1) / suitable).long().clamp(max=4096)
+        first = tries.cumsum(0) - tries
+        row = torch.repeat_interleave(tries)
+        place = torch.randint(entries, row.shape, generator=generator)
+        index = short[row] * width + place
+        fits = chosen.view(-1)[index] != add[row]
         if valid is not None:
-            fits &= valid.reshape(-1)[index]
+            fits &= valid[short[row] * entries + place]
         # An entry that was tried twice counts twice here, so that a row may end a little short, but never beyond.
-        taken = fits & (fits.cumsum(1) <= missing)
-        chosen.view(-1)[index[taken]] = add.expand_as(taken)[taken]
-        lacking[rows] = wanted[rows] - _row_sums(chosen[rows])
+        nth = functional.pad(fits.cumsum(0), (1, 0))
+        taken = (fits & (nth[1:] - nth[first][row] <= missing[row])).nonzero().squeeze(1)
+        chosen.view(-1)[index[taken]] = add[row[taken]]
+        lacking[short] = wanted[short] - _row_sums(chosen[short])
+    chosen = chosen[:, :entries].contiguous()
     if not choose_visible:
         return chosen
-    return ~chosen if valid is None else valid & ~chosen
+    return ~chosen if valid is None else valid.view(shape) & ~chosen
 
 
 def _row_sums(marks: Tensor) -> Tensor:
-    return marks.view(torch.uint8).sum(1, dtype=torch.int64)  # twice as fast as the sum of bools
+    """How many of each row's marks, bool `[rows, 8 * words]`, are True, from sums of eight bytes at once."""
+    words = marks.view(torch.int64)
+    # Up to 255 words no byte of a sum overflows into the next.
+    sums = [words[:, first : first + 255].sum(1) for first in range(0, max(words.size(1), 1), 255)]
+    return torch.stack(sums, dim=1).view(torch.uint8).sum(1)
 
 
 def _fewer_half(sizes: Tensor, ratio: float) -> tuple[Tensor, bool]:

@@ -1,0 +1,669 @@
+"""Draws what each view does to one LP: a picture for every masker, every symmetry, and the solver state.
+
+python examples/views.py [LP_FILE] [--folder FOLDER] [--seed 0]
+
+Without a file it is a small LP of its own, and the pictures are those of docs/views.md.
+"""
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from matplotlib import colormaps
+from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.collections import LineCollection
+from matplotlib.colors import SymLogNorm
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+from numpy.typing import NDArray
+from scipy.sparse import csr_array
+from torch import Tensor
+
+sys.path.insert(0, str(Path(__file__).parent / "kkt_nets"))
+
+from atomic import write_atomically
+from lp import LP, read_lp, solve
+
+from jepa_ssl import BipartiteGraph, Fill, Views, hidden_share
+from jepa_ssl.lp import (
+    BoundsAsRows,
+    ColumnScale,
+    ColumnSplit,
+    Compose,
+    DuplicateRow,
+    EqualitiesAsInequalities,
+    IdleVariable,
+    Image,
+    Negation,
+    ObjectiveScale,
+    Permutation,
+    RedundantRow,
+    RowScale,
+    SideScale,
+    SolverState,
+    StructureMasker,
+    Symmetry,
+    Translation,
+    flatten,
+)
+from jepa_ssl.lp.instances import SparseLP
+from jepa_ssl.maskers import (
+    BlockMasker,
+    ComposeMaskers,
+    EdgeMasker,
+    EntryMasker,
+    GaussianNoise,
+    GroupMasker,
+    LearnedToken,
+    MultiView,
+    NodeMasker,
+    Shuffled,
+    Zeros,
+)
+
+ROOT = Path(__file__).resolve().parents[1]
+DOCS = ROOT / "docs" / "figures" / "views"
+MOST_ROWS, MOST_COLUMNS = 80, 60  # of an LP that can still be made out
+MOST_NUMBERS = 260  # cells of a sheet that are large enough for a number
+CELL = 0.36  # inches
+
+# Blue to red by way of white, for both are told apart by colour-blind readers; what is hidden is dark and has a mark.
+COLOURS, HIDDEN, CHANGED = colormaps["RdBu_r"], "#333333", "#E69F00"
+HORIZONS = {10: ("#56B4E9", "v"), 100: ("#0072B2", "s"), 1000: ("#D55E00", "x")}  # Okabe and Ito
+
+Array = NDArray[np.float64]
+Mask = NDArray[np.bool_]
+
+
+# The LP, in the forms that the views take.
+
+
+def small_lp() -> SparseLP:
+    """min -4x1 - 6x2 - 3x3 - 5x4 - 2x5 + x6, three inequalities, an equality, x at least 0, x2 at most 3."""
+    A = np.array(
+        [[1, 2, 1, 0, 0, 0], [0, 1, 0, 3, 1, 0], [2, 0, 0, 0, 1, -1], [0, 0, 1, 1, 0, 1]],
+        dtype=np.float64,
+    )
+    b, c = np.array([8.0, 9.0, 7.0, 4.0]), np.array([-4.0, -6.0, -3.0, -5.0, -2.0, 1.0])
+    never = torch.zeros(4, dtype=torch.bool)
+    lp = sparse(csr_array(A), b, c)
+    return replace(
+        lp,
+        equality=never | torch.tensor([False, False, False, True]),
+        lower=torch.zeros(6, dtype=torch.float64),
+        upper=torch.tensor([np.inf, 3.0, *4 * [np.inf]], dtype=torch.float64),
+    )
+
+
+def sparse(A: csr_array, b: Array, c: Array) -> SparseLP:
+    """`Ax <= b` with free x, as a batch of one."""
+    rows, columns = A.tocoo().coords
+    ends = (torch.tensor([0, len(side)]) for side in (b, c))
+    edges = torch.from_numpy(np.stack([rows, columns]).astype(np.int64))
+    data = np.array(A.data, dtype=np.float64)
+    return SparseLP.inequalities(edges, torch.from_numpy(data), torch.from_numpy(b), torch.from_numpy(c), *ends)
+
+
+def matrix(lp: SparseLP) -> Tensor:
+    """A, `[m, n]`."""
+    A = lp.coefficient.new_zeros(len(lp.b), len(lp.c))
+    return A.index_put_(tuple(lp.edge_index), lp.coefficient, accumulate=True)
+
+
+def as_rows(lp: SparseLP) -> Image[SparseLP]:
+    """The canonical form: inequalities alone, and free x."""
+    return Compose([EqualitiesAsInequalities(), BoundsAsRows()]).apply(lp)
+
+
+def optimum(lp: SparseLP) -> tuple[Tensor, Tensor]:
+    """x and lam, as HiGHS finds them on the canonical form."""
+    image = as_rows(lp)
+    rows = image.instance
+    found = solve(LP("lp", "file", csr_array(matrix(rows).numpy()), rows.b.numpy(), rows.c.numpy()))
+    return image.unmap_solution(torch.from_numpy(found.x), torch.from_numpy(found.lam))
+
+
+def flat(lp: SparseLP) -> Tensor:
+    """`[vec(A), b, c]`, `[1, entries]`."""
+    return flatten(matrix(lp)[None], lp.b[None], lp.c[None])
+
+
+def graph(lp: SparseLP) -> BipartiteGraph:
+    """A node's features are its b or its c, and the mean of its coefficients: a number that gives them away."""
+    absent = (matrix(lp) == 0).numpy()
+    present = np.ma.masked_array(matrix(lp).numpy(), absent)
+    means = [torch.from_numpy(present.mean(axis=axis).filled(0.0)) for axis in (1, 0)]
+    features = [torch.stack([own, mean], dim=1) for own, mean in zip((lp.b, lp.c), means, strict=True)]
+    return BipartiteGraph.single(features[0], lp.edge_index, lp.coefficient[:, None], features[1])
+
+
+DERIVED = {"constraint": [1], "variable": [1]}
+
+
+def statistics(lp: SparseLP) -> Tensor:
+    """A table that is no LP: of each constraint its b, its number of coefficients, and their least, mean and largest."""
+    A = np.ma.masked_array(matrix(lp).numpy(), (matrix(lp) == 0).numpy())
+    parts = [A.count(axis=1), *(part.filled(0.0) for part in (A.min(axis=1), A.mean(axis=1), A.max(axis=1)))]
+    return torch.stack([lp.b, *(torch.from_numpy(np.asarray(part, dtype=np.float64)) for part in parts)], dim=1)
+
+
+class Marked:
+    """A fill for drawing: what is hidden becomes NaN."""
+
+    def __call__(self, values: Tensor, hidden: Tensor, /, **_: object) -> Tensor:
+        return values.masked_fill(hidden, torch.nan)
+
+
+# Sheets: matrices with their margins, cell by cell.
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """Cells `[rows, columns]` with labels, NaN where there is none; lines are drawn before the given rows, columns."""
+
+    values: Array
+    rows: Sequence[str]
+    columns: Sequence[str]
+    lines: tuple[Sequence[int], Sequence[int]] = ((), ())
+
+    @property
+    def inches(self) -> tuple[float, float]:
+        return CELL * len(self.columns) + 0.5, CELL * len(self.rows) + 0.7
+
+
+def sheet_of_vector(vector: Tensor, lp: SparseLP) -> Sheet:
+    """[A | b; c] of a flat LP."""
+    m, n = len(lp.b), len(lp.c)
+    A, b, c = (part.numpy() for part in vector.detach().split([m * n, m, n]))
+    values = np.full((m + 1, n + 1), np.nan)
+    values[:m, :n], values[:m, n], values[m, :n] = A.reshape(m, n), b, c
+    return Sheet(values, [*_names("r", m), "c"], [*_names("x", n), "b"], ([m], [n]))
+
+
+def sheet_of_solution(lp: SparseLP, x: Tensor, lam: Tensor, rows: Sequence[str], columns: Sequence[str]) -> Sheet:
+    """[A | b | lam; c; lower; upper; x] of an LP and a solution."""
+    m, n = len(lp.b), len(lp.c)
+    values = np.full((m + 4, n + 2), np.nan)
+    values[:m, :n], values[:m, n], values[:m, n + 1] = matrix(lp), lp.b, lam
+    for place, margin in enumerate((lp.c, lp.lower, lp.upper, x), m):
+        values[place, :n] = margin
+    senses = [f"{name} {'=' if equal else '≤'}" for name, equal in zip(rows, lp.equality.tolist(), strict=True)]
+    return Sheet(values, [*senses, "c", "lower", "upper", "x*"], [*columns, "b", "λ*"], ([m, m + 1, m + 3], [n, n + 1]))
+
+
+def draw_sheet(axes: Axes, sheet: Sheet, norm: SymLogNorm, hidden: Mask | None = None, changed: Mask | None = None):
+    """The sheet as a heat map; a `hidden` cell is dark, a `changed` one is framed."""
+    rows, columns = sheet.values.shape
+    axes.imshow(np.ma.masked_invalid(sheet.values), cmap=COLOURS, norm=norm, aspect="equal")
+    numbers = rows * columns <= MOST_NUMBERS
+    for (i, j), value in np.ndenumerate(sheet.values):
+        if hidden is not None and hidden[i, j]:
+            axes.add_patch(Rectangle((j - 0.5, i - 0.5), 1, 1, facecolor=HIDDEN, edgecolor="white", linewidth=0.6))
+        elif np.isnan(value):
+            continue
+        else:
+            axes.add_patch(Rectangle((j - 0.5, i - 0.5), 1, 1, fill=False, edgecolor="0.85", linewidth=0.5))
+        if numbers:
+            dark = hidden is not None and hidden[i, j]
+            text = "?" if dark else number(value)
+            axes.text(j, i, text, ha="center", va="center", fontsize=7, color=_ink(value, norm, dark))
+    for i, j in np.argwhere(changed) if changed is not None else ():
+        frame = Rectangle((j - 0.44, i - 0.44), 0.88, 0.88, fill=False, edgecolor=CHANGED, linewidth=1.4)
+        axes.add_patch(frame)
+    for place in sheet.lines[0]:
+        axes.axhline(place - 0.5, color="black", linewidth=1.2)
+    for place in sheet.lines[1]:
+        axes.axvline(place - 0.5, color="black", linewidth=1.2)
+    size = 7 if numbers else 4
+    axes.set_xticks(range(columns), sheet.columns, fontsize=size, rotation=0 if numbers else 90)
+    axes.set_yticks(range(rows), sheet.rows, fontsize=size)
+    axes.tick_params(length=0, labeltop=True, labelbottom=False)
+    for spine in axes.spines.values():
+        spine.set_visible(False)
+
+
+def number(value: float) -> str:
+    """At most four characters for what a small LP holds."""
+    if np.isinf(value):
+        return "∞" if value > 0 else "-∞"
+    return f"{value:.2g}".replace("0.", ".", 1) if 0 < abs(value) < 1 else f"{value + 0.0:.3g}"
+
+
+def norm_of(*values: Tensor) -> SymLogNorm:
+    """One scale of colours, the same to both sides of 0."""
+    finite = torch.cat([v.detach().flatten() for v in values])
+    most = float(finite[finite.isfinite()].abs().max()) if len(finite) else 1.0
+    return SymLogNorm(linthresh=1.0, vmin=-max(most, 1.0), vmax=max(most, 1.0))
+
+
+def _ink(value: float, norm: SymLogNorm, dark: bool) -> str:
+    if dark:
+        return "white"
+    if not np.isfinite(value):
+        return "black"
+    return "white" if abs(float(norm(value)) - 0.5) > 0.36 else "black"
+
+
+def _names(letter: str, count: int) -> list[str]:
+    return [f"{letter}{i + 1}" for i in range(count)]
+
+
+# Graphs: constraints on the left, variables on the right, features beside their nodes.
+
+
+def draw_graph(
+    axes: Axes, graph: BipartiteGraph, norm: SymLogNorm, whole: BipartiteGraph, block: dict[str, Tensor] | None = None
+) -> None:
+    """`graph` as a masker with the fill `Marked` left it of `whole`; a node's mark is its block's number, or "?"."""
+    places: dict[str, Array] = {}
+    most = max(len(graph.constraint_features), len(graph.variable_features))
+    width = 2.2  # of a cell, in units of the distance between two nodes of the longer side
+    gap = 0.9 * most + 4
+    for kind, side, names in (("constraint", -1, ("b", "mean")), ("variable", 1, ("c", "mean"))):
+        features = graph.features(kind)
+        spread = (np.arange(len(features)) + 0.5) * most / max(len(features), 1)
+        places[kind] = np.stack([np.full(len(features), side * gap / 2), spread], axis=1)
+        height = min(0.8, 0.8 * most / max(len(features), 1))
+        for i, column in np.ndindex(*features.shape):
+            left = side * (gap / 2 + 0.3 + width * column) - (width if side < 0 else 0)
+            value = float(features[i, column])
+            dark = np.isnan(value)
+            face = HIDDEN if dark else COLOURS(norm(value))
+            axes.add_patch(
+                Rectangle((left, spread[i] - height / 2), width, height, facecolor=face, edgecolor="0.6", linewidth=0.5)
+            )
+            if most <= 20:
+                mark = "?" if block is None else f"{int(block[kind][i]) + 1}"
+                text = mark if dark else number(value)
+                style = {"ha": "center", "va": "center", "fontsize": 7, "color": _ink(value, norm, dark)}
+                axes.text(left + width / 2, spread[i], text, **style)
+        for column, name in enumerate(names):
+            middle = side * (gap / 2 + 0.3 + width * (column + 0.5))
+            axes.text(middle, -0.25, name, ha="center", va="bottom", fontsize=7)
+        letter, far = ("r", "right") if side < 0 else ("x", "left")
+        for i, name in enumerate(_names(letter, len(features))):
+            where = side * (gap / 2 + 0.6 + width * len(names))
+            axes.text(where, spread[i], name, ha=far, va="center", fontsize=7 if most <= 20 else 4)
+    lines = np.stack([places[kind][ends.numpy()] for kind, ends in zip(places, whole.edge_index, strict=True)], axis=1)
+    coefficients = graph.edge_attr[:, 0].numpy()
+    gone = np.isnan(coefficients)
+    shown = LineCollection(list(lines[~gone]), cmap=COLOURS, norm=norm, linewidths=2.2)
+    shown.set_array(coefficients[~gone])
+    axes.add_collection(LineCollection(list(lines[~gone]), colors="0.5", linewidths=2.8))  # so that pale ones are seen
+    axes.add_collection(shown)
+    axes.add_collection(LineCollection(list(lines[gone]), colors=HIDDEN, linewidths=1.2, linestyles=":"))
+    reach = gap / 2 + width * 2 + 2.2
+    axes.set(xlim=(-reach, reach), ylim=(most + 0.2, -1.0), xticks=[], yticks=[])
+    for spine in axes.spines.values():
+        spine.set_visible(False)
+
+
+# The pictures.
+
+Draw = Callable[[SparseLP, int], Figure | None]
+
+
+def seeded(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def vectors(lp: SparseLP, seed: int, panels: dict[str, Callable[[Fill], Any]]) -> Figure:
+    """The whole flat LP, and beside it the context of each masker, made by `panels[title](fill)`."""
+    whole = flat(as_rows(lp).instance)
+    views = {title: _views(make, whole, seed) for title, make in panels.items()}
+    return draw_vectors(as_rows(lp).instance, whole, views)
+
+
+def draw_vectors(lp: SparseLP, whole: Tensor, views: dict[str, Views[Tensor, Tensor]]) -> Figure:
+    norm = norm_of(whole)
+    target = sheet_of_vector(whole[0], lp)
+    figure, axes = _panels(1 + len(views), *target.inches)
+    draw_sheet(axes[0], target, norm)
+    axes[0].set_title("target: the whole LP", fontsize=8)
+    for one, (title, view) in zip(axes[1:], views.items(), strict=True):
+        hidden = np.isnan(sheet_of_vector(view.context[0], lp).values) & ~np.isnan(target.values)
+        draw_sheet(one, target, norm, hidden)
+        one.set_title(f"{title}\n{_said(view)}", fontsize=8)
+    return _with_scale(figure, axes, norm)
+
+
+def graphs(lp: SparseLP, seed: int, panels: dict[str, Callable[[Fill], Any]]) -> Figure:
+    """The whole graph, and beside it the context of each masker, made by `panels[title](fill)`."""
+    whole = graph(as_rows(lp).instance)
+    norm = norm_of(whole.constraint_features, whole.edge_attr, whole.variable_features)
+    most = max(len(whole.constraint_features), len(whole.variable_features))
+    figure, axes = _panels(1 + len(panels), 3.1, 0.8 + max(2.4, min(0.22, 12 / most) * most))
+    draw_graph(axes[0], whole, norm, whole)
+    axes[0].set_title("target: the whole graph", fontsize=8)
+    for one, (title, make) in zip(axes[1:], panels.items(), strict=True):
+        view = _views(make, whole, seed)
+        masker = make(Zeros())
+        several = isinstance(masker, BlockMasker) and masker.blocks > 1
+        block = masker.draw_blocks(whole, generator=seeded(seed)) if several else None
+        draw_graph(one, view.context, norm, whole, block)
+        one.set_title(f"{title}\n{_said(view)}", fontsize=8)
+    return _with_scale(figure, axes, norm)
+
+
+def _views(make: Callable[[Fill], Any], instance: Any, seed: int) -> Views[Any, Any]:
+    return make(Marked())(instance, generator=seeded(seed))
+
+
+def _said(view: Views[Any, Any]) -> str:
+    """How many numbers of what are hidden, and of how many a fill of zeros would say something else."""
+    if isinstance(view.context, BipartiteGraph):
+        whole, context = view.target, view.context
+        parts = {
+            "constraint features": (context.constraint_features, whole.constraint_features),
+            "coefficients": (context.edge_attr, whole.edge_attr),
+            "variable features": (context.variable_features, whole.variable_features),
+        }
+        return "hides " + ",\n".join(f"{int(c.isnan().sum())} of {c.numel()} {part}" for part, (c, _) in parts.items())
+    hidden = view.context.isnan()
+    share = float(hidden_share(Views(view.context.nan_to_num(0.0), view.target))["instance"])
+    return f"hides {int(hidden.sum())} of {hidden.numel()}, of which {round(share * hidden.numel())} are not 0"
+
+
+def _panels(count: int, width: float, height: float) -> tuple[Figure, list[Axes]]:
+    figure = Figure(figsize=(count * width + 0.8, height), layout="constrained")
+    return figure, figure.subplots(1, count, squeeze=False)[0].tolist()
+
+
+def _with_scale(figure: Figure, axes: Sequence[Axes], norm: SymLogNorm) -> Figure:
+    bar = figure.colorbar(ScalarMappable(norm, COLOURS), ax=list(axes), shrink=0.6, aspect=25, pad=0.01)
+    most = float(norm.vmax or 1.0)
+    ticks = [-most, -1.0, 0.0, 1.0, most] if most > 1 else [-1.0, 0.0, 1.0]
+    bar.set_ticks(ticks, labels=[f"{tick:.3g}" for tick in ticks], fontsize=7)
+    bar.ax.minorticks_off()
+    return figure
+
+
+def entry_masker(lp: SparseLP, seed: int) -> Figure:
+    return vectors(lp, seed, {"EntryMasker(0.3)": lambda fill: EntryMasker(0.3, fill)})
+
+
+def structure_masker(lp: SparseLP, seed: int) -> Figure:
+    rows = as_rows(lp).instance
+    m, n = len(rows.b), len(rows.c)
+
+    def make(fill: Fill, **shares: Any) -> StructureMasker:
+        return StructureMasker(m, n, fill=fill, **shares)
+
+    return vectors(
+        lp,
+        seed,
+        {
+            "constraints=0.3": lambda fill: make(fill, constraints=0.3),
+            "variables=0.4": lambda fill: make(fill, variables=0.4),
+            "coefficients=0.5, only_nonzero": lambda fill: make(fill, coefficients=0.5, only_nonzero=True),
+        },
+    )
+
+
+def group_masker(lp: SparseLP, seed: int) -> Figure:
+    """A table whose rows are the instances: each hides groups of its own."""
+    table = statistics(lp)
+    view = GroupMasker([[0], [1], [2, 3, 4]], 0.4, Marked())(table, generator=seeded(seed))
+    target = Sheet(table.numpy(), _names("r", len(table)), ["b", "count", "least", "mean", "most"], ((), (1, 2)))
+    width, height = target.inches
+    figure, axes = _panels(2, width + 1.2, height + 0.2)
+    norm = norm_of(table)
+    draw_sheet(axes[0], target, norm)
+    axes[0].set_title("target: a table of three groups", fontsize=8)
+    draw_sheet(axes[1], target, norm, np.isnan(view.context.numpy()))
+    axes[1].set_title("GroupMasker(groups, 0.4)\nhides one group of each row", fontsize=8)
+    return _with_scale(figure, axes, norm)
+
+
+def node_masker(lp: SparseLP, seed: int) -> Figure:
+    return graphs(
+        lp,
+        seed,
+        {
+            "NodeMasker(0.4)": lambda fill: NodeMasker(0.4, fill),
+            "NodeMasker(0.4, hide_edges, derived)": lambda fill: NodeMasker(
+                0.4, fill, hide_edges=True, derived=DERIVED
+            ),
+        },
+    )
+
+
+def edge_masker(lp: SparseLP, seed: int) -> Figure:
+    return graphs(
+        lp,
+        seed,
+        {
+            "EdgeMasker(0.3)": lambda fill: EdgeMasker(0.3, fill),
+            "EdgeMasker(0.3, derived)": lambda fill: EdgeMasker(0.3, fill, derived=DERIVED),
+        },
+    )
+
+
+def block_masker(lp: SparseLP, seed: int) -> Figure:
+    return graphs(
+        lp,
+        seed,
+        {
+            "BlockMasker(0.4)": lambda fill: BlockMasker(0.4, fill=fill),
+            "BlockMasker(0.5, blocks=2, hide_edges, derived)": lambda fill: BlockMasker(
+                0.5, blocks=2, fill=fill, hide_edges=True, derived=DERIVED
+            ),
+        },
+    )
+
+
+def compose_maskers(lp: SparseLP, seed: int) -> Figure:
+    return graphs(
+        lp,
+        seed,
+        {
+            "ComposeMaskers(NodeMasker(0.3), EdgeMasker(0.3))": lambda fill: ComposeMaskers(
+                NodeMasker(0.3, fill), EdgeMasker(0.3, fill)
+            )
+        },
+    )
+
+
+def multi_view(lp: SparseLP, seed: int) -> Figure:
+    rows = as_rows(lp).instance
+    whole = flat(rows)
+    light, heavy = MultiView(EntryMasker(0.2, Marked()), EntryMasker(0.7, Marked()))(whole, generator=seeded(seed))
+    return draw_vectors(rows, whole, {"light: EntryMasker(0.2)": light, "heavy: EntryMasker(0.7)": heavy})
+
+
+def fills(lp: SparseLP, seed: int) -> Figure:
+    """What the context holds in the place of the same hidden entries."""
+    rows = as_rows(lp).instance
+    whole = flat(rows)
+    kinds = {
+        "Zeros()": Zeros(),
+        "GaussianNoise(std=1.0)": GaussianNoise(std=1.0),
+        "LearnedToken, before training": LearnedToken({"instance": whole.size(1)}),
+        "Shuffled()": Shuffled(),
+    }
+    norm = norm_of(whole)
+    figure, axes = _panels(len(kinds), *sheet_of_vector(whole[0], rows).inches)
+    for one, (title, fill) in zip(axes, kinds.items(), strict=True):
+        masker = EntryMasker(0.3, fill)
+        view = masker(whole, generator=seeded(seed))
+        framed = sheet_of_vector(masker.draw(whole, generator=seeded(seed))[0].double(), rows).values == 1
+        draw_sheet(one, sheet_of_vector(view.context[0], rows), norm, changed=framed)
+        share = float(hidden_share(view)["instance"])
+        one.set_title(f"{title}\nchanges {share:.0%} of all entries", fontsize=8)
+    return _with_scale(figure, axes, norm)
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A symmetry, and its map in words."""
+
+    symmetry: Symmetry
+    says: str
+
+
+SYMMETRIES = {
+    "permutation": Shown(Permutation(), "x and λ move with their columns and rows"),
+    "row_scale": Shown(RowScale(), "each row of A and b times s: x stays, λ is divided by s"),
+    "column_scale": Shown(
+        ColumnScale(), "each column of A and c times d, bounds divided by d: x is divided by d, λ stays"
+    ),
+    "objective_scale": Shown(ObjectiveScale(), "c times s: x stays, λ and the objective times s"),
+    "side_scale": Shown(SideScale(), "b and bounds times s: x and the objective times s, λ stays"),
+    "translation": Shown(Translation(), "b + A s, bounds + s: x becomes x + s, λ stays, the objective gains c's"),
+    "negation": Shown(Negation(), "columns of A and c times -1, bounds swap: x becomes -x there, λ stays"),
+    "redundant_row": Shown(RedundantRow(), "one more row, a nonnegative combination of the others: its λ is 0"),
+    "duplicate_row": Shown(DuplicateRow(), "a row twice: both take half of its λ"),
+    "column_split": Shown(ColumnSplit(), "a variable as the sum of two: they share its bounds and its x"),
+    "idle_variable": Shown(IdleVariable(), "one more variable, in no row, that only costs: its x is 0"),
+    "equalities_as_inequalities": Shown(
+        EqualitiesAsInequalities(), "an equality as two opposite inequalities: they take the two signs of its λ"
+    ),
+    "bounds_as_rows": Shown(BoundsAsRows(), "each finite bound as a row: its λ is its sign of the reduced cost"),
+    "compose": Shown(
+        Compose([RowScale(), ColumnSplit(), Permutation()]), "row scale, then column split, then permutation"
+    ),
+}
+
+
+def symmetry(name: str) -> Draw:
+    return lambda lp, seed: draw_symmetry(lp, seed, SYMMETRIES[name])
+
+
+def draw_symmetry(lp: SparseLP, seed: int, shown: Shown) -> Figure | None:
+    """The LP, its image and the solutions of both; None if there is nothing to change."""
+    image = shown.symmetry.apply(lp, generator=seeded(seed))
+    if image.instance.b.shape == lp.b.shape and image.rows is not None and image.columns is None:
+        return None
+    source, after, changed = sheets(image)
+    norm = norm_of(lp.coefficient, lp.b, lp.c, image.instance.coefficient, image.instance.b, image.instance.c)
+    inches = (source.inches, after.inches)
+    figure = Figure(figsize=(sum(w for w, _ in inches) + 1.0, max(h for _, h in inches) + 0.6), layout="constrained")
+    ratios = {"width_ratios": [w for w, _ in inches]}
+    axes: list[Axes] = figure.subplots(1, 2, gridspec_kw=ratios).tolist()
+    draw_sheet(axes[0], source, norm)
+    axes[0].set_title("source", fontsize=8)
+    draw_sheet(axes[1], after, norm, changed=changed)
+    axes[1].set_title(f"image under {type(shown.symmetry).__name__}", fontsize=8)
+    for one in axes:
+        one.set_anchor("N")
+    x, lam = optimum(lp)
+    before, mapped = lp.c @ x, image.instance.c @ image.map_solution(x, lam)[0]
+    checked = image.instance.c @ optimum(image.instance)[0]
+    figure.supxlabel(
+        f"{shown.says}\nc'x* = {before:.4g} becomes {mapped:.4g}; HiGHS on the image: {checked:.4g}", fontsize=8
+    )
+    return _with_scale(figure, axes, norm)
+
+
+def sheets(image: Image[SparseLP]) -> tuple[Sheet, Sheet, Mask]:
+    """Source and image with their solutions, and the cells of the image that are not as in the source."""
+    solution = optimum(image.source)
+    sides = []
+    for letter, positions, old, new in (
+        ("r", image.rows, image.source.b, image.instance.b),
+        ("x", image.columns, image.source.c, image.instance.c),
+    ):
+        places = torch.arange(len(old)) if positions is None else positions
+        names = ["new"] * len(new)
+        for name, place in zip(_names(letter, len(old)), places.tolist(), strict=True):
+            names[place] = name
+        margin = 4 if letter == "r" else 2
+        sides.append((_names(letter, len(old)), names, [*places.tolist(), *range(len(new), len(new) + margin)]))
+    (rows, new_rows, row_places), (columns, new_columns, column_places) = sides
+    source = sheet_of_solution(image.source, *solution, rows, columns)
+    after = sheet_of_solution(image.instance, *image.map_solution(*solution), new_rows, new_columns)
+    changed = ~np.isnan(after.values)
+    there = np.ix_(row_places, column_places)
+    changed[there] &= ~np.isclose(after.values[there], source.values, equal_nan=True)
+    return source, after, changed
+
+
+def solver_state(lp: SparseLP, seed: int) -> Figure:
+    """x and lam after each horizon, beside HiGHS' optimum."""
+    states = SolverState(steps=tuple(HORIZONS)).states(lp)
+    found = optimum(lp)
+    figure, axes = _panels(2, 4.2, 3.0)
+    for one, kind, letter, best, title in (
+        (axes[0], "variable", "x", found[0], "x"),
+        (axes[1], "constraint", "r", found[1], "λ"),
+    ):
+        items = len(best)
+        places, size = np.arange(items), 28 if items <= 20 else 8
+        one.hlines(best, places - 0.4, places + 0.4, color="black", linewidth=1.4, label="HiGHS' optimum")
+        for number_, (steps, (colour, marker)) in enumerate(HORIZONS.items()):
+            values = states[kind][:, 2 * number_]
+            one.scatter(
+                places + 0.22 * (number_ - 1), values, s=size, color=colour, marker=marker, label=f"{steps} steps"
+            )
+        one.set_xticks(
+            places, _names(letter, items), fontsize=8 if items <= 20 else 4, rotation=0 if items <= 20 else 90
+        )
+        one.set_title(f"{title} after K steps of PDHG", fontsize=9)
+        one.tick_params(axis="y", labelsize=8)
+        one.grid(axis="y", alpha=0.3)
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize=8)
+    return figure
+
+
+MASKERS: dict[str, Draw] = {
+    "entry_masker": entry_masker,
+    "structure_masker": structure_masker,
+    "group_masker": group_masker,
+    "node_masker": node_masker,
+    "edge_masker": edge_masker,
+    "block_masker": block_masker,
+    "compose_maskers": compose_maskers,
+    "multi_view": multi_view,
+    "fills": fills,
+}
+PICTURES: dict[str, Draw] = {**MASKERS, **{name: symmetry(name) for name in SYMMETRIES}, "solver_state": solver_state}
+
+
+def check_size(lp: LP) -> None:
+    """Raises a ValueError if a drawing would be too dense to read."""
+    if lp.rows > MOST_ROWS or lp.columns > MOST_COLUMNS:
+        raise ValueError(
+            f"{lp.name} has {lp.rows} rows and {lp.columns} columns, bounds as rows, but a picture holds no more than "
+            f"{MOST_ROWS} and {MOST_COLUMNS}; give a smaller LP."
+        )
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    p = argparse.ArgumentParser(prog="views.py", description="Draw what each view does to one LP.")
+    p.add_argument("lp_file", nargs="?", type=Path, help="an .mps or .lp file, or .gz; a small LP without it")
+    p.add_argument("--folder", type=Path, help="default: docs/figures/views; for a file: views_<its name>")
+    p.add_argument("--seed", type=int, default=0)
+    args = p.parse_args(argv)
+    try:
+        lp = small_lp()
+        if args.lp_file is not None:
+            read = read_lp(args.lp_file)
+            check_size(read)
+            lp = sparse(read.A, read.b, read.c)
+        folder = args.folder or (DOCS if args.lp_file is None else Path(f"views_{read.name}"))
+        folder.mkdir(parents=True, exist_ok=True)
+    except (OSError, ValueError) as error:
+        p.error(str(error))
+    torch.manual_seed(args.seed)  # for LearnedToken, which is born at random
+    for name, draw in PICTURES.items():
+        figure = draw(lp, args.seed)
+        if figure is None:
+            print(f"{name}: nothing to draw, for this LP has inequalities alone and free variables")
+            continue
+        save(figure, folder / f"{name}.png")
+    print(f"Pictures: {folder}")
+
+
+def save(figure: Figure, path: Path) -> None:
+    style = {"dpi": 110, "metadata": {"Software": None}, "pil_kwargs": {"optimize": True}}
+    write_atomically(path, lambda file: figure.savefig(file, format="png", **style))
+
+
+if __name__ == "__main__":
+    main()
