@@ -123,7 +123,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     except OSError as error:
         p.error(str(error))
     start = time.perf_counter()
-    torch.set_num_threads(1)  # on graphs this small a second thread costs more than it brings
 
     runs = arms(args.epochs)
     for i, (label, flags) in enumerate(runs.items(), 1):

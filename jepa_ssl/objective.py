@@ -63,7 +63,7 @@ class JEPAObjective(nn.Module, Generic[InstanceT]):
         targets: dict[int, Embeddings] = {}
         losses: list[JEPALoss] = []
         for views in made if isinstance(made, tuple) else (made,):
-            # Before the teacher: older autocast would keep the weights that it cast without gradient, and use them here.
+            # Before the teacher: older autocast would keep the weights it cast without gradient, and use them here.
             predictions = self.predictor(encoder(views.context))
             if id(views.target) not in targets:  # the teacher sees each target once, however many views predict it
                 targets[id(views.target)] = self.teacher(encoder, views.target)

@@ -23,10 +23,11 @@ def check_masker(masker: ViewMaker[Any], instances: Iterable[Instance]) -> None:
     """Raises unless `masker` keeps its promises on each of `instances`, each a batch, under twenty seeds.
 
     The promises: the target is the whole instance; the context has its shapes, dtypes and wiring, and differs from it
-    only where something is hidden, never in padding; each vector or graph hides something and shows something, wherever
-    it has two entries, or two nodes of each kind; `hidden` and `weight` fit the streams, and graphs weigh alike; the
-    instance is not written to; the same generator gives the same views, other seeds give others, and the global random
-    numbers stay as they are. Indicator columns, the last ones, are understood.
+    only where something is hidden, never in padding (a visible node may lose columns if it loses a coefficient); each
+    vector or graph hides something and shows something, wherever it has two entries, or two nodes of each kind;
+    `hidden` and `weight` fit the streams, and graphs weigh alike; the instance is not written to; the same generator
+    gives the same views, other seeds give others, and the global random numbers stay as they are. Indicator columns,
+    the last ones, are understood.
 
     What is hidden is seen by the difference it makes. So give instances without values that the masker fills in
     (random normal numbers will do), and large enough that the masker finds two things to choose from; empty batches,
@@ -169,9 +170,9 @@ class _Check:
             self.fail(f"the {stream!r} indicator of the context is not 1 where something is hidden, and 0 elsewhere.")
 
     def check_graph(self, graph: BipartiteGraph, views: Views[Any, Any]) -> None:
-        changed = {
-            stream: mark.flatten(1).any(1) if mark.ndim > 1 else mark for stream, mark in self.changed(views).items()
-        }
+        columns = self.changed(views)
+        changed = {stream: mark.flatten(1).any(1) if mark.ndim > 1 else mark for stream, mark in columns.items()}
+        all_columns = {kind: columns[kind].all(1) for kind in (CONSTRAINT, VARIABLE)}
         items = {kind: len(graph.features(kind)) for kind in (CONSTRAINT, VARIABLE)}
         self.check_marks(views, items)
         owners = {kind: graph.graph_of(kind) for kind in items}
@@ -183,19 +184,27 @@ class _Check:
         if bool(silent.any()):
             self.fail(f"graph {int(silent.nonzero()[0])} has two nodes of each kind, but nothing of it is hidden.")
         for kind in items:
-            full = (per_graph[kind] >= sizes[kind]) & (sizes[kind] > 0)
+            # A node that lost some columns only, because they follow from a hidden coefficient, is not hidden.
+            whole = _sums(all_columns[kind], owners[kind], graph.num_graphs)
+            full = (whole >= sizes[kind]) & (sizes[kind] > 0)
             if bool(full.any()):
                 self.fail(f"graph {int(full.nonzero()[0])} hides all its {kind}s; leave at least one visible.")
             hidden = views.hidden.get(kind)
             if hidden is None:
                 hidden = torch.ones_like(changed[kind])
-            if bool((changed[kind] & ~hidden).any()):
-                node = int((changed[kind] & ~hidden).nonzero()[0])
+            unannounced = changed[kind] & ~hidden
+            ends = graph.edge_index[0 if kind == CONSTRAINT else 1]
+            unannounced[ends[changed[EDGE]]] = False
+            if bool(unannounced.any()):
+                node = int(unannounced.nonzero()[0])
                 self.fail(f"{kind} {node} differs in the context, but hidden says that it is visible.")
             if kind in views.weight:
                 self.check_weight(kind, views.weight[kind], hidden, owners[kind], graph.num_graphs)
             extra = _values(views.context)[kind][:, graph.features(kind).size(1) :]
-            self.check_indicator(kind, extra, changed[kind].unsqueeze(1))
+            self.check_indicator(kind, extra, (changed[kind] & hidden).unsqueeze(1))
+        if graph.edge_attr.ndim > 1:
+            extra = _values(views.context)[EDGE][:, graph.edge_attr.size(1) :]
+            self.check_indicator(EDGE, extra, changed[EDGE].unsqueeze(1))
 
     def check_weight(self, kind: str, weight: Tensor, hidden: Tensor, owner: Tensor, graphs: int) -> None:
         if not bool((weight.isfinite() & (weight >= 0)).all()) or bool(weight[~hidden].any()):

@@ -11,7 +11,9 @@ from torch import Tensor
 
 from jepa_ssl import (
     BipartiteGraph,
+    BlockMasker,
     ComposeMaskers,
+    EdgeMasker,
     EntryMasker,
     FlatVectors,
     GaussianNoise,
@@ -54,6 +56,19 @@ def test_the_maskers_of_the_package_pass(fill: Any, indicator: bool):
     check_masker(NodeMasker(0.4, fill, indicator=indicator), GRAPHS)
     check_masker(GroupMasker([[0, 4], [1, 2, 3], [9]], 0.6, fill, indicator=indicator), LPS)
     check_masker(StructureMasker(2, 3, 0.5, 0.4, 0.1, fill=fill, indicator=indicator), LPS)
+
+
+@pytest.mark.parametrize("indicator", [False, True])
+def test_the_maskers_of_edges_and_blocks_pass(indicator: bool):
+    derived = {"constraint": [0, 2], "variable": [1]}
+    graphs = [ragged_graphs([4, 1, 6, 0], [3, 2, 1, 0]), ragged_graphs([5, 4], [4, 4])]
+    for masker in (
+        NodeMasker(0.5, hide_edges=True, derived=derived, indicator=indicator),
+        EdgeMasker(0.5, GaussianNoise(), indicator=indicator),
+        EdgeMasker(0.5, derived=derived, indicator=indicator),
+        BlockMasker(0.5, hops=1, blocks=2, hide_edges=True, indicator=indicator),
+    ):
+        check_masker(masker, graphs)
 
 
 def test_combined_maskers_pass():

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from jepa_ssl import (
     BipartiteGraph,
     ComposeMaskers,
+    EdgeMasker,
     EMATeacher,
     EntryMasker,
     FlatVectors,
@@ -185,7 +186,7 @@ def test_the_hidden_share_of_vectors_counts_real_values_that_changed(
     values = torch.randn(len(sizes), 8, generator=seeded(seed)).round()  # some are 0
     batch = FlatVectors(values, torch.arange(8) < torch.tensor(sizes).unsqueeze(1))
     masker = EntryMasker(ratio, indicator=indicator)
-    share = hidden_share(masker(batch, generator=seeded(seed)), indicator=indicator)
+    share = hidden_share(masker(batch, generator=seeded(seed)), batch)
     hidden = masker.draw(batch, generator=seeded(seed))
     expected = int((hidden & (values != 0)).sum()) / max(sum(sizes), 1)
     assert share.keys() == {"instance"}
@@ -195,10 +196,13 @@ def test_the_hidden_share_of_vectors_counts_real_values_that_changed(
 @pytest.mark.parametrize("indicator", [False, True])
 def test_the_hidden_share_of_a_graph_is_by_stream(indicator: bool):
     graph = ragged_graphs([4, 1], [4, 2])
-    share = hidden_share(NodeMasker(0.5, indicator=indicator)(graph), indicator=indicator)
+    share = hidden_share(NodeMasker(0.5, indicator=indicator)(graph), graph)
     assert {stream: value.item() for stream, value in share.items()} == pytest.approx(
         {"constraint": 2 / 5, "variable": 3 / 6, "edge": 0.0}
     )
+    share = hidden_share(EdgeMasker(0.4, indicator=indicator)(graph), graph)
+    assert share["edge"].item() == pytest.approx((1 + 0) / 5)
+    assert share["constraint"].item() == 0.0
     changed = BipartiteGraph(**{**vars(graph), "edge_attr": graph.edge_attr.clone().index_fill_(0, torch.tensor(1), 9)})
     assert hidden_share(Views(changed, graph))["edge"].item() == pytest.approx(1 / 5)
     assert hidden_share(Views(ragged_graphs([], []), ragged_graphs([], [])))["edge"].item() == 0.0
@@ -216,7 +220,7 @@ def test_hidden_shares_wait_for_no_device():
 
 
 def test_views_that_cannot_be_compared_are_refused():
-    with pytest.raises(TypeError, match=r"context is a Tensor and target a dict"):
+    with pytest.raises(TypeError, match=r"context is a Tensor, target a dict and instance a dict"):
         hidden_share(Views(torch.ones(2, 3), {"instance": torch.ones(2, 3)}))
     with pytest.raises(ValueError, match=r"'instance' has \[2, 3\] values in the context and \[2, 4\] in the target"):
         hidden_share(Views(torch.ones(2, 3), torch.ones(2, 4)))

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from scipy.stats import chisquare
 from torch import Tensor
 
-from jepa_ssl import FlatVectors, GroupMasker
+from jepa_ssl import EntryMasker, FlatVectors, GaussianNoise, GroupMasker, LearnedToken, Shuffled, Zeros
 from jepa_ssl.lp import StructureMasker, flatten, valid_entries
 
 RATIOS = st.floats(0.0, 1.0, exclude_min=True, exclude_max=True)
@@ -236,3 +236,20 @@ def test_draws_compile_without_a_graph_break():
     assert c.sum(1).tolist() == [2] * 3
     drawn = torch.compile(GroupMasker([[0, 1], [2]], 0.5).draw, fullgraph=True)(values)
     assert set(drawn.sum(1).tolist()) <= {1, 2}
+
+
+@pytest.mark.parametrize("indicator", [False, True])
+@pytest.mark.parametrize(
+    "fill", [Zeros(), GaussianNoise(), Shuffled(), LearnedToken({"instance": 1})], ids=lambda f: type(f).__name__
+)
+def test_no_masker_of_vectors_asks_the_device_for_a_number(fill: Any, indicator: bool):
+    """A tensor on the meta device has none: whatever would wait for it raises."""
+    values = torch.ones(3, M * N + M + N, device="meta")
+    for masker in (
+        EntryMasker(0.5, fill, indicator=indicator),
+        GroupMasker([[0, 1], [2]], 0.5, fill, indicator=indicator),
+        StructureMasker(M, N, 0.5, 0.5, 0.5, only_nonzero=True, fill=fill, indicator=indicator),
+    ):
+        masker = masker.to("meta")
+        for instance in (values, FlatVectors(values, values > 0)):
+            assert masker(instance).hidden == {"instance": None}

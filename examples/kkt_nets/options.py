@@ -97,6 +97,7 @@ def parser() -> configargparse.ArgumentParser:
 
     run = p.add_argument_group("run")
     run.add_argument("--devices", default="0", help="a GPU's number, or cpu; without a GPU always the cpu")
+    run.add_argument("--num_threads", type=int, default=1, help="of torch on a CPU; more pay for large networks alone")
     run.add_argument("--num_workers", type=int, default=0, help="processes that prepare batches")
     run.add_argument("--log_every", type=int, default=10, metavar="STEPS")
     run.add_argument("--output_dir", metavar="FOLDER", help="default: exps/<run>, or the folder of --resume")
@@ -132,7 +133,7 @@ def check(args: Namespace) -> None:
     weights = ("primal", "dual", "stationarity", "complementary_slackness", "jepa")
     for name in (*(f"{weight}_weight" for weight in weights), "lr"):
         _require(name, args, "finite and at least 0", lambda value: math.isfinite(value) and value >= 0)
-    for name in ("epochs", "batch_size", "embedding_size", "hidden_size", "log_every"):
+    for name in ("epochs", "batch_size", "embedding_size", "hidden_size", "log_every", "num_threads"):
         _require(name, args, "at least 1", lambda value: value >= 1)
     for name in ("train_instances", "val_instances", "test_instances"):
         _require(name, args, "at least 1", lambda value: value >= 1)

@@ -40,6 +40,8 @@ class Run:
             checkpoints.check_same_run(state, args, args.resume)
         self.folder = _folder(args)
         self.device = device(args.devices)
+        # Threads that wait for each other cost these small networks more than they bring, most of all on a busy machine.
+        torch.set_num_threads(args.num_threads)
         self.data, self.validation = (LPDataset(open_split(args, split)) for split in ("train", "val"))
         if args.lp_files:  # all are looked at now: an unusable one must not end a run in mid-epoch
             for data in (self.data, self.validation):

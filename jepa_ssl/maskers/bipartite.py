@@ -62,7 +62,7 @@ def fits(graph: BipartiteGraph, derived: Mapping[str, tuple[int, ...]], generato
 def edges_at(nodes: Mapping[str, Tensor], graph: BipartiteGraph) -> Tensor:
     """Which edges have an end among `nodes`, kind -> bool `[nodes]`: bool `[edges]`."""
     constraint, variable = graph.edge_index
-    return nodes[CONSTRAINT][constraint] | nodes[VARIABLE][variable]
+    return nodes[CONSTRAINT].index_select(0, constraint) | nodes[VARIABLE].index_select(0, variable)
 
 
 def nodes_at(edges: Tensor, graph: BipartiteGraph, kind: str) -> Tensor:

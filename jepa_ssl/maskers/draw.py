@@ -49,7 +49,7 @@ def _draw_by_repair(shape: torch.Size, valid: Tensor | None, ratio: float, gener
     It is uniform: each step treats all entries of a row alike, so that all sets of the final size are equally likely.
     """
     batch, entries = shape
-    width = 8 * -(-entries // 8)  # whole words a row; their last bytes are never chosen
+    width = 8 * max(-(-entries // 8), 1)  # whole words a row; their last bytes are never chosen
     sizes = torch.full((batch,), entries) if valid is None else valid.sum(1)
     wanted, choose_visible = _fewer_half(sizes, ratio)
     threshold = _coin(sizes, wanted).unsqueeze(1).expand(batch, width).contiguous()  # broadcasting is slower
@@ -87,7 +87,7 @@ def _row_sums(marks: Tensor) -> Tensor:
     """How many of each row's marks, bool `[rows, 8 * words]`, are True, from sums of eight bytes at once."""
     words = marks.view(torch.int64)
     # Up to 255 words no byte of a sum overflows into the next.
-    sums = [words[:, first : first + 255].sum(1) for first in range(0, max(words.size(1), 1), 255)]
+    sums = [words[:, first : first + 255].sum(1) for first in range(0, words.size(1), 255)]
     return torch.stack(sums, dim=1).view(torch.uint8).sum(1)
 
 
@@ -117,7 +117,8 @@ def draw_in_segments(offsets: Tensor, items: int, ratio: float, generator: torch
     Segment s has the items from `offsets[s]` to `offsets[s + 1]`, int64 `[segments + 1]`.
     """
     on_cpu = offsets.device.type == "cpu" and not torch.compiler.is_compiling()
-    if on_cpu and items >= 32 * len(offsets):  # in small segments there is as much to mend as to draw
+    # In small segments there is as much to mend as to draw, and a small sort is over before the first mend.
+    if on_cpu and items >= max(32 * len(offsets), 50_000):
         return _segments_by_repair(offsets, items, ratio, generator)
     return _segments_by_sort(segment_of(offsets, items), offsets, ratio, generator)
 

@@ -59,7 +59,7 @@ class EdgeMasker(nn.Module):
     def draw(self, graph: BipartiteGraph, *, generator: torch.Generator | None = None) -> Tensor:
         """Which edges to hide: bool `[edges]`."""
         fits(graph, self.derived, generator)
-        owner = graph.graph_of(CONSTRAINT)[graph.edge_index[0]]
+        owner = graph.graph_of(CONSTRAINT).index_select(0, graph.edge_index[0])
         return draw_in_groups(owner, graph.num_graphs, self.ratio, generator)
 
 
