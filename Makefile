@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test fast lint bench clean
+.PHONY: demo test fast lint bench docs clean
 
 demo: .venv/done
 	$(BIN)/python examples/demo.py
@@ -21,6 +21,9 @@ lint: .venv/done
 
 bench: .venv/done
 	$(BIN)/pytest tests/benchmarks --benchmark-enable --benchmark-columns=min,median,rounds
+
+docs: .venv/done
+	$(BIN)/python examples/views.py
 
 .venv/done: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv

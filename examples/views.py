@@ -171,7 +171,8 @@ class Sheet:
 
     @property
     def inches(self) -> tuple[float, float]:
-        return CELL * len(self.columns) + 0.5, CELL * len(self.rows) + 0.7
+        cell = CELL if self.values.size <= MOST_NUMBERS else CELL / 3
+        return cell * len(self.columns) + 0.5, cell * len(self.rows) + 0.7
 
 
 def sheet_of_vector(vector: Tensor, lp: SparseLP) -> Sheet:
@@ -270,7 +271,7 @@ def draw_graph(axes: Axes, view: BipartiteGraph, norm: SymLogNorm, block: dict[s
         ends.append(np.stack([np.full(len(end), side * half), heights[end]], axis=1))
         middles = [side * (half + 0.3 + FEATURE * (column + 0.5)) for column in range(len(names))]
         for middle, name in zip(middles, names, strict=True):
-            axes.text(middle, -0.25, name, ha="center", va="bottom", fontsize=7)
+            axes.text(middle, -0.25, name, ha="center", va="bottom", fontsize=7 if most <= 20 else 4)
         size, edge = (7 if most <= 20 else 4), side * (half + 0.6 + FEATURE * len(names))
         for name, height, row, mark in zip(
             _names(letter, len(features)), heights.tolist(), features, marks.tolist(), strict=True
@@ -656,10 +657,12 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def save(figure: Figure, path: Path) -> None:
-    """A PNG of a hundred colours, which is a third of the size; no clock and no version in it."""
+    """A PNG of 256 colours, which is a third of the size; no clock and no version in it."""
     drawn = BytesIO()
     figure.savefig(drawn, format="png", dpi=110)
-    small = PIL.Image.open(drawn).convert("RGB").quantize(100, dither=PIL.Image.Dither.NONE)
+    small = (
+        PIL.Image.open(drawn).convert("RGB").quantize(256, PIL.Image.Quantize.FASTOCTREE, dither=PIL.Image.Dither.NONE)
+    )
     write_atomically(path, lambda file: small.save(file, format="png", optimize=True))
 
 

@@ -64,7 +64,7 @@ class JEPAObjective(nn.Module, Generic[InstanceT]):
         losses: list[JEPALoss] = []
         for views in made if isinstance(made, tuple) else (made,):
             # Before the teacher: older autocast would keep the weights it cast without gradient, and use them here.
-            predictions = self.predictor(encoder(views.context))
+            predictions = _in_target_order(self.predictor(encoder(views.context)), views)
             if id(views.target) not in targets:  # the teacher sees each target once, however many views predict it
                 targets[id(views.target)] = self.teacher(encoder, views.target)
             losses.append(self._loss(predictions, targets[id(views.target)], views))
@@ -87,6 +87,14 @@ class JEPAObjective(nn.Module, Generic[InstanceT]):
     def update(self, encoder: Encoder[InstanceT]) -> None:
         """Moves the teacher; once per optimizer step, after it."""
         self.teacher.update(encoder)
+
+
+def _in_target_order(predictions: Embeddings, views: Views[Any, Any]) -> Embeddings:
+    """Symmetries move items, or add some that the target lacks; an embedding of the whole instance stays."""
+    return {
+        stream: prediction.index_select(0, views.items[stream]) if stream in views.items else prediction
+        for stream, prediction in predictions.items()
+    }
 
 
 def _mean_where_hidden(losses: Tensor, stream: str, views: Views[Any, Any]) -> Tensor:

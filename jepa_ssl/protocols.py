@@ -27,12 +27,16 @@ class Views(Generic[ContextT, TargetT]):
     there and only there. `None`, or no entry, means every item. `weight[stream]` is a float tensor `[items]`, zero
     where nothing is hidden, that says how much each item counts; without it all hidden items count alike. Maskers of
     graphs give each graph the weight 1 in total, so that a large graph does not outvote a small one.
+
+    All this is in the order of the target's items. `items[stream]` is an int64 tensor `[items]` that says where each of
+    them stands in the context; without it each is in its old place, as every masker leaves it.
     """
 
     context: ContextT
     target: TargetT
     hidden: Mapping[str, Tensor | None] = field(default_factory=dict[str, Tensor | None])
     weight: Mapping[str, Tensor] = field(default_factory=dict[str, Tensor])
+    items: Mapping[str, Tensor] = field(default_factory=dict[str, Tensor])
 
 
 @dataclass(frozen=True)

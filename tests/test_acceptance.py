@@ -251,8 +251,9 @@ def without_names(state: dict[str, Any]) -> dict[str, Any]:
 
 @each_path
 @pytest.mark.parametrize(("mode", "pretrain", "elsewhere"), [
-    ("kkt", 0, False), ("ema", 0, False), ("ema", 2, False), ("simsiam", 0, False), ("simsiam", 2, False),
-    ("kkt", 0, True), ("ema", 0, True),
+    ("kkt", 0, False), ("ema", 0, False), ("ema", 2, False), ("simsiam", 0, False),
+    pytest.param("simsiam", 2, False, marks=pytest.mark.slow), pytest.param("kkt", 0, True, marks=pytest.mark.slow),
+    pytest.param("ema", 0, True, marks=pytest.mark.slow),
 ])  # fmt: skip
 def test_6_a_resumed_run_equals_an_unbroken_one_bit_for_bit(run_training, tmp_path, path, mode, pretrain, elsewhere):
     unbroken, first = tmp_path / "unbroken", tmp_path / "first"
@@ -278,6 +279,7 @@ def test_6_the_best_checkpoint_comes_along_into_another_folder(run_training, tmp
     assert not differences(checkpoint(tmp_path / "first", "best.pt"), checkpoint(tmp_path / "second", "best.pt"))
 
 
+@pytest.mark.slow
 @each_path
 @each_teacher
 def test_6_a_run_killed_in_mid_epoch_equals_an_unbroken_one_once_resumed(

@@ -142,7 +142,7 @@ def test_a_summary_has_each_group_and_all_and_counts_what_is_not_finite():
 # ---- whole evaluations ---------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("checkpoint", ["best.pt", "last.pt"])
+@pytest.mark.parametrize("checkpoint", [pytest.param("best.pt", marks=pytest.mark.slow), "last.pt"])
 @pytest.mark.parametrize("arm", ARMS)
 def test_each_arm_gets_a_table_a_report_and_figures(runs, arm, checkpoint, tmp_path, capsys):
     evaluate.main([str(runs[arm] / checkpoint), "--output_dir", str(tmp_path)])
@@ -276,6 +276,7 @@ def test_singular_values_are_standard_deviations():
     assert found == pytest.approx(expected, rel=1e-6)
 
 
+@pytest.mark.slow
 def test_several_runs_are_compared_and_solved_once(runs, tmp_path, capsys, monkeypatch):
     calls = []
     monkeypatch.setattr("benchmark.solve", lambda lp: calls.append(lp.name) or solve(lp))

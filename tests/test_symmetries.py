@@ -493,6 +493,22 @@ def test_symmetry_makes_views_for_the_objective() -> None:
         assert jepa(encoder, lp, generator=seeded()).total.isfinite()
 
 
+@pytest.mark.parametrize(
+    "symmetry", [Permutation(), DuplicateRow(), ColumnSplit(), Compose([IdleVariable(), Permutation()])]
+)
+def test_items_are_compared_with_themselves_wherever_they_went(symmetry: Symmetry) -> None:
+    """An encoder that names each item by a number that the symmetry leaves alone predicts its target exactly."""
+    lp, _ = batch_and_solution("sparse", 4)
+    lp = replace(lp, b=torch.arange(1.0, len(lp.b) + 1), c=torch.arange(1.0, len(lp.c) + 1))
+
+    def name(batch: SparseLP) -> dict[str, Tensor]:
+        angles = {"constraint": batch.b / (len(lp.b) + 1), "variable": batch.c / (len(lp.c) + 1)}
+        return {stream: torch.stack([angle.cos(), angle.sin()], dim=1) for stream, angle in angles.items()}
+
+    jepa = JEPAObjective(symmetry, dict, StopGradTeacher())
+    assert jepa(name, lp, generator=seeded()).total.abs() < 1e-6
+
+
 def test_dtype_is_kept() -> None:
     lp, _ = batch_and_solution("sparse", 2)
     for dtype, symmetry in itertools.product((torch.float16, torch.float32), (make() for make in KINDS.values())):

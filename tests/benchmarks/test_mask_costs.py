@@ -28,7 +28,7 @@ def tensors(graph: BipartiteGraph) -> tuple[torch.Tensor, ...]:
     return graph.constraint_features, graph.edge_index, graph.edge_attr, graph.variable_features
 
 
-@pytest.mark.parametrize("edges", [10**4, 10**5, 10**6, 10**7])
+@pytest.mark.parametrize("edges", [10**4, 10**5, 10**6, pytest.param(10**7, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("size", [50, 500, None], ids=["50 a kind", "500 a kind", "one graph"])
 @pytest.mark.parametrize("way", ["clone", *WAYS])
 def test_graph_masking(benchmark, edges, size, way):

@@ -12,7 +12,7 @@ from jepa_ssl.checks import generator_fits
 from jepa_ssl.lp.checks import check_shapes
 from jepa_ssl.lp.instances import DenseLP, SparseLP
 from jepa_ssl.lp.symmetries.forms import LPT
-from jepa_ssl.protocols import Views
+from jepa_ssl.protocols import CONSTRAINT, VARIABLE, Views
 
 
 def _same(values: Tensor) -> Tensor:
@@ -84,8 +84,7 @@ class Image(Generic[LPT]):
 class SymmetryViews(Views[LPT, LPT]):
     """The image as the context and the source as the target, with the `image` that links them.
 
-    An embedding of the whole LP needs no more. Embeddings of items must be lined up first, wherever the symmetry moves
-    or adds items: those of the target belong to `context[image.rows]` and `context[image.columns]`.
+    Where the symmetry moves or adds rows or columns of a `SparseLP`, `items` says where the source's are in the image.
     """
 
     image: Image[LPT]
@@ -116,7 +115,9 @@ class Symmetry(ABC):
 
     def __call__(self, instance: LPT, *, generator: torch.Generator | None = None) -> SymmetryViews[LPT]:
         image = self.apply(instance, generator=generator)
-        return SymmetryViews(context=image.instance, target=instance, image=image)
+        places = {CONSTRAINT: image.rows, VARIABLE: image.columns} if isinstance(instance, SparseLP) else {}
+        items = {kind: place for kind, place in places.items() if place is not None}
+        return SymmetryViews(context=image.instance, target=instance, items=items, image=image)
 
     @abstractmethod
     def _draw(self, instance: LPT, generator: torch.Generator | None) -> Image[LPT]: ...
