@@ -89,6 +89,7 @@ def verdict(reports: Sequence[Mapping[str, Any]]) -> str:
             lines[-1] += f" Effective rank at its projector: {' and '.join(ranks)}, of at most 64."
     lines.append(
         "The JEPA arms are the plain recipe, with nothing against collapse: low rank or small spread is its doing.\n"
+        "All arms have equally many epochs; jepa-simsiam spends the first of them on JEPA alone, without KKT.\n"
         "One seed an arm, and small LPs: a look at the method, and no evidence for or against it."
     )
     return "\n".join(lines)
@@ -102,14 +103,15 @@ def _beside(value: float, low: float, high: float) -> str:
 
 
 def comparison(reports: Sequence[Mapping[str, Any]]) -> Figure:
-    """KKT curves, rank while training, and the spectra of the trained embeddings."""
+    """KKT curves and the trunk's spectra; below them what the JEPA loss says, and what became of the embeddings."""
     figure, (upper, lower) = figures.panels(2, 3)
     metrics = {report["label"]: evaluate.read_metrics(Path(report["checkpoint"]).parent) for report in reports}
     figures.draw_kkt(upper[0], metrics)
-    figures.draw_rank(lower[0], metrics)
-    for kind, row in (("trunk", upper), ("projector", lower)):
-        for axes, stream in zip(row[1:], ("constraint", "variable"), strict=True):
-            figures.draw_spectrum(axes, reports, kind, stream)
+    for axes, stream in zip(upper[1:], ("constraint", "variable"), strict=True):
+        figures.draw_spectrum(axes, reports, "trunk", stream)
+    figures.draw_jepa_loss(lower[0], metrics)
+    figures.draw_rank(lower[1], metrics)
+    figures.draw_spectrum(lower[2], reports, "projector", "variable")
     return figure
 
 

@@ -1,12 +1,19 @@
 """Argument checks whose errors name the argument, its value, what was expected and what to do."""
 
 import math
+from numbers import Real
 
 import torch
 
 
+def _number(name: str, value: object) -> None:
+    if isinstance(value, bool) or not isinstance(value, Real):
+        raise TypeError(f"{name} is {value!r}, a {type(value).__name__}, but must be a number; give an int or a float.")
+
+
 def open_fraction(name: str, value: float) -> float:
-    """`value`, if 0 < value < 1."""
+    """`value`, if it is a number with 0 < value < 1."""
+    _number(name, value)
     if not 0.0 < value < 1.0:  # False for NaN too
         raise ValueError(
             f"{name} is {value}, but must lie strictly between 0 and 1: at 0 nothing is hidden, at 1 nothing is "
@@ -16,14 +23,16 @@ def open_fraction(name: str, value: float) -> float:
 
 
 def closed_fraction(name: str, value: float) -> float:
-    """`value`, if 0 <= value <= 1."""
+    """`value`, if it is a number with 0 <= value <= 1."""
+    _number(name, value)
     if not 0.0 <= value <= 1.0:
         raise ValueError(f"{name} is {value}, but must lie in [0, 1]; choose a number between them, ends included.")
     return float(value)
 
 
 def non_negative(name: str, value: float) -> float:
-    """`value`, if it is finite and at least 0."""
+    """`value`, if it is a finite number that is at least 0."""
+    _number(name, value)
     if not (math.isfinite(value) and value >= 0.0):
         raise ValueError(f"{name} is {value}, but must be a finite number that is at least 0; use 0 to switch it off.")
     return float(value)
@@ -37,7 +46,12 @@ def whole_number(name: str, value: int, least: int) -> int:
 
 
 def generator_fits(generator: torch.Generator | None, device: torch.device) -> None:
-    """Raises unless `generator` can draw on `device`."""
+    """Raises unless `generator` is one that can draw on `device`, or None."""
+    if not isinstance(generator, torch.Generator | None):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise TypeError(
+            f"generator is {generator!r}, a {type(generator).__name__}, but must be a torch.Generator or None; "
+            f"for a seed use torch.Generator(device={str(device)!r}).manual_seed(seed)."
+        )
     if generator is not None and generator.device.type != device.type:
         raise ValueError(
             f"generator is on {generator.device}, but the instance is on {device}; "

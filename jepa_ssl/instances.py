@@ -130,22 +130,10 @@ class BipartiteGraph:
         """
         for name in ("constraint_features", "edge_attr", "variable_features"):
             _check_finite(name, getattr(self, name))
-        for kind in (CONSTRAINT, VARIABLE):
-            offsets, nodes = self.offsets(kind), len(self.features(kind))
-            if int(offsets[0]) != 0 or int(offsets[-1]) != nodes or bool((offsets.diff() < 0).any()):
-                raise ValueError(
-                    f"{kind}_offsets goes from {int(offsets[0])} to {int(offsets[-1])}, but must rise from 0 to the "
-                    f"{nodes} {kind} nodes; build it as the cumulative sum of the graphs' sizes."
-                )
+        self.check_offsets()
         if not self.edge_index.size(1):
             return self
-        for row, kind in enumerate((CONSTRAINT, VARIABLE)):
-            ends, nodes = self.edge_index[row], len(self.features(kind))
-            if int(ends.min()) < 0 or int(ends.max()) >= nodes:
-                raise ValueError(
-                    f"edge_index[{row}] reaches from {int(ends.min())} to {int(ends.max())}, but there are {nodes} "
-                    f"{kind} nodes; row 0 counts constraints, row 1 variables."
-                )
+        self.check_edge_range()
         ends = self.graph_of(CONSTRAINT)[self.edge_index[0]], self.graph_of(VARIABLE)[self.edge_index[1]]
         crossing = (ends[0] != ends[1]).nonzero()
         if len(crossing):
@@ -155,6 +143,29 @@ class BipartiteGraph:
                 f"{int(ends[1][edge])}; each edge must stay inside its own graph: check the increments of the collate."
             )
         return self
+
+    def check_offsets(self) -> None:
+        """Raises ValueError where offsets fall or do not span the nodes; a matter of graphs, not of nodes."""
+        for kind in (CONSTRAINT, VARIABLE):
+            offsets, nodes = self.offsets(kind), len(self.features(kind))
+            if int(offsets[0]) != 0 or int(offsets[-1]) != nodes or bool((offsets.diff() < 0).any()):
+                raise ValueError(
+                    f"{kind}_offsets goes from {int(offsets[0])} to {int(offsets[-1])}, but must rise from 0 to the "
+                    f"{nodes} {kind} nodes; build it as the cumulative sum of the graphs' sizes."
+                )
+
+    def check_edge_range(self) -> None:
+        """Raises ValueError where an edge ends outside the batch."""
+        if not self.edge_index.size(1):
+            return
+        for row, kind in enumerate((CONSTRAINT, VARIABLE)):
+            ends, nodes = self.edge_index[row], len(self.features(kind))
+            low, high = map(int, ends.aminmax())
+            if low < 0 or high >= nodes:
+                raise ValueError(
+                    f"edge_index[{row}] reaches from {low} to {high}, but there are {nodes} "
+                    f"{kind} nodes; row 0 counts constraints, row 1 variables."
+                )
 
 
 def _check_finite(name: str, values: Tensor) -> None:

@@ -19,6 +19,10 @@ TargetT = TypeVar("TargetT")
 InstanceT_contra = TypeVar("InstanceT_contra", contravariant=True)
 
 
+def _nothing() -> dict[str, Any]:
+    return {}  # torch.compile, which knows no dict[str, Any](), traces it
+
+
 @dataclass(frozen=True)
 class Views(Generic[ContextT, TargetT]):
     """Two views of one batch of instances: what the encoder sees, what the teacher sees, and where they differ.
@@ -34,9 +38,9 @@ class Views(Generic[ContextT, TargetT]):
 
     context: ContextT
     target: TargetT
-    hidden: Mapping[str, Tensor | None] = field(default_factory=dict[str, Tensor | None])
-    weight: Mapping[str, Tensor] = field(default_factory=dict[str, Tensor])
-    items: Mapping[str, Tensor] = field(default_factory=dict[str, Tensor])
+    hidden: Mapping[str, Tensor | None] = field(default_factory=_nothing)
+    weight: Mapping[str, Tensor] = field(default_factory=_nothing)
+    items: Mapping[str, Tensor] = field(default_factory=_nothing)
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,8 @@ def check_masker(masker: ViewMaker[Any], instances: Iterable[Instance]) -> None:
     The promises: the target is the whole instance; the context has its shapes, dtypes and wiring, and differs from it
     only where something is hidden, never in padding (a visible node may lose columns if it loses a coefficient); each
     vector or graph hides something and shows something, wherever it has two entries, or two nodes of each kind;
-    `hidden` and `weight` fit the streams, and graphs weigh alike; the instance is not written to; the same generator
+    `hidden` and `weight` fit the streams, each node that `hidden` names lost something, its own or a coefficient, and
+    graphs weigh alike; the instance is not written to; the same generator
     gives the same views, other seeds give others, and the global random numbers stay as they are. Indicator columns,
     the last ones, are understood.
 
@@ -189,12 +190,19 @@ class _Check:
             full = (whole >= sizes[kind]) & (sizes[kind] > 0)
             if bool(full.any()):
                 self.fail(f"graph {int(full.nonzero()[0])} hides all its {kind}s; leave at least one visible.")
+            ends = graph.edge_index[0 if kind == CONSTRAINT else 1]
+            lost_edge = torch.zeros_like(changed[kind])
+            lost_edge[ends[changed[EDGE]]] = True
             hidden = views.hidden.get(kind)
             if hidden is None:
                 hidden = torch.ones_like(changed[kind])
-            unannounced = changed[kind] & ~hidden
-            ends = graph.edge_index[0 if kind == CONSTRAINT else 1]
-            unannounced[ends[changed[EDGE]]] = False
+            elif bool((ignored := hidden & ~changed[kind] & ~lost_edge).any()):
+                node = int(ignored.nonzero()[0])
+                self.fail(
+                    f"hidden says that {kind} {node} is hidden, but the context has all of it and of its coefficients; "
+                    f"hide what is announced."
+                )
+            unannounced = changed[kind] & ~hidden & ~lost_edge
             if bool(unannounced.any()):
                 node = int(unannounced.nonzero()[0])
                 self.fail(f"{kind} {node} differs in the context, but hidden says that it is visible.")

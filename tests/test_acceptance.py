@@ -475,3 +475,18 @@ def test_real_lps_of_mixed_sizes_train_on_the_graph_path(tmp_path):
     flags = f"--use_bipartite_graphs --use_jepa --epochs 1 --batch_size 4 --log_every 1 --output_dir {tmp_path / 'run'}"
     train.main([*shlex.split(flags), "--lp_files", *files])
     assert all(map(math.isfinite, chain(*(row.values() for row in rows(tmp_path / "run")))))
+
+
+def test_6_an_earlier_checkpoint_does_not_overwrite_what_came_after_it(run_training, tmp_path, capsys):
+    flags = ["--log_every", 1, "--output_dir", tmp_path / "run"]
+    run_training(*flags, "--epochs", 1)
+    first = tmp_path / "first.pt"
+    first.write_bytes((tmp_path / "run" / "last.pt").read_bytes())
+    run_training(*flags, "--epochs", 2, "--resume", tmp_path / "run" / "last.pt")
+    (tmp_path / "run" / "best.pt").write_bytes(first.read_bytes())
+    before = {path.name: path.read_bytes() for path in (tmp_path / "run").iterdir() if path.is_file()}
+    with pytest.raises(SystemExit) as stop:
+        run_training(*flags, "--epochs", 2, "--resume", tmp_path / "run" / "best.pt")
+    assert stop.value.code == 2
+    assert "would be overwritten" in capsys.readouterr().err
+    assert before == {path.name: path.read_bytes() for path in (tmp_path / "run").iterdir() if path.is_file()}

@@ -73,6 +73,8 @@ def test_the_maskers_of_edges_and_blocks_pass(indicator: bool):
 
 def test_combined_maskers_pass():
     check_masker(ComposeMaskers(EntryMasker(0.3), EntryMasker(0.2, GaussianNoise())), FLAT[3:] + LPS)
+    check_masker(ComposeMaskers(EntryMasker(0.5), EntryMasker(0.5)), [torch.randn(1000, 4)])
+    check_masker(ComposeMaskers(NodeMasker(0.5), BlockMasker(0.5)), GRAPHS)
     check_masker(MultiView(EntryMasker(0.2), EntryMasker(0.7)), FLAT)
     check_masker(MultiView(NodeMasker(0.2), NodeMasker(0.7)), GRAPHS)
 
@@ -191,9 +193,12 @@ def first_changed(graph: BipartiteGraph) -> Tensor:
 
 GRAPH_FAULTS = {
     "constraint 0 differs in the context, but hidden says": lambda i, v: replace(
-        v, context=replace(v.context, constraint_features=first_changed(i))
+        v, context=replace(v.context, constraint_features=first_changed(v.context))
     ),
     "nothing of it is hidden": lambda i, v: replace(v, context=i),
+    "hidden says that variable [0-4] is hidden, but the context has all of it": lambda i, v: replace(
+        v, context=replace(v.context, variable_features=i.variable_features)
+    ),
     "graph 0 hides all its constraints": zeros_everywhere,
     "context's edge_index is not": lambda i, v: replace(v, context=replace(v.context, edge_index=i.edge_index.flip(1))),
     r"weight\['variable'\] is not finite": lambda i, v: replace(v, weight={"variable": v.weight["variable"] + 1}),

@@ -67,7 +67,7 @@ def test_only_what_changes_no_number_may_differ_when_resuming(name):
     if name in free:
         checkpoints.check_same_run(state(), args, "x.pt")
     else:
-        with pytest.raises(ValueError, match=f"--{name} is .*, but x.pt was trained with"):
+        with pytest.raises(ValueError, match=f"x.pt is of a run with other flags: --{name} is .* and was"):
             checkpoints.check_same_run(state(), args, "x.pt")
 
 

@@ -9,10 +9,12 @@ import torch
 from builders import FlatEncoder, GraphEncoder, ragged_graphs, seeded
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.stats import chisquare
 from torch import Tensor, nn
 
 from jepa_ssl import (
     BipartiteGraph,
+    BlockMasker,
     ComposeMaskers,
     EdgeMasker,
     EMATeacher,
@@ -46,13 +48,19 @@ def test_composed_maskers_hide_what_any_of_them_hides(sizes: list[tuple[int, int
     graph = ragged_graphs([m for m, _ in sizes], [n for _, n in sizes], seed=seed)
     views = ComposeMaskers(NodeMasker(a), NodeMasker(b, GaussianNoise()))(graph, generator=seeded(seed))
     g = seeded(seed)
-    first = NodeMasker(a)(graph, generator=g)
-    second = NodeMasker(b, GaussianNoise())(first.context, generator=g)
+    first = NodeMasker(a).draw(graph, generator=g)
+    second = NodeMasker(b).draw(graph, generator=g)
     assert views.target is graph
     for kind in KINDS:
-        hidden = first.hidden[kind] | second.hidden[kind]
-        assert torch.equal(views.hidden[kind], hidden)
-        assert torch.equal(views.context.features(kind), second.context.features(kind))
+        hidden = views.hidden[kind]
+        spared = (first[kind] | second[kind]) ^ hidden
+        assert not (spared & (first[kind] | ~second[kind])).any()
+        for i, j in pairwise(graph.offsets(kind).tolist()):
+            lost_all = j - i > 1 and bool((first[kind] | second[kind])[i:j].all())
+            assert int(spared[i:j].sum()) == int(lost_all)
+        values = views.context.features(kind)
+        assert not values[first[kind] & ~second[kind]].any()
+        assert (values[hidden & second[kind]].abs() < 0.1).all()
         assert torch.equal(views.context.features(kind)[~hidden], graph.features(kind)[~hidden])
         weight = views.weight[kind]
         assert not weight[~hidden].any()
@@ -72,6 +80,61 @@ def test_composed_maskers_of_vectors_keep_target_and_padding():
     assert views.target is batch
     assert views.hidden == {"instance": None}
     assert not views.weight
+
+
+@pytest.mark.parametrize(
+    "batch", [torch.ones(1000, 4), FlatVectors(torch.ones(1000, 6), (torch.arange(6) % 3 < 2).expand(1000, 6))]
+)
+def test_composed_maskers_leave_an_entry_of_each_vector(batch: Tensor | FlatVectors):
+    views = ComposeMaskers(EntryMasker(0.5), EntryMasker(0.5))(batch, generator=seeded())
+    values = views.context.values if isinstance(batch, FlatVectors) else views.context
+    real = batch.valid if isinstance(batch, FlatVectors) else torch.ones_like(values, dtype=torch.bool)
+    left = ((values == 1) & real).sum(1)
+    assert set(left.tolist()) == {1, 2}
+    assert (values[~real] == 1).all()
+    # Which entry is left of a vector that would have lost all is a fair choice.
+    alone = ((values == 1) & real)[left == 1].sum(0)[real[0]].tolist()
+    assert chisquare(alone).pvalue > 1e-4
+
+
+def test_composed_maskers_leave_a_node_of_each_kind_and_a_coefficient():
+    graph = ragged_graphs([2, 3, 1, 0] * 50, [2, 4, 1, 3] * 50)
+    for second in (BlockMasker(0.5), NodeMasker(0.6, GaussianNoise())):
+        views = ComposeMaskers(NodeMasker(0.5), second)(graph, generator=seeded())
+        for kind in KINDS:
+            for i, j in pairwise(graph.offsets(kind).tolist()):
+                assert i == j or int((~views.hidden[kind][i:j]).sum()) >= 1
+    edges = ComposeMaskers(EdgeMasker(0.5), EdgeMasker(0.5))(graph, generator=seeded()).context.edge_attr
+    owner = graph.graph_of("constraint")[graph.edge_index[0]]
+    sizes, left = torch.bincount(owner), torch.bincount(owner[edges.squeeze(1) != 0], minlength=200)
+    assert (left[:199] >= sizes.clamp(max=1)[:199]).all()
+
+
+def test_what_a_spared_node_has_is_spared_with_it():
+    graph = ragged_graphs([2] * 60, [2] * 60)
+    derived = {"constraint": [0], "variable": [0]}
+    masker = ComposeMaskers(NodeMasker(0.5), NodeMasker(0.5, hide_edges=True, derived=derived))
+    views = masker(graph, generator=seeded())
+    row, column = graph.edge_index
+    seen = views.context.edge_attr.squeeze(1) != 0
+    assert not (seen & views.hidden["constraint"][row] & views.hidden["variable"][column]).all()
+    lost = torch.zeros(120, dtype=torch.bool).index_fill_(0, row[~seen], True)
+    assert not views.context.constraint_features[lost, 0].any()
+    assert views.context.constraint_features[~lost & ~views.hidden["constraint"]].all()
+
+
+def test_a_part_that_moves_items_or_hides_without_a_word_is_refused():
+    def moved(instance: BipartiteGraph, *, generator: torch.Generator | None = None) -> Views[Any, Any]:
+        return Views(instance, instance, items={"variable": torch.tensor([1, 0])})
+
+    def relu(instance: Tensor, *, generator: torch.Generator | None = None) -> Views[Any, Any]:
+        return Views(instance.relu(), instance)
+
+    with pytest.raises(ValueError, match=r"moved moves items.*before the objective"):
+        ComposeMaskers(moved, NodeMasker(0.5))(ragged_graphs([2], [2]))
+    for parts in ((relu, EntryMasker(0.5)), (EntryMasker(0.5), relu)):
+        with pytest.raises(ValueError, match=r"relu changes the instance.*maskers of jepa_ssl"):
+            ComposeMaskers(*parts)(torch.randn(2, 6))
 
 
 def test_a_first_view_that_is_predicted_in_full_stays_so():

@@ -1,6 +1,7 @@
 """What stands in the place of a hidden value: learned tokens, values of other items, and the indicator beside them."""
 
 import copy
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 
 from jepa_ssl import (
     BipartiteGraph,
+    EdgeMasker,
     EMATeacher,
     EntryMasker,
     FlatVectors,
@@ -90,6 +92,16 @@ def test_one_number_serves_vectors_of_any_width():
 def test_tokens_of_wrong_width_or_stream_are_refused():
     with pytest.raises(ValueError, match=r"widths\['instance'\] is 0.*at least 1"):
         LearnedToken({"instance": 0})
+    with pytest.raises(ValueError, match=r"widths is \{\}, which makes no token; give a width"):
+        LearnedToken({})
+    with pytest.raises(ValueError, match=r"widths names the stream 'row', but must name some of .*'edge'"):
+        LearnedToken({"constraint": 3, "row": 2})
+    graph = ragged_graphs([3], [3])
+    single = replace(graph, edge_attr=graph.edge_attr.squeeze(1))
+    with pytest.raises(ValueError, match=r"add it to widths: \{'edge': 1\}"):
+        EdgeMasker(0.5, LearnedToken({"constraint": 3}))(single)
+    with pytest.raises(ValueError, match=r"token of 'edge' is 3 wide.*\[3\].*width 1 for one number"):
+        EdgeMasker(0.5, LearnedToken({"edge": 3}))(single)
     with pytest.raises(ValueError, match=r"token of 'instance' is 5 wide.*\[2, 6\].*width 6"):
         EntryMasker(0.5, LearnedToken({"instance": 5}))(torch.ones(2, 6))
     with pytest.raises(ValueError, match=r"tokens for \['constraint'\], but 'variable' is hidden too.*'variable': 2"):

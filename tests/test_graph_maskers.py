@@ -560,6 +560,38 @@ def test_bad_arguments_are_refused():
         EdgeMasker(0.5, derived={"variable": [-1]})
 
 
+def test_offsets_and_edges_that_do_not_fit_are_named_before_a_draw():
+    graph, generator = random_graphs([(4, 4, 9), (3, 2, 4)]), seeded()
+    state = generator.get_state()
+    offsets_of = [[0, 4, 9], [1, 4, 7], [0, 8, 7]]
+    every = (NodeMasker(0.5), EdgeMasker(0.5), BlockMasker(0.5))
+    for masker in every:
+        for wrong in offsets_of:
+            bad = replace(graph, constraint_offsets=torch.tensor(wrong))
+            with pytest.raises(
+                ValueError, match=r"constraint_offsets goes from .*must rise from 0 to the 7 constraint"
+            ):
+                masker(bad, generator=generator)
+    for masker in (*every[1:], NodeMasker(0.5, hide_edges=True)):
+        for value in (-1, 6):
+            index = graph.edge_index.clone()
+            index[1, 2] = value
+            with pytest.raises(ValueError, match=r"edge_index\[1\] reaches from .*there are 6 variable nodes"):
+                masker(replace(graph, edge_index=index), generator=generator)
+    assert torch.equal(generator.get_state(), state)
+
+
+def test_edges_that_cannot_be_hidden_are_named_before_a_draw():
+    graph, generator = random_graphs([(4, 4, 9)]), seeded()
+    state = generator.get_state()
+    with pytest.raises(ValueError, match=r"edge_attr is \[9\].*unsqueeze"):
+        EdgeMasker(0.5, indicator=True)(replace(graph, edge_attr=torch.ones(9)), generator=generator)
+    for masker in (EdgeMasker(0.5), NodeMasker(0.5, hide_edges=True), BlockMasker(0.5, hide_edges=True)):
+        with pytest.raises(ValueError, match=r"edge_attr is torch\.int64.*\.float\(\)"):
+            masker(replace(graph, edge_attr=torch.ones(9, 1, dtype=torch.int64)), generator=generator)
+    assert torch.equal(generator.get_state(), state)
+
+
 def test_bad_instances_are_refused():
     graph = random_graphs([(4, 4, 9)])
     for masker in (NodeMasker(0.5), EdgeMasker(0.5), BlockMasker(0.5)):

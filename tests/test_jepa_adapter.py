@@ -293,3 +293,12 @@ def test_without_a_target_model_the_teacher_is_the_online_encoder(path):
     assert not other.load_state_dict(state)
     assert not differences(dict(other.objective.teacher.target_model.state_dict()), dict(other.encoder.state_dict()))
     assert not differences(dict(other.encoder.state_dict()), dict(jepa.encoder.state_dict()))
+
+
+def test_masks_of_another_device_are_not_continued(run_training, tmp_path):
+    """The state of a GPU's generator has another size; a checkpoint of one is evaluated anywhere, but resumed there."""
+    run = run_training("--use_jepa", "--epochs", 1, "--output_dir", tmp_path / "run")
+    state = run.jepa.state_dict() | {"generator": torch.zeros(16, dtype=torch.uint8)}
+    with pytest.raises(ValueError, match="its masks were not drawn on a cpu; resume on the device it had"):
+        run.jepa.load_state_dict(state)
+    assert run.jepa.load_weights(state)

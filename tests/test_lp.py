@@ -489,6 +489,16 @@ BAD = {
     "two_sides_right.lp": (LP_TEXT.format(" c2: x + y >= 1 <= 4\n"), "two sides"),
     "constant.lp": (LP_TEXT.format(" bin_2: x + .5e1 + y >= 6\n"), r"constant \.5e1 on its left"),
     "constant_first.lp": (LP_TEXT.format(" c2: 3 + x >= 5\n"), "constant 3 on its left"),
+    "keyword_in_line.lp": ("min x + y st c1: x + 3 >= 5 \n c2: y >= 1 \n end", "constant 3 on its left"),
+    "subject_in_line.lp": ("min x + y Subject\nTo c1: x + 3 >= 5 Bounds x <= 9 end", "constant 3 on its left"),
+    "variable_int.lp": (LP_TEXT.format(" c2: x +\n int >= 1\n c3: x + 3 >= 5\n"), "constant 3 on its left"),
+    "variable_semi1.lp": (LP_TEXT.format(" c2: x +\n semi1 >= 1\n c3: x + 3 >= 5\n"), "constant 3 on its left"),
+    "row_bound.lp": (LP_TEXT.format(" bound : x >= 1\n c3: x + 3 >= 5\n"), "constant 3 on its left"),
+    "two_numbers.lp": (LP_TEXT.format(" c2: 2 3.5 x + y >= 5\n"), "a number follows the number 2, .* product"),
+    "two_numbers_cost.lp": (LP_TEXT.format("").replace("x + 2 y", "x + 2 .5 y"), "a number follows the number 2,"),
+    "parentheses.lp": (LP_TEXT.format(" c2: 2 ( x + y ) >= 5\n"), r"takes '\(' for a .* multiply the parentheses out"),
+    "parentheses_close.lp": (LP_TEXT.format(" c2: 2(x + y)>=5\n"), r"takes '2\(x' for a variable's name"),
+    "parentheses_cost.lp": (LP_TEXT.format("").replace("x + 2 y", "2 (x + y)"), r"takes '\(x' for a"),
     "sos.lp": (LP_TEXT.format("SOS\n s1: S1:: x:1 y:2\n"), "SOS"),
     "semicontinuous.lp": (LP_TEXT.format("Bounds\n x <= 5\nSemi-Continuous\n x\n"), "semi-continuous"),
     "infeasible.lp": (LP_TEXT.format(" c2: x + y <= 0.5\n"), "no optimum"),
@@ -537,6 +547,9 @@ def test_what_only_looks_like_a_misreading_is_read(tmp_path):
     lp = read_lp(path)
     assert lp.objective_offset == 3
     assert dense(lp)[:3] == [([-1, -2, 0], -1), ([1, 0, 3], 8), ([0.2, 0.5, 0], 4)]
+    rows = tmp_path / "rows.lp"  # a row may begin with a number, beside the last one's right-hand side
+    rows.write_text("min x(1) + (y) st c1: x(1) + (y) >= +- 5 6 x(1) >= 2 - (y) >= -9 Bounds x(1) <= 4\n5 <= (y) end")
+    assert dense(read_lp(rows))[:3] == [([-1, -1], 5), ([-6, 0], -2), ([0, 1], 9)]
     names = tmp_path / "names.mps"  # "nan" within a name is fine
     names.write_text("* nan\n" + MPS_TEXT.format("ENDATA\n").replace("x o", "nancy o"))
     assert read_lp(names).columns == 2

@@ -1,10 +1,12 @@
 """Maskers: how many, which, what in their place, and nothing else touched."""
 
+import re
 import time
 from collections import Counter
 from collections.abc import Callable
 from functools import partial
 from itertools import pairwise
+from typing import Any
 
 import oracles
 import pytest
@@ -15,7 +17,17 @@ from hypothesis import strategies as st
 from scipy.stats import chisquare
 from torch import Tensor
 
-from jepa_ssl import BipartiteGraph, EntryMasker, FlatVectors, GaussianNoise, NodeMasker, Zeros
+from jepa_ssl import (
+    BipartiteGraph,
+    BlockMasker,
+    EdgeMasker,
+    EntryMasker,
+    FlatVectors,
+    GaussianNoise,
+    GroupMasker,
+    NodeMasker,
+    Zeros,
+)
 from jepa_ssl.maskers.draw import (
     _draw_by_repair,
     _draw_by_topk,
@@ -368,6 +380,35 @@ def test_draws_compile_without_a_graph_break(padded: bool):
 def test_ratios_that_hide_nothing_or_all_are_refused(masker: type[EntryMasker] | type[NodeMasker], ratio: float):
     with pytest.raises(ValueError, match=rf"ratio is {ratio}.*strictly between 0 and 1.*0\.3 to 0\.5"):
         masker(ratio)
+
+
+@pytest.mark.parametrize("ratio", ["0.5", None, [0.5], True])
+def test_ratios_that_are_no_numbers_are_refused(ratio: Any):
+    for masker in (EntryMasker, NodeMasker):
+        with pytest.raises(TypeError, match=rf"ratio is {re.escape(repr(ratio))}, a \w+, but must be a number; give"):
+            masker(ratio)
+    with pytest.raises(TypeError, match=r"ratio\['variable'\] is None, a NoneType, but must be a number"):
+        NodeMasker({"constraint": 0.5, "variable": None})  # pyright: ignore[reportArgumentType]
+
+
+def test_fills_generators_and_instances_of_a_wrong_type_are_refused():
+    graph = ragged_graphs([2], [2])
+    for bad in (Zeros, 0.0, "zeros"):
+        for make in (EntryMasker, NodeMasker, EdgeMasker, BlockMasker):
+            with pytest.raises(TypeError, match=r"fill is .*but must be a Fill.*use Zeros\(\)"):
+                make(0.5, fill=bad)  # pyright: ignore[reportArgumentType]
+    wrong: Any = 7
+    for use in (EntryMasker(0.5), NodeMasker(0.5), EdgeMasker(0.5), BlockMasker(0.5)):
+        with pytest.raises(TypeError, match=r"generator is 7, a int.*torch\.Generator.*manual_seed"):
+            use(torch.ones(2, 6) if isinstance(use, EntryMasker) else graph, generator=wrong)  # pyright: ignore
+    instances: list[Any] = [torch.ones(2, 6).numpy(), [[1.0, 2.0]], graph, None]
+    for instance in instances:
+        for use in (EntryMasker(0.5), EntryMasker(0.5).draw):
+            with pytest.raises(TypeError, match=r"instance is a \w+, but must be a tensor.*as_tensor.*NodeMasker"):
+                use(instance)
+    for column in (1.5, "1", None):
+        with pytest.raises(TypeError, match=r"groups\[1\] has column .*whole numbers.*int\(\)"):
+            GroupMasker([[0], [column]], 0.5)  # pyright: ignore[reportArgumentType]
 
 
 def test_bad_fills_instances_and_generators_are_refused():

@@ -33,8 +33,13 @@ def oracle(
     """The method number by number, in float64."""
     m, n = lp.A.shape
     x, lam = x_start.tolist(), lam_start.tolist()
-    largest_c, largest_b = (max((abs(v) for v in part), default=0.0) or 1.0 for part in (lp.c, lp.b))
-    weight = largest_c / largest_b
+    largest_c = max((abs(v) for v in lp.c), default=0.0) or 1.0
+    largest_b = max((abs(v) for v in lp.b), default=0.0)
+    furthest = [
+        max((abs(v) for v in ends if np.isfinite(v)), default=0.0) for ends in zip(lp.lower, lp.upper, strict=True)
+    ]
+    reach = max((abs(lp.A[i, j]) * furthest[j] for i in range(m) for j in range(n)), default=0.0)
+    weight = largest_c / (largest_b or reach or 1.0)
     tau = [0.99 / weight / (sum(abs(lp.A[i, j]) for i in range(m)) or 1.0) for j in range(n)]
     sigma = [0.99 * weight / (sum(abs(lp.A[i, j]) for j in range(n)) or 1.0) for i in range(m)]
     reached: list[tuple[Vector, Vector]] = []
@@ -70,9 +75,12 @@ def same_bits(a: torch.Tensor, b: torch.Tensor) -> bool:
 
 @pytest.mark.parametrize("average", [False, True])
 @pytest.mark.parametrize("restart_every", [None, 1, 7])
-@given(SIZES, SEEDS)
-def test_plain_loops_reach_the_same_points(average: bool, restart_every: int | None, size: tuple[int, int], seed: int):
+@given(SIZES, SEEDS, st.booleans())
+def test_plain_loops_reach_the_same_points(
+    average: bool, restart_every: int | None, size: tuple[int, int], seed: int, homogeneous: bool
+):
     lp = random_lp(seed, *size)
+    lp = replace(lp, b=0 * lp.b) if homogeneous else lp
     problem = Problem.of(sparse([lp]))
     x, lam = (part.numpy() for part in problem.zero())
     expected = oracle(lp, (1, 5, 20), x, lam, average, restart_every)
@@ -170,16 +178,18 @@ def test_permuted_rows_and_columns_permute_the_points(size: tuple[int, int], see
     torch.testing.assert_close(lam_image, lam[p], rtol=1e-9, atol=1e-9)
 
 
-@given(SIZES, SEEDS, st.integers(-6, 6))
-def test_scales_carry_over_exactly(size: tuple[int, int], seed: int, exponent: int):
+@given(SIZES, SEEDS, st.integers(-6, 6), st.booleans())
+def test_scales_carry_over_exactly(size: tuple[int, int], seed: int, exponent: int, homogeneous: bool):
     """Powers of two, so that even rounding is the same."""
     lp, s = random_lp(seed, *size), 2.0**exponent
+    lp = replace(lp, b=0 * lp.b) if homogeneous else lp
     ((x, lam),) = mapped(lp)
+    bounded = np.isfinite(np.stack([lp.lower, lp.upper])).any(0)  # no bound of `random_lp` is 0
     # A weight of 1 stands in for a maximum of 0, which no scale changes.
     if lp.c.any():
         assert_point(mapped(lp, c=s * lp.c), x, s * lam)
         assert_point(mapped(lp, A=s * lp.A, c=s * lp.c, lower=lp.lower / s, upper=lp.upper / s), x / s, lam, lp)
-    if lp.b.any():
+    if lp.b.any() or lp.A[:, bounded].any():
         assert_point(mapped(lp, b=s * lp.b, lower=s * lp.lower, upper=s * lp.upper), s * x, lam)
         assert_point(mapped(lp, A=s * lp.A, b=s * lp.b), x, lam / s, lp)
 

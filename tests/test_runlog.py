@@ -74,3 +74,11 @@ def test_wandb_is_offline_by_default_and_goes_on_with_the_same_run(tmp_path, mon
     assert again.run_id == log.run_id
     assert len(list(tmp_path.glob(f"wandb/offline-run-*/run-{log.run_id}.wandb"))) >= 1
     assert [row["step"] for row in rows(tmp_path)] == [1, 2]
+
+
+def test_a_mode_that_wandb_does_not_know_is_refused_before_the_run(run_training, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("WANDB_MODE", "offlin")
+    with pytest.raises(SystemExit):
+        run_training("--output_dir", tmp_path / "run")
+    assert "WANDB_MODE is 'offlin'" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()

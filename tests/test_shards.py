@@ -14,7 +14,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import shards
 from generators import FAMILIES, generate, instances
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -269,7 +268,7 @@ def test_a_failed_write_leaves_no_part(tmp_path: Path, lps: Sequence[LP], monkey
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(shards.os, "fsync", full)
+    monkeypatch.setattr("os.fsync", full)
     with pytest.raises(OSError, match="No space left"):
         write_shards(lps, tmp_path)
     assert list(tmp_path.iterdir()) == []

@@ -1,6 +1,7 @@
 """Solver states as views: what is in them, how they are standardised, stored and handed back, and what is refused."""
 
 import copy
+import re
 from dataclasses import replace
 from typing import Any
 
@@ -16,6 +17,7 @@ from jepa_ssl.lp import SolverState, split_states
 from jepa_ssl.lp.checks import check_values
 from jepa_ssl.lp.instances import DenseLP, SparseLP
 from jepa_ssl.lp.pdhg import Problem, iterate
+from jepa_ssl.lp.symmetries.scales import scale_sides
 
 KINDS = ("constraint", "variable")
 SIZES = [(4, 5), (1, 3), (6, 2), (0, 2), (3, 4)]
@@ -100,10 +102,37 @@ def test_scaling_the_objective_or_the_right_hand_side_scales_one_side_of_the_sta
     assert torch.equal(objective["constraint"], states["constraint"] * torch.tensor([8, 1, 8, 1]))
     # An LP without rows has no right-hand side to take the scale from.
     lp = sparse([each for each in LPS if len(each.b)])
-    states = view.states(lp)
     sides = view.states(replace(lp, b=8 * lp.b, lower=8 * lp.lower, upper=8 * lp.upper))
-    assert torch.equal(sides["variable"], states["variable"] * torch.tensor([8, 1, 8, 1]))
-    assert torch.equal(sides["constraint"], states["constraint"] * torch.tensor([1, 8, 1, 8]))
+    assert_scaled(sides, view.states(lp), x=8)
+
+
+def assert_scaled(found: dict[str, Tensor], states: dict[str, Tensor], x: float) -> None:
+    """x and slack times the scale, lam and reduced cost as they were."""
+    assert torch.equal(found["variable"], states["variable"] * torch.tensor([x, 1, x, 1]))
+    assert torch.equal(found["constraint"], states["constraint"] * torch.tensor([1, x, 1, x]))
+
+
+@pytest.mark.parametrize("batch", [sparse, dense])
+def test_without_right_hand_sides_the_bounds_carry_the_scale(batch: Any):
+    rng = np.random.default_rng(0)
+    lps = [
+        SmallLP(
+            rng.standard_normal((m, n)), np.zeros(m), rng.standard_normal(n), np.zeros(m, dtype=bool),
+            -rng.random(n), np.where(rng.random(n) < 0.5, rng.random(n), np.inf),
+        )
+        for m, n in [(3, 4), (2, 6), (5, 5)]
+    ]  # fmt: skip
+    view, scale = SolverState((5, 30)), 8.0
+    lp = batch(lps, padding=0.0) if batch is dense else batch(lps)
+    image = scale_sides(lp, torch.full((len(lps),), scale, dtype=torch.float64)).instance
+    assert_scaled(view.states(image), view.states(lp), x=scale)
+    assert (view.states(lp)["variable"][..., 0] != 0).any()
+    # Beyond the limits of the weight it is not exact.
+    for cost, same in ((1e5, True), (1e9, False)):
+        costly = replace(lp, c=cost * lp.c)
+        image = scale_sides(costly, torch.full((len(lps),), scale, dtype=torch.float64)).instance
+        found, states = view.states(image)["variable"][..., 2], view.states(costly)["variable"][..., 2]
+        assert torch.equal(found, scale * states) == same
 
 
 def test_no_gradient_flows_into_a_target():
@@ -199,13 +228,16 @@ def test_statistics_are_saved_and_loaded():
         copied(sparse(LPS))
 
 
-def test_statistics_of_other_steps_are_refused():
-    other = fitted((3, 30))
-    with pytest.raises(ValueError, match=r"are of steps=\(3, 20\), but this SolverState takes \(3, 30\)"):
-        other.load_state_dict(fitted().state_dict())
-    with pytest.raises(RuntimeError, match="no statistics"):
-        other(sparse(LPS))
-    assert other.items.tolist() == [0, 0]
+@pytest.mark.parametrize("steps", [(3, 30), (3,), (3, 20, 30)])
+@pytest.mark.parametrize("strict", [True, False])
+def test_statistics_of_other_steps_are_refused_and_leave_the_module_as_it_was(steps: tuple[int, ...], strict: bool):
+    for other in (SolverState(steps), fitted(steps)):
+        before, was_fitted = copy.deepcopy(other.state_dict()), other.fitted
+        message = rf"are of steps=\(3, 20\), but this SolverState takes {re.escape(str(steps))}"
+        with pytest.raises(ValueError, match=message):
+            other.load_state_dict(fitted().state_dict(), strict=strict)
+        assert other.fitted == was_fitted
+        assert all(torch.equal(part, before[name]) for name, part in other.state_dict().items())
 
 
 # Stored
@@ -254,6 +286,13 @@ def test_stored_states_of_other_steps_or_lps_are_refused():
         view.fit([sparse(LPS)])
 
 
+@pytest.mark.parametrize(("kept", "missing"), [(("variable",), "constraint"), ((), "constraint and variable")])
+def test_stored_states_without_a_kind_are_refused(kept: tuple[str, ...], missing: str):
+    stored = {kind: SolverState(3).states(sparse(LPS))[kind] for kind in kept}
+    with pytest.raises(ValueError, match=rf"states_of returned .*but {missing} states are needed too; store"):
+        SolverState(3, states_of=lambda _: stored).fit([sparse(LPS)])
+
+
 # LPs without an optimum
 
 INFEASIBLE = SmallLP(np.array([[1.0]]), np.array([-1.0]), np.array([1.0]), np.array([False]), np.zeros(1), FREE[1])
@@ -282,6 +321,36 @@ def test_lps_without_an_optimum_have_finite_targets_that_grow_no_further_than_th
 def test_coefficients_across_the_range_of_float32_leave_states_finite():
     lp = replace(LPS[0], A=LPS[0].A * np.array([1e-6, 1, 1e6, 1, 1]), b=1e8 * LPS[0].b)
     assert all(part.isfinite().all() for part in SolverState(1000).states(sparse([lp], torch.float32)).values())
+
+
+def one_variable(coefficient: float, c: float, lower: float = -np.inf) -> SmallLP:
+    return SmallLP(
+        np.array([[coefficient]]), np.ones(1), np.array([c]), np.array([False]), np.array([lower]), np.array([np.inf])
+    )
+
+
+@pytest.mark.parametrize("batch", [sparse, dense])
+@pytest.mark.parametrize(
+    "lp",
+    [
+        one_variable(1.0, -3e38),
+        one_variable(-1.0, -3e38, lower=0.0),
+        one_variable(1e-40, -1.0),
+        one_variable(np.nan, -1.0),
+        one_variable(1.0, np.inf),
+    ],
+)
+def test_targets_are_finite_whatever_the_numbers_are(lp: SmallLP, batch: Any):
+    view = SolverState((3, 300)).fit([sparse(LPS, torch.float32)])
+    targets = view(batch([*LPS, lp], torch.float32)).target
+    assert all(target.isfinite().all() and (target.abs() <= 10).all() for target in targets.values())
+
+
+def test_some_of_these_states_are_no_numbers():
+    lps = [one_variable(1.0, -3e38), one_variable(1e-40, -1.0), one_variable(np.nan, -1.0)]
+    for lp in lps:
+        states = SolverState((3, 300)).states(sparse([lp], torch.float32))
+        assert not all(part.isfinite().all() for part in states.values()), lp
 
 
 # In an objective
@@ -339,15 +408,28 @@ def test_a_gpu_is_not_waited_for_and_agrees(batch: Any):
 # Refused
 
 
-@pytest.mark.parametrize("steps", [0, -1, (), (10, 10), (100, 10), (0, 5)])
-def test_steps_that_do_not_rise_from_one_are_refused(steps: Any):
-    with pytest.raises(ValueError, match=r"steps is .*at least 1, each larger than the one before.*100 is usual"):
+@pytest.mark.parametrize("steps", [(), (10, 10), (100, 10)])
+def test_steps_that_do_not_rise_are_refused(steps: Any):
+    with pytest.raises(ValueError, match=r"steps is .*each larger than the one before.*100 is usual"):
         SolverState(steps)
 
 
+@pytest.mark.parametrize("count", [0, -1, 2.5, 100.0, True, "100", torch.nan])
+def test_counts_that_are_no_whole_numbers_from_one_are_refused(count: Any):
+    for steps in (count, (count, 200)):
+        with pytest.raises(ValueError, match=r"steps is .*whole number that is at least 1; 100 is usual"):
+            SolverState(steps)
+    with pytest.raises(ValueError, match=r"restart_every is .*whole number that is at least 1; use None"):
+        SolverState(3, restart_every=count)
+
+
+def test_counts_may_be_of_numpy():
+    assert SolverState(np.array([3, 20]), restart_every=np.int64(7)).steps == (3, 20)  # pyright: ignore
+
+
 def test_other_options_out_of_range_are_refused():
-    with pytest.raises(ValueError, match=r"restart_every is 0.*at least 1.*None"):
-        SolverState(3, restart_every=0)
+    with pytest.raises(ValueError, match=r"start_scale is 1.0.*0 with states_of.*leave one of the two out"):
+        SolverState(3, start_scale=1.0, states_of=lambda _: {})
     with pytest.raises(ValueError, match=r"start_scale is -1"):
         SolverState(3, start_scale=-1.0)
 
@@ -410,6 +492,14 @@ def test_states_that_overflow_are_refused_by_fit():
 @pytest.mark.parametrize(
     ("batch", "name", "change", "message"),
     [
+        (sparse, "coefficient", lambda a: a.int(), r"coefficient is torch.int32, but must be floating.*\.float\(\)"),
+        (sparse, "b", lambda b: b.long(), r"b is torch.int64, but must be floating"),
+        (sparse, "c", lambda c: c.long(), r"c is torch.int64, but must be floating"),
+        (sparse, "upper", lambda u: u.float(), r"upper is torch.float32, but coefficient is torch.float64.*use \.to"),
+        (dense, "A", lambda a: a.long(), r"A is torch.int64, but must be floating"),
+        (dense, "lower", lambda u: u.bool(), r"lower is torch.bool, but must be floating"),
+        (dense, "b", lambda b: b.float(), r"b is torch.float32, but A is torch.float64.*use .to\(A.dtype\)"),
+        (sparse, "coefficient", lambda a: a[1:], r"coefficient has \d+ numbers, but edge_index has \d+ edges"),
         (sparse, "b", lambda b: b[None], r"b is \[1, 14\].*torch.cat"),
         (sparse, "coefficient", lambda a: a[:, None], r"coefficient is .*squeeze"),
         (sparse, "edge_index", lambda e: e.t(), r"edge_index is "),

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import splits
 from generators import generate
-from lp import read_lp, ruiz, unscaled
+from lp import LP, read_lp, ruiz, unscaled
 from options import parse
 from runs import TINY, contents
 from splits import SPLITS, open_split
@@ -150,3 +150,60 @@ def test_files_are_rescaled_as_asked(tmp_path):
     assert plain.scaling is None
     assert scaled.scaling is not None
     assert unscaled(scaled).c.tolist() == plain.c.tolist() == read_lp(tmp_path / "a.lp").c.tolist()
+
+
+@pytest.mark.parametrize("count", [2, 5])
+def test_a_file_is_read_once_for_all_splits(tmp_path, monkeypatch, count):
+    files = [str(tmp_path / f"{i}.lp") for i in range(count)]
+    for i, file in enumerate(files):
+        Path(file).write_text(LP_FILE.format(cost=i + 2))
+    read: list[str] = []
+
+    def counted(path: str) -> LP:
+        read.append(path)
+        return read_lp(path)
+
+    monkeypatch.setattr(splits, "read_lp", counted)
+    for split in SPLITS:
+        open_split(options(tmp_path, "--lp_files", *files), split)
+    assert sorted(read) == files
+
+
+def test_a_file_named_twice_is_refused(tmp_path):
+    (tmp_path / "a.lp").write_text(LP_FILE.format(cost=2))
+    (tmp_path / "link.lp").symlink_to(tmp_path / "a.lp")
+    for other in ("a.lp", "link.lp", "../" + tmp_path.name + "/a.lp"):
+        args = options(tmp_path, "--lp_files", f"{tmp_path}/a.lp", f"{tmp_path}/{other}")
+        for split in SPLITS:
+            with pytest.raises(ValueError, match=r"^--lp_files names .*\.lp twice; name each file once\.$"):
+                open_split(args, split)
+
+
+@pytest.mark.parametrize(("count", "lines"), [(1, 1), (4, 1), (5, 0)])
+def test_validation_on_the_training_lps_is_said_once(tmp_path, capsys, count, lines):
+    files = [tmp_path / f"{i}.lp" for i in range(count)]
+    for file in files:
+        file.write_text(LP_FILE.format(cost=2))
+    for split in SPLITS:
+        open_split(options(tmp_path, "--lp_files", *map(str, files)), split)
+    shown = capsys.readouterr()
+    assert shown.err.count("--lp_files names fewer than five files: validation uses the training LPs.\n") == lines
+    assert shown.out == ""
+
+
+def test_a_data_root_that_cannot_be_made_is_refused_by_flag(tmp_path):
+    (tmp_path / "file").write_text("mine")
+    for root in (tmp_path / "file", tmp_path / "file" / "below"):
+        with pytest.raises(OSError, match=f"^--data_root {root} cannot be written to .*; name another folder"):
+            open_split(options(root), "train")
+    assert contents(tmp_path).keys() == {"file"}
+
+
+def test_finished_lps_are_read_from_a_folder_that_takes_no_more(tmp_path, monkeypatch):
+    open_split(options(tmp_path), "train")
+
+    def refuse(*_: object) -> None:
+        raise OSError("read-only")
+
+    monkeypatch.setattr(splits, "writable_folder", refuse)
+    assert len(open_split(options(tmp_path), "train")) == 12

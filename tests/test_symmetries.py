@@ -499,7 +499,8 @@ def test_symmetry_makes_views_for_the_objective() -> None:
 def test_items_are_compared_with_themselves_wherever_they_went(symmetry: Symmetry) -> None:
     """An encoder that names each item by a number that the symmetry leaves alone predicts its target exactly."""
     lp, _ = batch_and_solution("sparse", 4)
-    lp = replace(lp, b=torch.arange(1.0, len(lp.b) + 1), c=torch.arange(1.0, len(lp.c) + 1))
+    b, c = (torch.arange(1.0, len(part) + 1, dtype=part.dtype) for part in (lp.b, lp.c))
+    lp = replace(lp, b=b, c=c)
 
     def name(batch: SparseLP) -> dict[str, Tensor]:
         angles = {"constraint": batch.b / (len(lp.b) + 1), "variable": batch.c / (len(lp.c) + 1)}
@@ -539,6 +540,9 @@ def scale_of_rows(symmetry: Symmetry, lp: Any) -> Tensor:
     return symmetry.apply(replace(lp, b=torch.ones_like(lp.b)), generator=seeded()).instance.b
 
 
+WRONG_COUNTS: list[Any] = [0, -1, 1.5, 2.0, True, torch.nan]
+
+
 @pytest.mark.parametrize(
     ("make", "name"),
     [
@@ -548,13 +552,19 @@ def scale_of_rows(symmetry: Symmetry, lp: Any) -> Tensor:
             for bad in (0.0, 1.0, -2.0, torch.inf, torch.nan)
         ),
         (lambda: Translation(-1.0), "std"),
-        (lambda: RedundantRow(terms=0), "terms"),
+        *((lambda bad=bad: RedundantRow(terms=bad), "terms") for bad in WRONG_COUNTS),
         (lambda: RedundantRow(slack=-0.1), "slack"),
     ],
 )
 def test_bad_arguments_are_named(make: Callable[[], Symmetry], name: str) -> None:
     with pytest.raises(ValueError, match=f"^{name} is .*but must be"):
         make()
+
+
+@pytest.mark.parametrize("bad", [RowScale(), [1], [RowScale(), None], RowScale, "ab", None])
+def test_compose_takes_a_list_of_symmetries(bad: Any) -> None:
+    with pytest.raises(TypeError, match=r"symmetries is .*list of symmetries; write Compose\(\["):
+        Compose(bad)
 
 
 def test_bad_instances_and_solutions_are_named() -> None:

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import BinaryIO
 
 
-def writable_folder(folder: Path) -> Path:
-    """Makes the folder of `--output_dir`, and finds it writable before hours of work are lost.
+def writable_folder(folder: Path, flag: str = "--output_dir") -> Path:
+    """Makes the folder that `flag` names, and finds it writable before hours of work are lost.
 
     Raises:
         OSError: it cannot be made or written to.
@@ -15,9 +15,9 @@ def writable_folder(folder: Path) -> Path:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / ".writable").touch()
-        (folder / ".writable").unlink()
+        (folder / ".writable").unlink(missing_ok=True)  # another run may have just tried the same
     except OSError as error:
-        raise OSError(f"--output_dir {folder} cannot be written to ({error.strerror}); name another folder.") from None
+        raise OSError(f"{flag} {folder} cannot be written to ({error.strerror}); name another folder.") from None
     return folder
 
 

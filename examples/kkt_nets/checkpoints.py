@@ -42,11 +42,9 @@ def load(path: str | Path) -> dict[str, Any]:
 def check_same_run(state: dict[str, Any], args: Namespace, path: str) -> None:
     """Raises ValueError if continuing `state` with `args` would not continue the same run."""
     before, now = state["args"], vars(args)
-    for name in sorted(now.keys() - FREE):
-        if before.get(name) != now[name]:
-            raise ValueError(
-                f"--{name} is {now[name]}, but {path} was trained with {before.get(name)}; "
-                f"resume with the flags of that run, or start a new one."
-            )
+    other = [name for name in sorted(now.keys() - FREE) if before.get(name) != now[name]]
+    if other:
+        said = ", ".join(f"--{name} is {now[name]} and was {before.get(name)}" for name in other)
+        raise ValueError(f"{path} is of a run with other flags: {said}. Resume with those it had, or start a new run.")
     if state["epoch"] > args.epochs:
         raise ValueError(f"--epochs is {args.epochs}, but {path} has seen {state['epoch']} already; raise --epochs.")

@@ -94,6 +94,7 @@ def _common(tested: Sequence[str] | None, known: Sequence[str] | None) -> int:
 def _measure(run: Trained, benchmark: Benchmark, args: Namespace) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """The measures of each test LP, in their order, and those of the embeddings."""
     place = next(run.model.parameters()).device
+    torch.set_num_threads(run.args.num_threads)  # as it was trained, and so that times compare
     # A batch holds LPs of one family and size, so that its time is theirs.
     by_group = sorted(range(len(benchmark.lps)), key=benchmark.groups.__getitem__)
     groups = (list(members) for _, members in groupby(by_group, benchmark.groups.__getitem__))

@@ -35,10 +35,15 @@ def training_curves(metrics: Mapping[str, Rows]) -> Figure:
     figure, [axes] = panels(1, 3 if with_jepa else 1)
     draw_kkt(axes[0], metrics)
     if with_jepa:
-        draw_curve(axes[1], metrics, "train/loss_jepa")
-        axes[1].set(title="JEPA loss, training", ylabel="2 - 2 cos", yscale="log")
+        draw_jepa_loss(axes[1], metrics)
         draw_rank(axes[2], metrics)
     return figure
+
+
+def draw_jepa_loss(axes: Axes, metrics: Mapping[str, Rows]) -> None:
+    """The JEPA loss while training; it says little without the rank beside it."""
+    draw_curve(axes, metrics, "train/loss_jepa")
+    axes.set(title="JEPA loss, training", ylabel="2 - 2 cos", yscale="log")
 
 
 def draw_rank(axes: Axes, metrics: Mapping[str, Rows]) -> None:

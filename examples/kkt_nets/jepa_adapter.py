@@ -1,4 +1,4 @@
-"""The thin adapter between the KKT networks and `jepa_ssl`: all that this repository had to add."""
+"""The thin adapter between the KKT networks and `jepa_ssl`."""
 
 from argparse import Namespace
 from typing import Any

@@ -20,21 +20,26 @@ Vector = NDArray[np.float64]
 
 SUFFIXES = (".mps", ".mps.gz", ".lp", ".lp.gz")
 # What HiGHS misreads without a word: a NaN coefficient is dropped; the .lp name `nancy` is NaN times `cy`;
-# a number on the left of an .lp row is dropped: `x + 3 >= 5` becomes `x >= 5`, and `1 <= 2 x <= 4` `x <= 4`.
+# a number on the left of an .lp row is dropped: `x + 3 >= 5` becomes `x >= 5`, and `1 <= 2 x <= 4` `x <= 4`;
+# of two numbers in a row the first is no factor: `2 3 x` becomes `3 x`; a parenthesis becomes part of a name.
 COMMENT = {".mps": re.compile(rb"(?m)^\*.*"), ".lp": re.compile(rb"\\.*")}
 OUTSIDE_NAME = rb"(?<![\w.!\"#$%&(),;?@'`{}~|])"
 NAN = {
     ".mps": re.compile(rb"(?i)(?<!\S)[-+]?nan(\(\w*\))?(?!\S)"),
     ".lp": re.compile(rb"(?i)" + OUTSIDE_NAME + rb"[\d.]*nan"),
 }
+LP_MODEL = re.compile(rb"(?is)(?<!\S)(?:min|max)(?:imi[sz]e|imum)?(?!\S).*")  # from the objective on
+# A section's keyword stands anywhere on a line; before a colon it is the name of a row.
 LP_ROWS = re.compile(
-    rb"(?ims)^\s*(?:subject\s+to|such\s+that|st|s\.t\.)(?!\w)(.*?)"
-    rb"^\s*(?:bounds?|bin(?:ary|aries)?|gen(?:erals?)?|int(?:egers?)?|semi\S*|sos\d?|end)(?!\S)"
+    rb"(?is)(?<!\S)(?:subject\s+to|such\s+that|st|s\.t\.)(?!\S)(?!\s*:)(.*?)"
+    rb"(?<!\S)(?:bounds?|bin(?:ary|aries)?|gen(?:erals?)?|integers?|semi(?:s|-continuous)?|sos|end)(?!\S)(?!\s*:)"
 )
-LP_CONSTANT = re.compile(
-    rb"(?i)(?P<side>[<>=]\s*[-+]?\s*)?" + OUTSIDE_NAME + rb"(?P<number>(?:\d+\.?\d*|\.\d+)(?:e[-+]?\d+)?)"
-    rb"\s*(?P<next>[-+<>=])"
-)
+LP_NUMBER = (
+    rb"(?i)(?P<side>[<>=][-+\s]*)?" + OUTSIDE_NAME + rb"(?P<number>(?:\d+\.?\d*|\.\d+)(?:e[-+]?\d+)?)"
+)  # with a side it is a row's right-hand side
+LP_CONSTANT = re.compile(LP_NUMBER + rb"\s*(?P<next>[-+<>=])")
+LP_TWO_NUMBERS = re.compile(LP_NUMBER + rb"\s+(?P<next>\d|\.\d)")
+LP_NAME_WITH_PARENTHESES = re.compile(rb"[^\s<>=+\-*/^:\[\]]*[()][^\s<>=+\-*/^:\[\]]*")
 
 MIP_NODES = 100  # the search for an infeasible integer model is bounded by these two;
 MIP_SECONDS = 10.0  # a model that they leave undecided is taken
@@ -388,6 +393,17 @@ def _check_text(text: bytes, kind: str) -> None:
                     f"a row has the constant {number} on its left, or two sides, which HiGHS misreads; write"
                     " each row as terms, one comparison, one number"
                 )
+        model = LP_MODEL.search(text)  # without one it is garbage, in which HiGHS finds no columns
+        written = model[0] if model else b""
+        for found in LP_TWO_NUMBERS.finditer(written):
+            if found["side"] is None:
+                number = found["number"].decode()
+                raise LPError(f"a number follows the number {number}, which HiGHS misreads; write their product")
+        for found in LP_NAME_WITH_PARENTHESES.finditer(written):
+            name = found[0]  # x(1) and (x) are names, ( and x) are none
+            if name.count(b"(") != name.count(b")") or not name.strip(b"()"):
+                said = name.decode(errors="replace")
+                raise LPError(f"HiGHS takes {said!r} for a variable's name; multiply the parentheses out")
     if NAN[kind].search(text):
         raise LPError("it holds a NaN (or in .lp a name that begins so), which HiGHS drops; correct it")
 

@@ -25,17 +25,32 @@ class _Parser(configargparse.ArgumentParser):
         return super().convert_item_to_command_line_arg(action, key, value)
 
 
+class _UniqueKeys(yaml.SafeLoader):
+    """Refuses a key that is given twice; the parent takes the last one in silence."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+        for key in keys:
+            if keys.count(key) > 1:
+                raise yaml.YAMLError(f"it gives {key} twice; keep one of the two")
+        return super().construct_mapping(node, deep)
+
+
 class _YAMLFile(configargparse.YAMLConfigFileParser):
     """Passes each key on, those without a value too, which the parent drops in silence."""
 
     def parse(self, stream: Any) -> OrderedDict[str, str | list[Any]]:
         try:
-            items = yaml.safe_load(stream)
+            items = yaml.load(stream, _UniqueKeys)
         except (yaml.YAMLError, UnicodeDecodeError) as error:
             raise configargparse.ConfigFileParserException(f"--config {stream.name} is no YAML: {error}") from error
         if not isinstance(items, dict):
             raise configargparse.ConfigFileParserException(
                 f"--config {stream.name} holds no flags; write one `name: value` a line."
+            )
+        if "config" in items:
+            raise configargparse.ConfigFileParserException(
+                f"--config {stream.name} names another config, which would not be read; drop the key config."
             )
         return OrderedDict((str(key), _text_of(value)) for key, value in items.items())
 
@@ -155,6 +170,12 @@ def check(args: Namespace) -> None:
             raise ValueError(f"--problems names the unknown family {family!r}: {hint}")
         if args.problems.count(family) > 1:
             raise ValueError(f"--problems names {family} twice; name each family once.")
+    for name, family in FAMILIES.items():
+        size = getattr(args, f"{name}_size")
+        if any(given < least for given, least in zip(size, family.smallest_size, strict=True)):
+            pairs = zip(family.size_names, family.smallest_size, strict=True)
+            expected = ", ".join(f"{size_name} >= {least}" for size_name, least in pairs)
+            raise ValueError(f"--{name}_size is {' '.join(map(str, size))}, but must have {expected}.")
 
 
 def _require(name: str, args: Namespace, expected: str, holds) -> None:

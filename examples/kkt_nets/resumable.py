@@ -32,10 +32,22 @@ class Resumable:
         return state | {"generator": self.generator.get_state()}
 
     def load_state_dict(self, state: dict[str, Any]) -> bool:
-        """Resumes; the model must have been loaded before. False if the teacher had to start from its weights."""
+        """Resumes; the model must have been loaded before. False if the teacher had to start from its weights.
+
+        Raises:
+            ValueError: the masks were drawn on another kind of device, and cannot be continued on this one.
+        """
+        if state["generator"].shape != self.generator.get_state().shape:
+            raise ValueError(
+                f"its masks were not drawn on a {self.generator.device.type}; resume on the device it had."
+            )
+        self.generator.set_state(state["generator"])
+        return self.load_weights(state)
+
+    def load_weights(self, state: dict[str, Any]) -> bool:
+        """As `load_state_dict`, on any device, and without going on with its masks."""
         self.encoder.projector.load_state_dict(state["projector"])
         self.predictor.load_state_dict(state["predictor"])
-        self.generator.set_state(state["generator"])
         teacher = self.objective.teacher
         if not hasattr(teacher, "target_model"):
             return True

@@ -9,6 +9,15 @@ from typing import Any
 
 from atomic import write_atomically
 
+WANDB_MODES = ("online", "offline", "disabled", "shared")
+
+
+def check_wandb_mode() -> None:
+    """Raises ValueError if `WANDB_MODE` is none that wandb knows, before a run is begun."""
+    mode = os.environ.get("WANDB_MODE", "offline")
+    if mode not in WANDB_MODES:
+        raise ValueError(f"WANDB_MODE is {mode!r}, but must be one of {', '.join(WANDB_MODES)}; set or unset it.")
+
 
 class RunLog:
     """Sends each row to `metrics.jsonl` and to wandb (offline, unless `WANDB_MODE` says otherwise).

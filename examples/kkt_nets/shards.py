@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, SupportsIndex, overload
 
 import numpy as np
+from atomic import write_atomically
 from lp import LP, Scaling
 from numpy.typing import DTypeLike, NDArray
 from safetensors import SafetensorError, safe_open
@@ -57,7 +58,7 @@ def write_shards(lps: Iterable[LP], folder: str | os.PathLike[str], per_shard: i
     remaining = iter(lps)
     while shard := list(islice(remaining, per_shard)):
         is_scaled = shard[0].scaling is not None if is_scaled is None else is_scaled
-        _write_atomically(_shard_path(folder, len(counts)), save(_packed(shard, is_scaled)))
+        _write(_shard_path(folder, len(counts)), save(_packed(shard, is_scaled)))
         counts.append(len(shard))
         families.update(lp.family for lp in shard)
         max_rows = max(max_rows, *(lp.b.size for lp in shard))
@@ -73,7 +74,7 @@ def write_shards(lps: Iterable[LP], folder: str | os.PathLike[str], per_shard: i
         "max_rows": max_rows,
         "max_columns": max_columns,
     }
-    _write_atomically(folder / INDEX, json.dumps(index).encode())
+    _write(folder / INDEX, json.dumps(index).encode())
 
 
 class ShardedLPs(Sequence[LP]):
@@ -258,6 +259,10 @@ def _shard_path(folder: Path, number: int) -> Path:
     return folder / f"shard-{number:05d}.safetensors"
 
 
+def _write(path: Path, content: bytes) -> None:
+    write_atomically(path, lambda file: file.write(content))
+
+
 def _read_index(folder: Path) -> dict[str, Any]:
     path = folder / INDEX
     if not path.is_file():
@@ -277,16 +282,3 @@ def _read_index(folder: Path) -> dict[str, Any]:
 
 def _damaged(path: Path, reason: str) -> ValueError:
     return ValueError(f"{path} is damaged ({reason}): delete the folder {path.parent} and generate it again.")
-
-
-def _write_atomically(path: Path, content: bytes) -> None:
-    """Write a whole file or none: a reader never sees a part of it."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with open(temporary, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -20,7 +20,7 @@ from jepa_adapter import KKTJepa
 from meter import Meter, NonFiniteLossError
 from options import parse
 from paths import build, kkt, largest
-from runlog import RunLog
+from runlog import RunLog, check_wandb_mode
 from splits import open_split
 from torch import Tensor
 from tqdm import tqdm
@@ -38,9 +38,10 @@ class Run:
         state = checkpoints.load(args.resume) if args.resume else None
         if state:
             checkpoints.check_same_run(state, args, args.resume)
-        self.folder = _folder(args)
+        check_wandb_mode()
+        self.folder = _folder(args, state)
         self.device = device(args.devices)
-        # Threads that wait for each other cost these small networks more than they bring, most of all on a busy machine.
+        # Threads that wait for each other cost small networks more than they bring, most of all on a busy machine.
         torch.set_num_threads(args.num_threads)
         self.data, self.validation = (LPDataset(open_split(args, split)) for split in ("train", "val"))
         if args.lp_files:  # all are looked at now: an unusable one must not end a run in mid-epoch
@@ -182,7 +183,7 @@ class Run:
                 checkpoints.save(self.folder / "best.pt", found)
 
 
-def _folder(args: Namespace) -> Path:
+def _folder(args: Namespace, state: dict[str, Any] | None) -> Path:
     """The run's folder, made and found writable. The run that it may hold already is continued, never overwritten."""
     resumed = Path(args.resume).parent if args.resume else None
     if args.output_dir:
@@ -196,6 +197,13 @@ def _folder(args: Namespace) -> Path:
     is_continued = resumed is not None and folder.resolve() == resumed.resolve()
     if not is_continued and any((folder / name).exists() for name in ("last.pt", "best.pt")):
         raise FileExistsError(f"--output_dir {folder} holds a run already; continue it with --resume, or name another.")
+    if state and is_continued and (folder / "last.pt").exists():
+        seen = checkpoints.load(folder / "last.pt")["epoch"]
+        if seen > state["epoch"]:
+            raise ValueError(
+                f"--resume {args.resume} has seen {state['epoch']} epochs, but {folder / 'last.pt'} {seen}, and would "
+                f"be overwritten; resume that one, or name another --output_dir."
+            )
     return writable_folder(folder)
 
 
@@ -211,7 +219,7 @@ def main(argv: Sequence[str] | None = None) -> Run:
     """Trains as the flags say; an input that cannot be used ends the process with 2 and one line that says why."""
     args = parse(argv)
     run = _or_exit(lambda: Run(args), ValueError, OSError)
-    _or_exit(run.train, NonFiniteLossError, OSError)
+    _or_exit(run.train, NonFiniteLossError, ValueError, OSError)
     print(f"checkpoints and metrics are in {run.folder}; evaluate with: python evaluate.py {run.folder / 'last.pt'}")
     return run
 

@@ -1,5 +1,7 @@
 """What is wrong with a batch of LPs: shapes, which cost nothing to look at, and values, which wait for the device."""
 
+from numbers import Integral
+
 import torch
 from torch import Tensor
 
@@ -9,6 +11,7 @@ from jepa_ssl.lp.instances import DenseLP, SparseLP
 
 def check_shapes(lp: SparseLP | DenseLP) -> None:
     """Raises a ValueError unless the tensors fit each other."""
+    _one_float_type(lp)
     if isinstance(lp, DenseLP):
         if lp.A.ndim != 3:
             raise ValueError(f"A is {list(lp.A.shape)}, but must be [batch, m, n]; use .unsqueeze(0) for a single LP.")
@@ -26,6 +29,11 @@ def check_shapes(lp: SparseLP | DenseLP) -> None:
             raise ValueError(
                 f"coefficient is {list(lp.coefficient.shape)}, but must be [edges]; use .squeeze(-1) on an edge_attr "
                 f"with one column."
+            )
+        if lp.edge_index.shape[:-1] == (2,) and len(lp.coefficient) != lp.edge_index.size(1):
+            raise ValueError(
+                f"coefficient has {len(lp.coefficient)} numbers, but edge_index has {lp.edge_index.size(1)} edges; "
+                f"give one coefficient an edge."
             )
         _graph(lp)
     for names, shape in ((like_b, row), (like_c, column)):
@@ -73,6 +81,28 @@ def check_values(lp: SparseLP | DenseLP) -> None:
         )
     if isinstance(lp, SparseLP):
         _graph(lp).check_values()
+
+
+def count_of(name: str, value: object, remedy: str) -> int:
+    """`value`, if it is a whole number, of a type for whole numbers, and at least 1; True, 2.5 and 100.0 are not."""
+    if isinstance(value, bool) or not isinstance(value, Integral) or value < 1:
+        raise ValueError(f"{name} is {value!r}, but must be a whole number that is at least 1; {remedy}")
+    return int(value)
+
+
+def _one_float_type(lp: SparseLP | DenseLP) -> None:
+    names = ("A" if isinstance(lp, DenseLP) else "coefficient", "b", "c", "lower", "upper")
+    parts: dict[str, Tensor] = {name: getattr(lp, name) for name in names}
+    for name, part in parts.items():
+        if not part.is_floating_point():
+            raise ValueError(f"{name} is {part.dtype}, but must be floating point; use .float().")
+    first = parts[names[0]].dtype
+    for name, part in parts.items():
+        if part.dtype != first:
+            raise ValueError(
+                f"{name} is {part.dtype}, but {names[0]} is {first}, and an LP is of one type; "
+                f"use .to({names[0]}.dtype)."
+            )
 
 
 def _graph(lp: SparseLP) -> BipartiteGraph:

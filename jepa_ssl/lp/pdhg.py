@@ -215,7 +215,9 @@ def _of_sparse(lp: SparseLP) -> Problem:
     row, column = lp.edge_index.unbind(0)
     of_row = _owner(lp.constraint_offsets, len(b))
     of_column = _owner(lp.variable_offsets, len(c))
-    weight = _weight(_largest(c, of_column, lp.num_graphs), _largest(b, of_row, lp.num_graphs))
+    reach = coefficient * _furthest(lower, upper)[column]
+    owners = ((c, of_column), (b, of_row), (reach, of_row[row]))
+    weight = _weight(*(_largest(values, owner, lp.num_graphs) for values, owner in owners))
     matrix = _Edges(row, column, coefficient, len(b), len(c))
     ceiling = torch.full_like(b, torch.inf)
     return Problem(matrix, b, c, _floor(lp.equality, b), ceiling, lower, upper, weight[of_row], weight[of_column])
@@ -229,8 +231,9 @@ def _of_dense(lp: DenseLP) -> Problem:
     floor = torch.where(lp.mask_m, _floor(lp.equality, b), 0)
     ceiling = torch.where(lp.mask_m, torch.inf, torch.zeros_like(b))
     # A column of zeros takes the maximum over an empty row or column, too.
-    largest_c, largest_b = (torch.nn.functional.pad(part.abs(), (0, 1)).amax(1, keepdim=True) for part in (c, b))
-    weight = _weight(largest_c, largest_b)
+    reach = blocks * _furthest(lower, upper)[:, None, :]
+    largest = (torch.nn.functional.pad(part.abs(), (0, 1)).amax(1, keepdim=True) for part in (c, b, reach.flatten(1)))
+    weight = _weight(*largest)
     matrix = _Blocks(blocks)
     return Problem(matrix, b, c, floor, ceiling, lower, upper, weight.expand_as(b), weight.expand_as(c))
 
@@ -259,11 +262,19 @@ def _largest(values: Tensor, owner: Tensor, graphs: int) -> Tensor:
     return values.new_zeros(graphs).scatter_reduce_(0, owner, values.abs(), "amax")
 
 
-def _weight(largest_c: Tensor, largest_b: Tensor) -> Tensor:
+def _furthest(lower: Tensor, upper: Tensor) -> Tensor:
+    """How far from 0 the finite bounds of each variable are; 0 without any."""
+    return torch.maximum(*(torch.where(bound.isfinite(), bound.abs(), 0) for bound in (lower, upper)))
+
+
+def _weight(largest_c: Tensor, largest_b: Tensor, reach: Tensor) -> Tensor:
     """max|c| / max|b| of each LP, where a maximum of 0 counts as 1.
 
-    With it, scaling c scales lam and nothing else, and scaling b (and the bounds) scales x and nothing else. PDLP
-    takes the Euclidean norms; maxima do not overflow, and do not depend on how often a row is repeated.
+    With it, scaling c scales lam and nothing else, and scaling b (and the bounds) scales x and nothing else. Where b is
+    0, the bounds alone give x its scale; `reach`, the largest coefficient times bound, says it in the units of b, so
+    that the weight follows a scale of A as it does with b. PDLP takes the Euclidean norms; maxima do not overflow, and
+    do not depend on how often a row is repeated.
     """
-    weight = torch.where(largest_c > 0, largest_c, 1) / torch.where(largest_b > 0, largest_b, 1)
+    side = torch.where(largest_b > 0, largest_b, reach)
+    weight = torch.where(largest_c > 0, largest_c, 1) / torch.where(side > 0, side, 1)
     return weight.clamp(LEAST_WEIGHT, 1 / LEAST_WEIGHT)

@@ -1,13 +1,14 @@
 """Solver states as targets: what a few steps of a first-order method make of an LP."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import pairwise
 from typing import Any, Generic, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
 
 from jepa_ssl.checks import generator_fits, non_negative
-from jepa_ssl.lp.checks import check_shapes, check_values
+from jepa_ssl.lp.checks import check_shapes, check_values, count_of
 from jepa_ssl.lp.instances import DenseLP, SparseLP
 from jepa_ssl.lp.pdhg import Point, Problem, iterate, residuals
 from jepa_ssl.protocols import CONSTRAINT, INSTANCE, VARIABLE, Views
@@ -29,8 +30,8 @@ class SolverState(nn.Module, Generic[InstanceT]):
 
     Each of the 2h numbers of a kind is standardised by its mean and deviation over all items of the instances given to
     `fit`; these are buffers, saved with the module. Standardised numbers are clamped to [-10, 10]: the iterates of an
-    infeasible or unbounded LP grow with the number of steps, linearly, and should not outvote a batch. Leave
-    such LPs out of `fit`.
+    infeasible or unbounded LP grow with the number of steps, linearly, and should not outvote a batch. NaN, of an LP
+    that is or has overflowed, becomes 0, so that all targets are finite. Leave such LPs out of `fit`.
 
     States depend on an LP alone, not on its neighbours in a batch (bit for bit on a CPU, padded LPs padded alike), so
     they can be computed once with `states`, cut up with `split_states`, stored with the LPs, and handed back by
@@ -38,8 +39,11 @@ class SolverState(nn.Module, Generic[InstanceT]):
 
     From zero, exactly: permuting rows or columns permutes the state; scaling the objective scales multipliers and
     reduced costs and nothing else; scaling right-hand sides and bounds scales x and slacks and nothing else; one scale
-    for all rows, or for all columns, carries over too, and so does the negation of a variable or an equality. A
-    scale for each single row or column, a translation, a row or a column more change the way to the solution.
+    for all rows, or for all columns, carries over too, and so does the negation of a variable or an equality. The
+    scales need something to be seen in: the weight max|c| / max|b| between primal and dual steps, where bounds stand in
+    for a b of 0, within [1e-6, 1e6] before and after (it is clamped there), one scale for all columns a c that is not
+    0, and rows and columns without coefficients follow none. A scale for each single row or column, a translation, a
+    row or a column more change the way to the solution.
 
     Source of the method: see `jepa_ssl.lp.pdhg`.
 
@@ -80,17 +84,21 @@ class SolverState(nn.Module, Generic[InstanceT]):
         states_of: Callable[[InstanceT], Mapping[str, Tensor]] | None = None,
     ) -> None:
         super().__init__()
-        self.steps = (steps,) if isinstance(steps, int) else tuple(steps)
-        if not self.steps or any(later <= step for step, later in zip((0, *self.steps), self.steps, strict=False)):
-            raise ValueError(
-                f"steps is {steps}, but must be numbers of at least 1, each larger than the one before; "
-                f"100 is usual, or (10, 100)."
-            )
-        if restart_every is not None and restart_every < 1:
-            raise ValueError(f"restart_every is {restart_every}, but must be at least 1; use None for no restarts.")
+        usual = "100 is usual, or (10, 100)."
+        each = steps if isinstance(steps, Iterable) else (steps,)
+        self.steps = tuple(count_of("steps", step, usual) for step in each)
+        if not self.steps or any(later <= step for step, later in pairwise(self.steps)):
+            raise ValueError(f"steps is {steps}, but must be numbers, each larger than the one before; {usual}")
+        if restart_every is not None:
+            restart_every = count_of("restart_every", restart_every, "use None for no restarts.")
         self.average = average
         self.restart_every = restart_every
         self.start_scale = non_negative("start_scale", start_scale)
+        if self.start_scale and states_of is not None:
+            raise ValueError(
+                f"start_scale is {start_scale}, but must be 0 with states_of, for states that are stored do not start "
+                f"anew; leave one of the two out."
+            )
         self.lp_of = lp_of
         self.states_of = states_of
         self.fitted = False
@@ -100,6 +108,7 @@ class SolverState(nn.Module, Generic[InstanceT]):
             self.register_buffer(f"{kind}_std", torch.ones(numbers))
         self.register_buffer("items", torch.zeros(2, dtype=torch.int64))
         self.register_buffer("horizons", torch.tensor(self.steps))
+        self.register_load_state_dict_pre_hook(_before_loading)  # pyright: ignore[reportUnknownMemberType]
         self.register_load_state_dict_post_hook(_after_loading)  # pyright: ignore[reportUnknownMemberType]
 
     def forward(self, instance: InstanceT, *, generator: torch.Generator | None = None) -> Views[InstanceT, Any]:
@@ -203,6 +212,11 @@ class SolverState(nn.Module, Generic[InstanceT]):
         if self.states_of is None:
             return self.states(lp, generator=generator)
         states = self.states_of(instance)
+        if missing := [kind for kind in KINDS if kind not in states]:
+            raise ValueError(
+                f"states_of returned {list(states)}, but {' and '.join(missing)} states are needed too; store what "
+                f"`states` or `split_states` returned."
+            )
         for kind, per_item in ((CONSTRAINT, lp.b), (VARIABLE, lp.c)):
             expected = [*per_item.shape, 2 * len(self.steps)]
             if list(states[kind].shape) != expected:
@@ -224,7 +238,8 @@ class SolverState(nn.Module, Generic[InstanceT]):
 
     def _standardised(self, states: Tensor, kind: str) -> Tensor:
         mean, std = (self.get_buffer(f"{kind}_{name}").to(states.dtype) for name in ("mean", "std"))
-        return ((states - mean) / std).clamp(-LIMIT, LIMIT)
+        # A clamp alone lets NaN through.
+        return ((states - mean) / std).nan_to_num(0.0, LIMIT, -LIMIT).clamp(-LIMIT, LIMIT)
 
 
 def split_states(lp: SparseLP | DenseLP, states: Mapping[str, Tensor]) -> list[dict[str, Tensor]]:
@@ -289,16 +304,19 @@ def _equal_graphs(sizes: Tensor, target: Tensor) -> Tensor:
     return torch.repeat_interleave(share, sizes, output_size=len(target))
 
 
-def _after_loading(module: nn.Module, _: Any) -> None:
-    """Statistics came with the state_dict; whether they are there is asked once, here, and not at each batch."""
+def _before_loading(module: nn.Module, state_dict: Mapping[str, Any], prefix: str, *_: Any) -> None:
+    """Statistics of other steps are refused before any is copied."""
     view = cast(SolverState[Any], module)
-    saved = tuple(int(step) for step in view.horizons)
+    horizons = state_dict.get(f"{prefix}horizons")
+    saved = view.steps if horizons is None else tuple(int(step) for step in horizons)
     if saved != view.steps:
-        view.horizons.copy_(torch.tensor(view.steps))
-        view.items.zero_()
-        view.fitted = False
         raise ValueError(
             f"the statistics in the state_dict are of steps={saved}, but this SolverState takes {view.steps}; build it "
             f"with the same steps, or call fit."
         )
+
+
+def _after_loading(module: nn.Module, _: Any) -> None:
+    """Statistics came with the state_dict; whether they are there is asked once, here, and not at each batch."""
+    view = cast(SolverState[Any], module)
     view.fitted = bool(view.items[1] > 0)

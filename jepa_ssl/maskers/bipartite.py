@@ -28,7 +28,7 @@ def ratio_of_kinds(ratio: Ratio) -> dict[str, float]:
         )
     if not any(ratio.values()):
         raise ValueError(f"ratio is {dict(ratio)}, which hides nothing; give at least one kind a ratio in (0, 1).")
-    return {kind: open_fraction(f"ratio[{kind!r}]", ratio[kind]) if ratio[kind] else 0.0 for kind in KINDS}
+    return {kind: 0.0 if ratio[kind] == 0 else open_fraction(f"ratio[{kind!r}]", ratio[kind]) for kind in KINDS}
 
 
 def derived_columns(derived: Derived | None) -> dict[str, tuple[int, ...]]:
@@ -42,8 +42,15 @@ def derived_columns(derived: Derived | None) -> dict[str, tuple[int, ...]]:
     return columns
 
 
-def fits(graph: BipartiteGraph, derived: Mapping[str, tuple[int, ...]], generator: torch.Generator | None) -> None:
-    """Raises unless a masker with these `derived` columns can mask `graph`."""
+def fits(
+    graph: BipartiteGraph,
+    derived: Mapping[str, tuple[int, ...]],
+    generator: torch.Generator | None,
+    *,
+    follows_edges: bool = False,
+    hides_edges: bool = False,
+) -> None:
+    """Raises unless a masker with these `derived` columns, which uses and hides edges or not, can mask `graph`."""
     if not isinstance(graph, BipartiteGraph):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise TypeError(
             f"instance is a {type(graph).__name__}, but must be a BipartiteGraph; "
@@ -57,6 +64,21 @@ def fits(graph: BipartiteGraph, derived: Mapping[str, tuple[int, ...]], generato
                 f"derived[{kind!r}] names column {max(columns)}, but {kind}_features has {width} columns; "
                 f"columns count from 0."
             )
+    if hides_edges and not graph.edge_attr.is_floating_point():
+        raise ValueError(
+            f"edge_attr is {graph.edge_attr.dtype}, but must be floating point where coefficients are hidden; "
+            f"use .float()."
+        )
+    # Wrong numbers would end in an index error far from their cause. Elsewhere to look at them is to wait.
+    if graph.constraint_offsets.device.type == "cpu" and not torch.compiler.is_compiling():
+        graph.check_offsets()
+        if follows_edges or hides_edges:
+            graph.check_edge_range()
+
+
+def edge_owner(graph: BipartiteGraph) -> Tensor:
+    """The graph that each edge belongs to: int64 `[edges]`."""
+    return graph.graph_of(CONSTRAINT).index_select(0, graph.edge_index[0])
 
 
 def edges_at(nodes: Mapping[str, Tensor], graph: BipartiteGraph) -> Tensor:
@@ -118,14 +140,9 @@ def fill_nodes(
 def fill_edges(fill: Fill, graph: BipartiteGraph, hidden: Tensor, generator: torch.Generator | None) -> Tensor:
     """`edge_attr`, filled at the edges that are `hidden`, bool `[edges]`."""
     attr = graph.edge_attr
-    if not attr.is_floating_point():
-        raise ValueError(
-            f"edge_attr is {attr.dtype}, but must be floating point where coefficients are hidden; use .float()."
-        )
 
     def others() -> Tensor:
-        owner = graph.graph_of(CONSTRAINT)[graph.edge_index[0]]
-        return attr[other_in_segments(owner, graph.num_graphs, generator)]
+        return attr[other_in_segments(edge_owner(graph), graph.num_graphs, generator)]
 
     hidden = hidden.view(-1, *(1,) * (attr.ndim - 1))
     return fill(attr, hidden, stream=EDGE, generator=generator, others=others)

@@ -64,7 +64,7 @@ class BlockMasker(GraphMasker):
 
         The same generator gives the blocks that the views lack.
         """
-        fits(graph, self.derived, generator)
+        fits(graph, self.derived, generator, follows_edges=True, hides_edges=self.hide_edges)
         owner = torch.cat([graph.graph_of(kind) for kind in KINDS])
         block = torch.full_like(owner, -1)
         for number in range(self.blocks):

@@ -1,14 +1,19 @@
 """Maskers made of maskers: one after the other, and side by side."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from jepa_ssl.instances import BipartiteGraph
-from jepa_ssl.maskers.bipartite import equal_graphs
-from jepa_ssl.protocols import ViewMaker, Views
+from jepa_ssl.maskers.bipartite import edge_owner, edges_at, equal_graphs
+from jepa_ssl.maskers.draw import spare_one
+from jepa_ssl.maskers.edges import EdgeMasker
+from jepa_ssl.maskers.flat import FlatMasker, parts
+from jepa_ssl.maskers.nodes import GraphMasker
+from jepa_ssl.protocols import EDGE, INSTANCE, ViewMaker, Views
 
 
 class _Several(nn.Module):
@@ -22,16 +27,27 @@ class _Several(nn.Module):
 
 
 class ComposeMaskers(_Several):
-    """Hides with one masker, and in what is left with the next: the context lacks what any of them hides.
+    """Hides with one masker after the other: the context lacks what any of them hides.
 
-    The target view is the first's. An item is predicted if any of them hides it, and every graph weighs the same. A
-    stream that the first wants predicted in full stays so: with `SolverState` as the first, a part of the instance is
-    hidden from the encoder that predicts its state.
+    The maskers draw independently of each other, but one of the items that a later one drew is spared, uniformly at
+    random, wherever nothing would stay visible: each graph with two nodes of a kind shows one, each vector with two
+    real entries shows one, and `EdgeMasker` leaves a coefficient where the earlier ones do.
+
+    The target view is the first's. An item is predicted if any of them hides it, and every graph weighs the same.
+    The first may be another view maker, if it leaves the instance whole: with `SolverState`, a part of the instance is
+    hidden from the encoder that predicts its state in full.
+
+    Args:
+        maskers: maskers of this package or subclasses of them, without an indicator.
 
     >>> from jepa_ssl import EntryMasker
     >>> views = ComposeMaskers(EntryMasker(0.5), EntryMasker(0.2))(torch.ones(2, 10))
     >>> bool((views.context.sum(dim=1) <= 5).all())
     True
+
+    Raises:
+        ValueError: a part has an indicator, moves items, makes a target of its own though it is not the first, or
+            changes the instance without saying what it hides.
     """
 
     def __init__(self, *maskers: ViewMaker[Any]) -> None:
@@ -44,18 +60,26 @@ class ComposeMaskers(_Several):
                 )
 
     def forward(self, instance: Any, *, generator: torch.Generator | None = None) -> Views[Any, Any]:
-        first, *others = self.makers
-        views = _single(first(instance, generator=generator))
-        context, hidden = views.context, views.hidden
-        for masker in others:
-            later = _single(masker(context, generator=generator))
+        views: Views[Any, Any] | None = None
+        taken: dict[str, Tensor] = {}
+        for masker in self.makers:
+            context = instance if views is None else views.context
+            if isinstance(masker, FlatMasker | GraphMasker | EdgeMasker):
+                later = _hide(masker, context, taken, generator)
+            else:
+                later = _leaves_whole(masker, context, _single(masker(context, generator=generator)))
+            if views is None:
+                views = later
+                continue
             if later.target is not context:
                 raise ValueError(
                     f"{type(masker).__name__} makes a target of its own, but that of ComposeMaskers is its first "
                     f"part's; put it first, or leave it out."
                 )
-            context, hidden = later.context, _union(hidden, later.hidden)
-        return Views(context, views.target, hidden, _weight(views, hidden))
+            hidden = _union(views.hidden, later.hidden)
+            views = Views(later.context, views.target, hidden, _weight(views, hidden))
+        assert views is not None  # there is at least one part
+        return views
 
 
 class MultiView(_Several):
@@ -97,3 +121,51 @@ def _weight(first: Views[Any, Any], hidden: Mapping[str, Tensor | None]) -> dict
     if isinstance(first.target, BipartiteGraph):
         weight |= {kind: equal_graphs(mark, first.target, kind) for kind, mark in hidden.items() if mark is not None}
     return weight
+
+
+def _hide(
+    masker: FlatMasker | GraphMasker | EdgeMasker,
+    context: Any,
+    taken: dict[str, Tensor],
+    generator: torch.Generator | None,
+) -> Views[Any, Any]:
+    """The views of `masker`, which spares what is last visible; `taken`, stream -> bool `[items]`, grows."""
+
+    def take(stream: str, drawn: Tensor, group: Callable[[], Tensor], real: Tensor | None = None) -> Tensor:
+        before = taken.get(stream)
+        if before is not None:
+            visible = ~before if real is None else real & ~before
+            groups = context.num_graphs if isinstance(context, BipartiteGraph) else len(drawn)
+            drawn = spare_one(drawn, visible, group(), groups, generator)
+        taken[stream] = drawn if before is None else before | drawn
+        return drawn
+
+    if isinstance(masker, FlatMasker):
+        entries = masker.draw(context, generator=generator)
+        rows = torch.arange(len(entries), device=entries.device).unsqueeze(1)
+        entries = take(INSTANCE, entries, lambda: rows.expand_as(entries), parts(context)[1])
+        return masker.hide(context, entries, generator)
+    if isinstance(masker, EdgeMasker):
+        edges = take(EDGE, masker.draw(context, generator=generator), lambda: edge_owner(context))
+        return masker.hide(context, edges, generator)
+    drawn = masker.draw(context, generator=generator)
+    nodes = {kind: take(kind, mark, partial(context.graph_of, kind)) for kind, mark in drawn.items()}
+    if masker.hide_edges:
+        lost = edges_at(nodes, context)
+        taken[EDGE] = taken[EDGE] | lost if EDGE in taken else lost
+    return masker.hide(context, nodes, generator)
+
+
+def _leaves_whole(maker: ViewMaker[Any], context: Any, views: Views[Any, Any]) -> Views[Any, Any]:
+    name = getattr(maker, "__name__", type(maker).__name__)
+    if views.items:
+        raise ValueError(
+            f"{name} moves items, so that marks of a later masker would be of other items; leave it out of "
+            f"ComposeMaskers, and apply the symmetry to the instance before the objective sees it."
+        )
+    if views.context is not context:
+        raise ValueError(
+            f"{name} changes the instance, but does not say what it hides, so that nothing might stay visible; "
+            f"give ComposeMaskers maskers of jepa_ssl, or subclasses of them."
+        )
+    return views

@@ -225,3 +225,21 @@ def other_in_segments(segment: Tensor, segments: int, generator: torch.Generator
     jump = torch.randint(2**62, segment.shape, generator=generator, device=segment.device)
     sizes = sizes[segment]
     return order[first + (rank - first + 1 + jump % (sizes - 1).clamp(min=1)) % sizes]
+
+
+def spare_one(drawn: Tensor, visible: Tensor, group: Tensor, groups: int, generator: torch.Generator | None) -> Tensor:
+    """`drawn`, less one item in each group whose `visible` items it has all; which one is drawn uniformly.
+
+    All of one shape: `drawn` and `visible` are bool, `group` is int64, the group number of each item, in any order,
+    below `groups`.
+    """
+    group_of = group.reshape(-1)
+    kept, last = (visible & ~drawn).reshape(-1), (visible & drawn).reshape(-1)
+    # Items that are not kept mark a group too many: a GPU would have to be asked how many are.
+    keeps = torch.zeros(groups + 1, dtype=torch.bool, device=group.device)
+    last &= ~keeps.scatter_(0, group_of.where(kept, groups), True)[group_of]
+    if group.device.type == "cpu" and not torch.compiler.is_compiling() and not bool(last.any()):
+        return drawn
+    lottery = torch.randint(2**62, last.shape, generator=generator, device=group.device).masked_fill(~last, -1)
+    winner = lottery.new_full((groups,), -1).scatter_reduce(0, group_of, lottery, "amax")
+    return drawn & ~(last & (lottery == winner[group_of])).view_as(drawn)

@@ -7,10 +7,10 @@ from torch import Tensor, nn
 
 from jepa_ssl.checks import open_fraction
 from jepa_ssl.instances import BipartiteGraph
-from jepa_ssl.maskers.bipartite import KINDS, Derived, conceal, derived_columns, fits, node_views, nodes_at
+from jepa_ssl.maskers.bipartite import KINDS, Derived, conceal, derived_columns, edge_owner, fits, node_views, nodes_at
 from jepa_ssl.maskers.draw import draw_in_groups
-from jepa_ssl.maskers.fill import Fill, Zeros
-from jepa_ssl.protocols import CONSTRAINT, Views
+from jepa_ssl.maskers.fill import Fill, fill_or_zeros
+from jepa_ssl.protocols import Views
 
 
 class EdgeMasker(nn.Module):
@@ -42,31 +42,35 @@ class EdgeMasker(nn.Module):
     ) -> None:
         super().__init__()
         self.ratio = open_fraction("ratio", ratio)
-        self.fill = Zeros() if fill is None else fill
+        self.fill = fill_or_zeros(fill)
         self.indicator = indicator
         self.derived = derived_columns(derived)
 
     def forward(
         self, instance: BipartiteGraph, *, generator: torch.Generator | None = None
     ) -> Views[BipartiteGraph, BipartiteGraph]:
-        edges = self.draw(instance, generator=generator)
-        context = conceal(self.fill, instance, generator, edges=edges, derived=self.derived)
-        target = instance
+        return self.hide(instance, self.draw(instance, generator=generator), generator)
+
+    def hide(
+        self, graph: BipartiteGraph, edges: Tensor, generator: torch.Generator | None
+    ) -> Views[BipartiteGraph, BipartiteGraph]:
+        """The views in which the coefficients of `edges`, bool `[edges]`, are filled."""
+        context = conceal(self.fill, graph, generator, edges=edges, derived=self.derived)
+        target = graph
         if self.indicator:
-            context, target = _with_column(context, edges), _with_column(instance, torch.zeros_like(edges))
-        return node_views(context, target, {kind: nodes_at(edges, instance, kind) for kind in KINDS})
+            context, target = _with_column(context, edges), _with_column(graph, torch.zeros_like(edges))
+        return node_views(context, target, {kind: nodes_at(edges, graph, kind) for kind in KINDS})
 
     def draw(self, graph: BipartiteGraph, *, generator: torch.Generator | None = None) -> Tensor:
         """Which edges to hide: bool `[edges]`."""
-        fits(graph, self.derived, generator)
-        owner = graph.graph_of(CONSTRAINT).index_select(0, graph.edge_index[0])
-        return draw_in_groups(owner, graph.num_graphs, self.ratio, generator)
+        fits(graph, self.derived, generator, hides_edges=True)
+        if self.indicator and graph.edge_attr.ndim != 2:
+            raise ValueError(
+                f"edge_attr is {list(graph.edge_attr.shape)}, but must be [edges, features] to take an indicator "
+                f"column; use .unsqueeze(-1) for a single feature, or leave indicator out."
+            )
+        return draw_in_groups(edge_owner(graph), graph.num_graphs, self.ratio, generator)
 
 
 def _with_column(graph: BipartiteGraph, mark: Tensor) -> BipartiteGraph:
-    if graph.edge_attr.ndim != 2:
-        raise ValueError(
-            f"edge_attr is {list(graph.edge_attr.shape)}, but must be [edges, features] to take an indicator column; "
-            f"use .unsqueeze(-1) for a single feature, or leave indicator out."
-        )
     return replace(graph, edge_attr=torch.cat([graph.edge_attr, mark.unsqueeze(-1).to(graph.edge_attr)], dim=-1))

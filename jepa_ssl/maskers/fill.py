@@ -2,13 +2,16 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from inspect import isclass
 from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
 from jepa_ssl.checks import non_negative
+from jepa_ssl.protocols import CONSTRAINT, EDGE, INSTANCE, VARIABLE
 
+_STREAMS = (INSTANCE, CONSTRAINT, VARIABLE, EDGE)
 _INTEGERS = {2: torch.int16, 4: torch.int32, 8: torch.int64}  # by size in bytes
 
 
@@ -30,6 +33,18 @@ class Fill(Protocol):
         generator: torch.Generator | None,
         others: Callable[[], Tensor],
     ) -> Tensor: ...
+
+
+def fill_or_zeros(fill: Fill | None) -> Fill:
+    """`fill`, if it is one, and `Zeros()` for None."""
+    if fill is None:
+        return Zeros()
+    if isclass(fill) or not callable(fill):
+        raise TypeError(
+            f"fill is {fill!r}, but must be a Fill, an object that is called with values; use Zeros(), for example, "
+            f"not Zeros."
+        )
+    return fill
 
 
 @dataclass(frozen=True)
@@ -69,6 +84,9 @@ class Shuffled:
     entry of a vector the value of another real entry of that vector. So what is filled in is as large as what it
     replaces, never comes from padding, and does not depend on the other instances of the batch. Where most values are
     0, most fills equal what they replace: look at `hidden_share`.
+
+    Hidden items are drawn from too, so that the value of one may turn up in the place of another: the context then
+    holds what is to be predicted, though not where. Where that must not be, use another fill.
     """
 
     def __call__(self, values: Tensor, hidden: Tensor, /, *, others: Callable[[], Tensor], **_: object) -> Tensor:
@@ -95,7 +113,11 @@ class LearnedToken(nn.Module):
 
     def __init__(self, widths: Mapping[str, int]) -> None:
         super().__init__()
+        if not widths:
+            raise ValueError(f"widths is {dict(widths)}, which makes no token; give a width for each hidden stream.")
         for stream, width in widths.items():
+            if stream not in _STREAMS:
+                raise ValueError(f"widths names the stream {stream!r}, but must name some of {list(_STREAMS)}.")
             if width < 1:
                 raise ValueError(
                     f"widths[{stream!r}] is {width}, but must be at least 1; give the number of features of an item, "
@@ -104,15 +126,17 @@ class LearnedToken(nn.Module):
         self.tokens = nn.ParameterDict({stream: 0.02 * torch.randn(width) for stream, width in widths.items()})
 
     def forward(self, values: Tensor, hidden: Tensor, /, *, stream: str, **_: object) -> Tensor:
+        width = values.size(-1) if values.ndim > 1 else 1  # edges may have a number each, in one dimension
         if stream not in self.tokens:
             raise ValueError(
                 f"LearnedToken has tokens for {sorted(self.tokens)}, but {stream!r} is hidden too; "
-                f"add it to widths: {{{stream!r}: {values.size(-1)}}}."
+                f"add it to widths: {{{stream!r}: {width}}}."
             )
         token: Tensor = self.tokens[stream]
-        if len(token) not in (1, values.size(-1)):
+        if len(token) not in (1, width):
             raise ValueError(
                 f"the token of {stream!r} is {len(token)} wide, but the values are {list(values.shape)}; "
-                f"build LearnedToken with width {values.size(-1)}, or with 1 for one number in all places."
+                f"build LearnedToken with width {width}{' for' if width == 1 else ', or with 1 for'} one number in all "
+                f"places."
             )
         return torch.where(hidden, token.to(values.dtype), values)

@@ -1,6 +1,7 @@
 """Maskers of flat vectors."""
 
 from collections.abc import Sequence
+from numbers import Integral
 from typing import overload
 
 import torch
@@ -9,7 +10,7 @@ from torch import Tensor, nn
 from jepa_ssl.checks import generator_fits, open_fraction
 from jepa_ssl.instances import FlatVectors
 from jepa_ssl.maskers.draw import draw_in_rows, other_in_rows
-from jepa_ssl.maskers.fill import Fill, Zeros
+from jepa_ssl.maskers.fill import Fill, fill_or_zeros
 from jepa_ssl.protocols import INSTANCE, Views
 
 
@@ -21,7 +22,7 @@ class FlatMasker(nn.Module):
 
     def __init__(self, fill: Fill | None, indicator: bool) -> None:
         super().__init__()
-        self.fill = Zeros() if fill is None else fill
+        self.fill = fill_or_zeros(fill)
         self.indicator = indicator
 
     @overload
@@ -36,7 +37,12 @@ class FlatMasker(nn.Module):
         self, instance: Tensor | FlatVectors, *, generator: torch.Generator | None = None
     ) -> Views[Tensor, Tensor] | Views[FlatVectors, FlatVectors]:
         """The views of `instance`: `[batch, entries]`, or `FlatVectors` where some entries are padding."""
-        hidden = self.draw(instance, generator=generator)
+        return self.hide(instance, self.draw(instance, generator=generator), generator)
+
+    def hide(
+        self, instance: Tensor | FlatVectors, hidden: Tensor, generator: torch.Generator | None
+    ) -> Views[Tensor, Tensor] | Views[FlatVectors, FlatVectors]:
+        """The views in which the entries that are `hidden`, bool `[batch, entries]`, are filled."""
         values, valid = parts(instance)
 
         def others() -> Tensor:
@@ -149,6 +155,11 @@ def _check_groups(groups: Sequence[Sequence[int]]) -> None:
     seen: set[int] = set()
     for number, group in enumerate(groups):
         for column in group:
+            if not isinstance(column, Integral) or isinstance(column, bool):  # pyright: ignore[reportUnnecessaryIsInstance]
+                raise TypeError(
+                    f"groups[{number}] has column {column!r}, a {type(column).__name__}, but columns are whole numbers "
+                    f"that count from 0; use int()."
+                )
             if column < 0 or column in seen:
                 reason = "is negative" if column < 0 else "is named before"
                 raise ValueError(
@@ -162,6 +173,11 @@ def parts(instance: Tensor | FlatVectors) -> tuple[Tensor, Tensor | None]:
     """The values of `instance`, and which of them are real, if not all are."""
     if isinstance(instance, FlatVectors):
         return instance.values, instance.valid
+    if not isinstance(instance, Tensor):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise TypeError(
+            f"instance is a {type(instance).__name__}, but must be a tensor [batch, entries] or FlatVectors; use "
+            f"torch.as_tensor for an array, torch.stack for a list of vectors, and NodeMasker for graphs."
+        )
     if instance.ndim != 2 or not instance.is_floating_point():
         raise ValueError(
             f"instance is {instance.dtype} {list(instance.shape)}, but must be floating point [batch, entries]; "

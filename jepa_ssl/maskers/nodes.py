@@ -1,5 +1,7 @@
 """Maskers that hide nodes of bipartite graphs, and what gives hidden nodes away."""
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor, nn
 
@@ -16,7 +18,7 @@ from jepa_ssl.maskers.bipartite import (
     ratio_of_kinds,
 )
 from jepa_ssl.maskers.draw import draw_in_segments
-from jepa_ssl.maskers.fill import Fill, Zeros
+from jepa_ssl.maskers.fill import Fill, fill_or_zeros
 from jepa_ssl.protocols import Views
 
 
@@ -43,7 +45,7 @@ class GraphMasker(nn.Module):
             )
         self.ratio = ratio
         self.ratio_of = ratio_of_kinds(ratio)
-        self.fill = Zeros() if fill is None else fill
+        self.fill = fill_or_zeros(fill)
         self.indicator = indicator
         self.hide_edges = hide_edges
         self.derived = derived_columns(derived)
@@ -51,20 +53,25 @@ class GraphMasker(nn.Module):
     def forward(
         self, instance: BipartiteGraph, *, generator: torch.Generator | None = None
     ) -> Views[BipartiteGraph, BipartiteGraph]:
-        hidden = self.draw(instance, generator=generator)
+        return self.hide(instance, self.draw(instance, generator=generator), generator)
+
+    def hide(
+        self, graph: BipartiteGraph, hidden: Mapping[str, Tensor], generator: torch.Generator | None
+    ) -> Views[BipartiteGraph, BipartiteGraph]:
+        """The views in which the nodes that are `hidden`, kind -> bool `[nodes]`, are filled."""
         context = conceal(
             self.fill,
-            instance,
+            graph,
             generator,
             nodes={kind: mark for kind, mark in hidden.items() if self.ratio_of[kind]},
-            edges=edges_at(hidden, instance) if self.hide_edges else None,
+            edges=edges_at(hidden, graph) if self.hide_edges else None,
             derived=self.derived,
         )
-        return node_views(context, instance, hidden, indicator=self.indicator)
+        return node_views(context, graph, hidden, indicator=self.indicator)
 
     def draw(self, graph: BipartiteGraph, *, generator: torch.Generator | None = None) -> dict[str, Tensor]:
         """Which nodes to hide: kind -> bool `[nodes]`."""
-        fits(graph, self.derived, generator)
+        fits(graph, self.derived, generator, hides_edges=self.hide_edges)
         return self._hidden(graph, generator)
 
     def _hidden(self, graph: BipartiteGraph, generator: torch.Generator | None) -> dict[str, Tensor]:

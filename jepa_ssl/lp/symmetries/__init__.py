@@ -7,9 +7,10 @@
 
 and as a view maker, `RowScale()(lp, generator=generator)` has the image as its context and `lp` as its target.
 
-No more than these keep the solution. To drop a random row, or to zero coefficients, looks harmless and is not: of 100
-random LPs with 8 rows and 6 variables, dropping a row changes the optimum of 32 and zeroing a fifth of the
-coefficients that of 86 (`tests/test_symmetries.py` counts them). Hiding is a prediction task, never an invariance.
+No more than these keep the solution. To drop a random row, or to zero coefficients, looks harmless and is not: dropping
+a row changed the optimum of 32 of 100 random LPs with 8 rows and 6 variables, and zeroing a fifth of the coefficients
+that of 86 of another 100 drawn alike (`tests/test_symmetries.py` counts them, each on its own 100). Hiding is a
+prediction task, never an invariance.
 """
 
 from jepa_ssl.lp.symmetries.additions import (

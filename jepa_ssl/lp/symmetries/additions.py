@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from jepa_ssl.checks import non_negative
+from jepa_ssl.lp.checks import count_of
 from jepa_ssl.lp.instances import DenseLP, SparseLP
 from jepa_ssl.lp.symmetries.forms import (
     LPT,
@@ -107,7 +108,7 @@ class RedundantRow(Symmetry):
     """
 
     def __init__(self, terms: int = 2, slack: float = 1.0) -> None:
-        self.terms = _at_least_one("terms", terms)
+        self.terms = count_of("terms", terms, "2 adds up two rows.")
         self.slack = non_negative("slack", slack)
 
     def _draw(self, instance: LPT, generator: torch.Generator | None) -> Image[LPT]:
@@ -200,12 +201,6 @@ class BoundsAsRows(Symmetry):
             positions = upper_growth.positions[positions]
         lam = Map(forward, lambda lam: lower_growth.old(upper_growth.old(lam)))
         return Image(instance, image, lam=lam, rows=positions)
-
-
-def _at_least_one(name: str, value: int) -> int:
-    if value < 1:
-        raise ValueError(f"{name} is {value}, but must be at least 1; 2 adds up two rows.")
-    return int(value)
 
 
 def _place_in(lp: DenseLP | SparseLP, generator: torch.Generator | None) -> Tensor:

@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Generic
+from typing import Any, Generic, cast
 
 import torch
 from torch import Tensor
@@ -135,6 +135,11 @@ class Compose(Symmetry):
     """
 
     def __init__(self, symmetries: Sequence[Symmetry]) -> None:
+        given: Any = symmetries
+        if not (isinstance(given, Sequence) and all(isinstance(each, Symmetry) for each in cast(Sequence[Any], given))):
+            raise TypeError(
+                f"symmetries is {given!r}, but must be a list of symmetries; write Compose([RowScale(), Negation()])."
+            )
         self.symmetries = tuple(symmetries)
 
     def _draw(self, instance: LPT, generator: torch.Generator | None) -> Image[LPT]:
