@@ -82,7 +82,7 @@ def living_parameters() -> list[nn.Parameter]:
 
 
 @each_path
-@each_teacher
+@pytest.mark.parametrize("mode", [pytest.param("ema", marks=pytest.mark.slow), "simsiam"])
 def test_2_a_target_model_lives_in_ema_alone(data_root, tmp_path, path, mode):
     """Counted among all objects that are alive after a step: no hiding place escapes."""
     before = living_parameters()
