@@ -1,5 +1,6 @@
 """Maskers of flat vectors."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from numbers import Integral
 from typing import overload
@@ -14,7 +15,7 @@ from jepa_ssl.maskers.fill import Fill, fill_or_zeros
 from jepa_ssl.protocols import INSTANCE, Views
 
 
-class FlatMasker(nn.Module):
+class FlatMasker(nn.Module, ABC):
     """What maskers of vectors have in common; `_hidden` says which entries are hidden.
 
     The target view is the whole vector. A vector has one embedding, so the loss is taken on every instance.
@@ -66,8 +67,8 @@ class FlatMasker(nn.Module):
         generator_fits(generator, values.device)
         return self._hidden(values, valid, generator)
 
-    def _hidden(self, values: Tensor, valid: Tensor | None, generator: torch.Generator | None) -> Tensor:
-        raise NotImplementedError
+    @abstractmethod
+    def _hidden(self, values: Tensor, valid: Tensor | None, generator: torch.Generator | None) -> Tensor: ...
 
 
 class EntryMasker(FlatMasker):

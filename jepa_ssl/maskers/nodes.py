@@ -1,5 +1,6 @@
 """Maskers that hide nodes of bipartite graphs, and what gives hidden nodes away."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 
 import torch
@@ -22,7 +23,7 @@ from jepa_ssl.maskers.fill import Fill, fill_or_zeros
 from jepa_ssl.protocols import Views
 
 
-class GraphMasker(nn.Module):
+class GraphMasker(nn.Module, ABC):
     """Hides the features of nodes, and what gives them away; which nodes, a subclass says in `_hidden`.
 
     The target view is the whole graph, and every graph weighs the same in the loss.
@@ -74,8 +75,8 @@ class GraphMasker(nn.Module):
         fits(graph, self.derived, generator, hides_edges=self.hide_edges)
         return self._hidden(graph, generator)
 
-    def _hidden(self, graph: BipartiteGraph, generator: torch.Generator | None) -> dict[str, Tensor]:
-        raise NotImplementedError
+    @abstractmethod
+    def _hidden(self, graph: BipartiteGraph, generator: torch.Generator | None) -> dict[str, Tensor]: ...
 
 
 class NodeMasker(GraphMasker):
