@@ -113,10 +113,7 @@ class BipartiteGraph:
 
     def graph_of(self, kind: str) -> Tensor:
         """The graph that each node of `kind` belongs to, `[nodes]` int64."""
-        sizes = self.offsets(kind).diff()
-        graphs = torch.arange(self.num_graphs, device=sizes.device)
-        # The output's size is known, so that a GPU need not be asked for it.
-        return torch.repeat_interleave(graphs, sizes, output_size=len(self.features(kind)))
+        return segment_of(self.offsets(kind), len(self.features(kind)))
 
     def to(self, device: torch.device | str) -> "BipartiteGraph":
         return BipartiteGraph(*(getattr(self, f.name).to(device) for f in fields(self)))
@@ -166,6 +163,16 @@ class BipartiteGraph:
                     f"edge_index[{row}] reaches from {low} to {high}, but there are {nodes} "
                     f"{kind} nodes; row 0 counts constraints, row 1 variables."
                 )
+
+
+def segment_of(offsets: Tensor, items: int) -> Tensor:
+    """The number of the segment that each item belongs to: int64 `[items]`.
+
+    Segment s has the items from `offsets[s]` to `offsets[s + 1]`, int64 `[segments + 1]`.
+    """
+    segments = torch.arange(len(offsets) - 1, device=offsets.device)
+    # The output's size is known, so that a GPU need not be asked for it.
+    return torch.repeat_interleave(segments, offsets.diff(), output_size=items)
 
 
 def _check_finite(name: str, values: Tensor) -> None:

@@ -16,8 +16,9 @@ from scipy.stats import chi2_contingency, chisquare
 from torch import Tensor
 
 from jepa_ssl import BipartiteGraph, BlockMasker, EdgeMasker, JEPAObjective, MLPPredictor, NodeMasker, StopGradTeacher
+from jepa_ssl.instances import segment_of
 from jepa_ssl.maskers.blocks import grow, nearest_seeds, seed_ranks
-from jepa_ssl.maskers.draw import _segments_by_repair, _segments_by_sort, draw_in_groups, segment_of, segment_sums
+from jepa_ssl.maskers.draw import _segments_by_repair, _segments_by_sort, draw_in_groups, segment_sums
 
 KINDS = ("constraint", "variable")
 RATIOS = st.floats(0.0, 1.0, exclude_min=True, exclude_max=True)

@@ -28,6 +28,7 @@ from jepa_ssl import (
     NodeMasker,
     Zeros,
 )
+from jepa_ssl.instances import segment_of
 from jepa_ssl.maskers.draw import (
     _draw_by_repair,
     _draw_by_topk,
@@ -36,7 +37,6 @@ from jepa_ssl.maskers.draw import (
     draw_in_rows,
     draw_in_segments,
     hidden_counts,
-    segment_of,
 )
 
 RATIOS = st.floats(0.0, 1.0, exclude_min=True, exclude_max=True)

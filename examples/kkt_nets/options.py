@@ -148,9 +148,8 @@ def check(args: Namespace) -> None:
     weights = ("primal", "dual", "stationarity", "complementary_slackness", "jepa")
     for name in (*(f"{weight}_weight" for weight in weights), "lr"):
         _require(name, args, "finite and at least 0", lambda value: math.isfinite(value) and value >= 0)
-    for name in ("epochs", "batch_size", "embedding_size", "hidden_size", "log_every", "num_threads"):
-        _require(name, args, "at least 1", lambda value: value >= 1)
-    for name in ("train_instances", "val_instances", "test_instances"):
+    counts = ("epochs", "batch_size", "embedding_size", "hidden_size", "log_every", "num_threads")
+    for name in (*counts, "train_instances", "val_instances", "test_instances"):
         _require(name, args, "at least 1", lambda value: value >= 1)
     for name in ("jepa_pretrain_epochs", "data_seed", "num_workers", "ruiz_iterations"):
         _require(name, args, "at least 0", lambda value: value >= 0)

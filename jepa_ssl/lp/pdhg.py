@@ -18,6 +18,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from jepa_ssl.instances import segment_of
 from jepa_ssl.lp.instances import DenseLP, SparseLP
 
 STEP = 0.99  # below 1 the method converges whatever A is
@@ -213,8 +214,8 @@ def _block_by_block(matrix: Tensor) -> Product:
 def _of_sparse(lp: SparseLP) -> Problem:
     coefficient, b, c, lower, upper = _promoted(lp.coefficient, lp.b, lp.c, lp.lower, lp.upper)
     row, column = lp.edge_index.unbind(0)
-    of_row = _owner(lp.constraint_offsets, len(b))
-    of_column = _owner(lp.variable_offsets, len(c))
+    of_row = segment_of(lp.constraint_offsets, len(b))
+    of_column = segment_of(lp.variable_offsets, len(c))
     reach = coefficient * _furthest(lower, upper)[column]
     owners = ((c, of_column), (b, of_row), (reach, of_row[row]))
     weight = _weight(*(_largest(values, owner, lp.num_graphs) for values, owner in owners))
@@ -248,14 +249,6 @@ def _promoted(*parts: Tensor) -> list[Tensor]:
 
 def _floor(equality: Tensor, b: Tensor) -> Tensor:
     return torch.where(equality, -torch.inf, torch.zeros_like(b))
-
-
-def _owner(offsets: Tensor, items: int) -> Tensor:
-    """The LP that each row, or column, belongs to, `[items]`."""
-    sizes = offsets.diff()
-    graphs = torch.arange(len(sizes), device=sizes.device)
-    # The output's size is known, so that a GPU need not be asked for it.
-    return torch.repeat_interleave(graphs, sizes, output_size=items)
 
 
 def _largest(values: Tensor, owner: Tensor, graphs: int) -> Tensor:

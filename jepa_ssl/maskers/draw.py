@@ -4,6 +4,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from jepa_ssl.instances import segment_of
+
 
 def hidden_counts(sizes: Tensor, ratio: float) -> Tensor:
     """How many of `sizes` (int64, any shape) items to hide: `int(ratio * size)`, but at least one and never all.
@@ -134,13 +136,6 @@ def draw_in_groups(group: Tensor, groups: int, ratio: float, generator: torch.Ge
     if on_cpu and bool((group[1:] >= group[:-1]).all()):  # elsewhere the question costs more than the answer saves
         return draw_in_segments(offsets, len(group), ratio, generator)
     return _segments_by_sort(group, offsets, ratio, generator)
-
-
-def segment_of(offsets: Tensor, items: int) -> Tensor:
-    """The number of the segment that each item belongs to: int64 `[items]`."""
-    segments = torch.arange(len(offsets) - 1, device=offsets.device)
-    # The output's size is known, so that a GPU need not be asked for it.
-    return torch.repeat_interleave(segments, offsets.diff(), output_size=items)
 
 
 def segment_sums(marks: Tensor, offsets: Tensor) -> Tensor:

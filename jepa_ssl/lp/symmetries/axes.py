@@ -9,6 +9,8 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from jepa_ssl.instances import segment_of
+
 
 class DenseAxis:
     """The rows or columns of padded LPs; `real [batch, slots]` is False on padding."""
@@ -68,8 +70,7 @@ class SparseAxis:
     @cached_property
     def owner(self) -> Tensor:
         """The LP of each item."""
-        lps = torch.arange(self.lps, device=self.offsets.device)
-        return torch.repeat_interleave(lps, self.offsets.diff(), output_size=self.items)
+        return segment_of(self.offsets, self.items)
 
     def spread(self, per_lp: Tensor) -> Tensor:
         """Each item gets the value of its LP."""
