@@ -20,7 +20,20 @@ from jepa_ssl.maskers import (
 )
 from jepa_ssl.objective import JEPAObjective
 from jepa_ssl.predictors import MLPPredictor, MLPProjector
-from jepa_ssl.protocols import Embeddings, Encoder, JEPALoss, PredictionLoss, Predictor, Teacher, ViewMaker, Views
+from jepa_ssl.protocols import (
+    ConditionalPredictor,
+    Embeddings,
+    Encoded,
+    Encoder,
+    JEPALoss,
+    Monitor,
+    PredictionLoss,
+    Predictor,
+    Regularizer,
+    Teacher,
+    ViewMaker,
+    Views,
+)
 from jepa_ssl.teachers import EMATeacher, StopGradTeacher
 
 __version__ = "0.1.0"
@@ -29,9 +42,11 @@ __all__ = [
     "BipartiteGraph",
     "BlockMasker",
     "ComposeMaskers",
+    "ConditionalPredictor",
     "EMATeacher",
     "EdgeMasker",
     "Embeddings",
+    "Encoded",
     "Encoder",
     "EntryMasker",
     "Fill",
@@ -47,10 +62,12 @@ __all__ = [
     "LossWeights",
     "MLPPredictor",
     "MLPProjector",
+    "Monitor",
     "MultiView",
     "NodeMasker",
     "PredictionLoss",
     "Predictor",
+    "Regularizer",
     "Shuffled",
     "StopGradTeacher",
     "Teacher",

@@ -1,13 +1,29 @@
 """The JEPA objective: views -> embeddings -> predictions -> loss."""
 
 from collections.abc import Callable, Mapping
-from typing import Any, Generic, TypeVar
+from dataclasses import replace
+from typing import Any, Generic, Literal, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
 
+from jepa_ssl.checks import non_negative
 from jepa_ssl.losses import cosine_loss
-from jepa_ssl.protocols import Embeddings, Encoder, JEPALoss, PredictionLoss, Predictor, Teacher, ViewMaker, Views
+from jepa_ssl.protocols import (
+    ConditionalPredictor,
+    Embeddings,
+    Encoded,
+    Encoder,
+    JEPALoss,
+    Monitor,
+    PredictionLoss,
+    Predictor,
+    Regularizer,
+    Teacher,
+    ViewMaker,
+    Views,
+    detached,
+)
 
 InstanceT = TypeVar("InstanceT")
 
@@ -19,15 +35,25 @@ class JEPAObjective(nn.Module, Generic[InstanceT]):
     each call, so your model's checkpoint gains no key. Give the optimizer `jepa.parameters()` beside your encoder's,
     and call `update` once after each optimizer step.
 
-    The loss of a stream is the weighted mean over its hidden items (`Views.weight`); the total is the mean over
-    streams. A stream in which nothing is hidden contributes exactly 0. Of several views of the instance (`MultiView`)
-    the loss is the mean.
+    The loss of a stream is the weighted mean over its hidden items (`Views.weight`); the prediction loss is the
+    weighted mean over streams. A stream in which nothing is hidden contributes exactly 0. Of several views of the
+    instance (`MultiView`) the loss is the mean.
 
     Args:
         views: makes the context and the target view, `EntryMasker` or `NodeMasker` for example.
         predictor: from the context's embeddings to predictions of the target's.
-        teacher: embeds the target view: `EMATeacher(encoder)`, `StopGradTeacher()`.
+        teacher: embeds the target view: `EMATeacher(encoder)`, `StopGradTeacher()`, `SharedTeacher()`,
+            `TargetNetwork(...)`.
         loss: prediction loss of each item; the cosine loss by default.
+        stream_weights: how much each stream counts, at least 0 and not all 0; by default all count alike.
+        regularizer: added to the prediction loss, `VICReg()` or `SIGReg()` for example. It is taken on the encoder's
+            side, and as a mean with the teacher's side where gradients flow through that one too.
+        regularizer_weight: what the regulariser counts, at least 0.
+        regularize: whether it sees the embeddings, or the features that the encoder names in `Encoded`.
+        condition: from the views to what a conditional predictor is told of each item of the context, beside its
+            embedding: stream -> `[items, encoding]`.
+        monitor: is shown each loss in training, and told of each step: `CollapseMonitor(...)`. A compiled step does not
+            show it; call `monitor.observe(loss)` behind it.
 
     >>> from jepa_ssl import EntryMasker, MLPPredictor, StopGradTeacher
     >>> trunk = nn.Linear(6, 8)
@@ -41,52 +67,144 @@ class JEPAObjective(nn.Module, Generic[InstanceT]):
     def __init__(
         self,
         views: ViewMaker[InstanceT],
-        predictor: Predictor,
+        predictor: Predictor | ConditionalPredictor,
         teacher: Teacher,
         loss: PredictionLoss = cosine_loss,
+        *,
+        stream_weights: Mapping[str, float] | None = None,
+        regularizer: Regularizer | None = None,
+        regularizer_weight: float = 1.0,
+        regularize: Literal["embeddings", "features"] = "embeddings",
+        condition: Callable[[Views[Any, Any]], Embeddings] | None = None,
+        monitor: Monitor | None = None,
     ) -> None:
         super().__init__()
+        if regularize not in ("embeddings", "features"):
+            raise ValueError(f"regularize is {regularize!r}, but must be 'embeddings' or 'features'.")
         self.views = views
         self.predictor = predictor
         self.teacher = teacher
         self.loss = loss
+        self.stream_weights = _checked(stream_weights)
+        self.regularizer = regularizer
+        self.regularizer_weight = non_negative("regularizer_weight", regularizer_weight)
+        self.regularize = regularize
+        self.condition = condition
+        self.monitor = monitor
 
     def forward(
-        self, encoder: Encoder[InstanceT], instance: InstanceT, *, generator: torch.Generator | None = None
+        self,
+        encoder: Encoder[InstanceT],
+        instance: InstanceT,
+        *,
+        whole: Embeddings | Encoded | None = None,
+        generator: torch.Generator | None = None,
     ) -> JEPALoss:
         """The loss of `encoder` on a batch; `generator` decides what is hidden.
 
+        Args:
+            whole: what the encoder makes of `instance` as it is, if you have it: your task's forward pass has already
+                run the trunk on it, so give its features to the projector alone. A teacher that is the encoder itself
+                then saves its pass. Of no use to a teacher with weights of its own.
+
         Raises:
-            ValueError: predictions, targets and views do not name the same streams, or differ in shape.
+            ValueError: predictions, targets and views do not name the same streams, or differ in shape; or `whole` is
+                given, but the target is not the instance as it is.
         """
         made = self.views(instance, generator=generator)
-        targets: dict[int, Embeddings] = {}
+        targets: dict[int, Encoded] = {}
+        contexts: list[Encoded] = []
         losses: list[JEPALoss] = []
         for views in made if isinstance(made, tuple) else (made,):
             # Before the teacher: older autocast would keep the weights it cast without gradient, and use them here.
-            predictions = _in_target_order(self.predictor(encoder(views.context)), views)
+            context = Encoded.of(encoder(views.context))
+            predictions = _in_target_order(self._predict(context.embeddings, views), views)
             if id(views.target) not in targets:  # the teacher sees each target once, however many views predict it
-                targets[id(views.target)] = self.teacher(encoder, views.target)
-            losses.append(self._loss(predictions, targets[id(views.target)], views))
-        return losses[0] if len(losses) == 1 else _mean(losses)
+                targets[id(views.target)] = self._teach(encoder, instance, views.target, whole)
+            contexts.append(context)
+            losses.append(self._loss(predictions, targets[id(views.target)].embeddings, views, context))
+        loss = losses[0] if len(losses) == 1 else _mean(losses)
+        if self.regularizer is not None:
+            learned = list(targets.values()) if getattr(self.teacher, "learns", False) else []
+            loss = self._regularized(loss, self.regularizer, [*contexts, *learned], generator)
+        if self.monitor is not None and self.training and not torch.compiler.is_compiling():
+            self.monitor.observe(loss)
+        return loss
 
-    def _loss(self, predictions: Embeddings, targets: Embeddings, views: Views[Any, Any]) -> JEPALoss:
+    def _predict(self, embeddings: Embeddings, views: Views[Any, Any]) -> Embeddings:
+        if self.condition is None:
+            return cast(Predictor, self.predictor)(embeddings)
+        return cast(ConditionalPredictor, self.predictor)(embeddings, self.condition(views))
+
+    def _teach(
+        self, encoder: Encoder[InstanceT], instance: InstanceT, target: Any, whole: Embeddings | Encoded | None
+    ) -> Encoded:
+        if whole is None:
+            return Encoded.of(self.teacher(encoder, target))
+        if target is not instance:
+            raise ValueError(
+                f"whole is given, but the target of {type(self.views).__name__} is not the instance as it is, of which "
+                f"those are the embeddings; leave whole out."
+            )
+        return Encoded.of(self.teacher(lambda _: whole, target))
+
+    def _loss(self, predictions: Embeddings, targets: Embeddings, views: Views[Any, Any], context: Encoded) -> JEPALoss:
         _check(predictions, targets, views)
         terms = {
             stream: _mean_where_hidden(self.loss(prediction, targets[stream]), stream, views)
             for stream, prediction in predictions.items()
         }
-        total = torch.stack(list(terms.values())).mean()
+        total = self._mean_over_streams(terms)
         return JEPALoss(
             total=total,
             terms={"total": total.detach()} | {f"prediction/{stream}": term.detach() for stream, term in terms.items()},
-            predictions=_detached(predictions),
-            targets=_detached(targets),
+            predictions=detached(predictions),
+            targets=detached(targets),
+            context=context.detach(),
         )
+
+    def _mean_over_streams(self, terms: Mapping[str, Tensor]) -> Tensor:
+        if self.stream_weights is None:
+            return torch.stack(list(terms.values())).mean()
+        if self.stream_weights.keys() != terms.keys():
+            raise ValueError(
+                f"stream_weights names the streams {sorted(self.stream_weights)}, but the encoder returns "
+                f"{sorted(terms)}; give each of them a weight, 0 to leave it out."
+            )
+        weighted = [self.stream_weights[stream] * term for stream, term in terms.items()]
+        return torch.stack(weighted).sum() / sum(self.stream_weights.values())
+
+    def _regularized(
+        self, loss: JEPALoss, regularizer: Regularizer, sides: list[Encoded], generator: torch.Generator | None
+    ) -> JEPALoss:
+        values: list[Tensor] = []
+        for encoded in sides:
+            seen = encoded.embeddings if self.regularize == "embeddings" else encoded.features
+            if not seen:
+                raise ValueError(
+                    "regularize is 'features', but the encoder names none; let it return "
+                    "Encoded(embeddings, features), or regularize the 'embeddings'."
+                )
+            values.append(regularizer(seen, valid=encoded.valid, generator=generator))
+        term = torch.stack(values).mean()
+        total = loss.total + self.regularizer_weight * term
+        terms = {"prediction": loss.total.detach(), "regularizer": term.detach()}
+        return replace(loss, total=total, terms={**loss.terms, **terms, "total": total.detach()})
 
     def update(self, encoder: Encoder[InstanceT]) -> None:
         """Moves the teacher; once per optimizer step, after it."""
         self.teacher.update(encoder)
+        if self.monitor is not None:
+            self.monitor.step()
+
+
+def _checked(weights: Mapping[str, float] | None) -> dict[str, float] | None:
+    if weights is None:
+        return None
+    checked = {stream: non_negative(f"stream_weights[{stream!r}]", weight) for stream, weight in weights.items()}
+    if not any(checked.values()):
+        raise ValueError(f"stream_weights is {dict(weights)}, but one of them must be above 0; or use None.")
+    return checked
 
 
 def _in_target_order(predictions: Embeddings, views: Views[Any, Any]) -> Embeddings:
@@ -138,18 +256,24 @@ def _check(predictions: Embeddings, targets: Embeddings, views: Views[Any, Any])
 def _mean(losses: list[JEPALoss]) -> JEPALoss:
     if not losses:
         raise ValueError("the view maker returned no views; return Views, or a tuple of at least one.")
-
-    def collected(of_one: Callable[[JEPALoss], Mapping[str, Tensor]]) -> dict[str, list[Tensor]]:
-        names = dict.fromkeys(name for loss in losses for name in of_one(loss))
-        return {name: [of_one(loss)[name] for loss in losses if name in of_one(loss)] for name in names}
-
+    terms = _collected([loss.terms for loss in losses])
     return JEPALoss(
         total=torch.stack([loss.total for loss in losses]).mean(),
-        terms={name: torch.stack(values).mean() for name, values in collected(lambda loss: loss.terms).items()},
-        predictions={stream: torch.cat(z) for stream, z in collected(lambda loss: loss.predictions).items()},
-        targets={stream: torch.cat(z) for stream, z in collected(lambda loss: loss.targets).items()},
+        terms={name: torch.stack(values).mean() for name, values in terms.items()},
+        predictions=_joined([loss.predictions for loss in losses]),
+        targets=_joined([loss.targets for loss in losses]),
+        context=Encoded(
+            _joined([loss.context.embeddings for loss in losses]),
+            _joined([loss.context.features for loss in losses]),
+            _joined([loss.context.valid for loss in losses]),
+        ),
     )
 
 
-def _detached(embeddings: Embeddings) -> dict[str, Tensor]:
-    return {stream: z.detach() for stream, z in embeddings.items()}
+def _joined(parts: list[Embeddings]) -> dict[str, Tensor]:
+    return {stream: torch.cat(z) for stream, z in _collected(parts).items()}
+
+
+def _collected(parts: list[Embeddings]) -> dict[str, list[Tensor]]:
+    names = dict.fromkeys(name for part in parts for name in part)
+    return {name: [part[name] for part in parts if name in part] for name in names}

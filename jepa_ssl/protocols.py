@@ -44,6 +44,31 @@ class Views(Generic[ContextT, TargetT]):
 
 
 @dataclass(frozen=True)
+class Encoded:
+    """What an encoder may return in place of bare embeddings, where it has more to say of its items.
+
+    `features[stream]` is `[items, width]`: what the embeddings were made of, before projector and normalisation. A
+    regulariser may be put there, and a collapse in scale is seen there alone. `valid[stream]` is a bool tensor
+    `[items]`, False on padding, which no statistic counts; without it all items are real.
+    """
+
+    embeddings: Embeddings
+    features: Embeddings = field(default_factory=_nothing)
+    valid: Mapping[str, Tensor] = field(default_factory=_nothing)
+
+    @staticmethod
+    def of(encoded: "Embeddings | Encoded") -> "Encoded":
+        return encoded if isinstance(encoded, Encoded) else Encoded(encoded)
+
+    def detach(self) -> "Encoded":
+        return Encoded(detached(self.embeddings), detached(self.features), self.valid)
+
+
+def detached(embeddings: Embeddings) -> dict[str, Tensor]:
+    return {stream: z.detach() for stream, z in embeddings.items()}
+
+
+@dataclass(frozen=True)
 class JEPALoss:
     """What `JEPAObjective` returns. Only `total` carries a gradient; nothing here has been copied to the host.
 
@@ -54,6 +79,7 @@ class JEPALoss:
     terms: Mapping[str, Tensor]  # detached scalars, by name
     predictions: Embeddings  # detached
     targets: Embeddings  # detached
+    context: Encoded  # what the encoder made of the context view; detached
 
 
 class ViewMaker(Protocol[InstanceT_contra]):
@@ -70,7 +96,7 @@ class ViewMaker(Protocol[InstanceT_contra]):
 class Encoder(Protocol[InstanceT_contra]):
     """What a solver's repository provides: its trunk, and a projector into the embedding space."""
 
-    def __call__(self, instance: InstanceT_contra, /) -> Embeddings: ...
+    def __call__(self, instance: InstanceT_contra, /) -> Embeddings | Encoded: ...
 
 
 class Predictor(Protocol):
@@ -79,10 +105,19 @@ class Predictor(Protocol):
     def __call__(self, embeddings: Embeddings, /) -> Embeddings: ...
 
 
-class Teacher(Protocol):
-    """Embeds the target view, and moves in `update` alone. Never sees a mask."""
+class ConditionalPredictor(Protocol):
+    """A predictor that is told, beside each item's embedding, what it predicts: stream -> `[items, encoding]`."""
 
-    def __call__(self, encoder: Any, target: Any, /) -> Embeddings: ...
+    def __call__(self, embeddings: Embeddings, condition: Embeddings, /) -> Embeddings: ...
+
+
+class Teacher(Protocol):
+    """Embeds the target view, and moves in `update` alone. Never sees a mask.
+
+    One through which gradients flow has an attribute `learns` that is True; its side is regularised too.
+    """
+
+    def __call__(self, encoder: Any, target: Any, /) -> Embeddings | Encoded: ...
 
     def update(self, encoder: Any, /) -> None: ...
 
@@ -91,3 +126,27 @@ class PredictionLoss(Protocol):
     """`(predictions [items, dim], targets [items, dim]) -> [items]`. Never sees an instance."""
 
     def __call__(self, predictions: Tensor, targets: Tensor, /) -> Tensor: ...
+
+
+class Regularizer(Protocol):
+    """Keeps embeddings from collapsing: stream -> `[items, dim]` to a scalar that is small where they spread out.
+
+    `valid[stream]`, bool `[items]`, is False on padding. `generator` decides all that is drawn.
+    """
+
+    def __call__(
+        self,
+        embeddings: Embeddings,
+        /,
+        *,
+        valid: Mapping[str, Tensor],
+        generator: torch.Generator | None = None,
+    ) -> Tensor: ...
+
+
+class Monitor(Protocol):
+    """Watches the training, and says when nothing is learned: `CollapseMonitor` for example."""
+
+    def observe(self, loss: JEPALoss, /) -> None: ...  # at each forward pass in training
+
+    def step(self) -> None: ...  # once per optimizer step

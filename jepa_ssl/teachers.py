@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from jepa_ssl.checks import closed_fraction
-from jepa_ssl.protocols import Embeddings, Encoder
+from jepa_ssl.protocols import Embeddings, Encoded, Encoder
 
 
 class StopGradTeacher:
@@ -17,7 +17,7 @@ class StopGradTeacher:
     Source: Chen and He, "Exploring simple Siamese representation learning", CVPR 2021.
     """
 
-    def __call__(self, encoder: Encoder[Any], target: Any) -> Embeddings:
+    def __call__(self, encoder: Encoder[Any], target: Any) -> Embeddings | Encoded:
         with torch.no_grad():
             return encoder(target)
 
@@ -64,7 +64,7 @@ class EMATeacher(nn.Module):
         if _has_low_precision(self.target_model):
             self.average = (deepcopy(self.target_model) if self.average is None else self.average).float()
 
-    def forward(self, encoder: Encoder[Any], target: Any) -> Embeddings:
+    def forward(self, encoder: Encoder[Any], target: Any) -> Embeddings | Encoded:
         with torch.no_grad():
             return self.target_model(target)
 
