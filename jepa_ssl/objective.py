@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import Any, Generic, Literal, TypeVar, cast
+from typing import Any, Generic, Literal, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -82,7 +82,7 @@ class JEPAObjective(nn.Module, Generic[InstanceT]):
         if regularize not in ("embeddings", "features"):
             raise ValueError(f"regularize is {regularize!r}, but must be 'embeddings' or 'features'.")
         self.views = views
-        self.predictor = predictor
+        self.predictor: Callable[..., Embeddings] = predictor
         self.teacher = teacher
         self.loss = loss
         self.stream_weights = _checked(stream_weights)
@@ -132,9 +132,7 @@ class JEPAObjective(nn.Module, Generic[InstanceT]):
         return loss
 
     def _predict(self, embeddings: Embeddings, views: Views[Any, Any]) -> Embeddings:
-        if self.condition is None:
-            return cast(Predictor, self.predictor)(embeddings)
-        return cast(ConditionalPredictor, self.predictor)(embeddings, self.condition(views))
+        return self.predictor(embeddings, *(() if self.condition is None else (self.condition(views),)))
 
     def _teach(
         self, encoder: Encoder[InstanceT], instance: InstanceT, target: Any, whole: Embeddings | Encoded | None
@@ -146,7 +144,11 @@ class JEPAObjective(nn.Module, Generic[InstanceT]):
                 f"whole is given, but the target of {type(self.views).__name__} is not the instance as it is, of which "
                 f"those are the embeddings; leave whole out."
             )
-        return Encoded.of(self.teacher(lambda _: whole, target))
+
+        def encoded(_: InstanceT) -> Embeddings | Encoded:
+            return whole
+
+        return Encoded.of(self.teacher(encoded, target))
 
     def _loss(self, predictions: Embeddings, targets: Embeddings, views: Views[Any, Any], context: Encoded) -> JEPALoss:
         _check(predictions, targets, views)
@@ -209,6 +211,12 @@ def _checked(weights: Mapping[str, float] | None) -> dict[str, float] | None:
 
 def _in_target_order(predictions: Embeddings, views: Views[Any, Any]) -> Embeddings:
     """Symmetries move items, or add some that the target lacks; an embedding of the whole instance stays."""
+    for stream, places in views.items.items():
+        if places.ndim != 1 or places.dtype != torch.int64:
+            raise ValueError(
+                f"stream {stream!r}: items is {places.dtype} {list(places.shape)}, but must be int64 [items], where in "
+                f"the context each item of the target stands."
+            )
     return {
         stream: prediction.index_select(0, views.items[stream]) if stream in views.items else prediction
         for stream, prediction in predictions.items()
@@ -236,12 +244,15 @@ def _check(predictions: Embeddings, targets: Embeddings, views: Views[Any, Any])
             raise ValueError(
                 f"stream {stream!r}: predictions are {list(prediction.shape)} and targets "
                 f"{list(targets[stream].shape)}, but both must be [items, dim]; check the sizes of predictor and "
-                f"projector."
+                f"projector{', and the length of items' if stream in views.items else ''}."
             )
     marks: tuple[tuple[str, Mapping[str, Tensor | None]], ...] = (("hidden", views.hidden), ("weight", views.weight))
     for name, per_stream in marks:
         for stream, mark in per_stream.items():
             if stream not in predictions:
+                # A symmetry weighs and moves rows and columns whether or not the encoder has a stream for them.
+                if name == "weight" and stream not in views.hidden:
+                    continue
                 raise ValueError(
                     f"the views name the stream {stream!r} in {name}, but the encoder returns {sorted(predictions)}; "
                     f"name the streams of the encoder as the masker does."

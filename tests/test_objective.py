@@ -16,6 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from jepa_ssl import (
     BipartiteGraph,
     EMATeacher,
+    Encoded,
     EntryMasker,
     FlatVectors,
     JEPALoss,
@@ -355,8 +356,8 @@ def test_streams_that_differ_are_refused():
         JEPAObjective(views_of({}), lambda _: {"b": z["a"]}, StopGradTeacher())(lambda x: z, z["a"])
     with pytest.raises(ValueError, match=r"views name the stream 'b' in hidden, but the encoder returns \['a'\]"):
         hand_made(views_of({"b": None}), LOSSES)
-    with pytest.raises(ValueError, match=r"views name the stream 'b' in weight"):
-        hand_made(views_of({}, {"b": torch.ones(4)}), LOSSES)
+    with pytest.raises(ValueError, match=r"views name the stream 'b' in hidden"):
+        hand_made(views_of({"b": torch.ones(4, dtype=torch.bool)}, {"b": torch.ones(4)}), LOSSES)
     with pytest.raises(ValueError, match=r"encoder returns \[\]"):
         JEPAObjective(views_of({"a": None}), lambda z: z, StopGradTeacher())(lambda x: {}, z["a"])
 
@@ -372,3 +373,157 @@ def test_shapes_that_differ_are_refused():
         hand_made(views_of({"a": torch.ones(3, dtype=torch.bool)}), LOSSES)
     with pytest.raises(ValueError, match=r"stream 'a': weight is \[4, 1\], but the encoder returns 4 items"):
         hand_made(views_of({}, {"a": torch.ones(4, 1)}), LOSSES)
+
+
+def test_items_that_do_not_fit_are_refused():
+    def moved(places: Tensor) -> JEPAObjective[Tensor]:
+        def views(instance: Any, *, generator: Any = None) -> Views[Any, Any]:
+            return Views(instance, instance, items={"a": places})
+
+        return JEPAObjective(views, lambda z: z, StopGradTeacher())
+
+    with pytest.raises(ValueError, match=r"items is torch.float32 \[3\], but must be int64 \[items\]"):
+        moved(torch.zeros(3))(lambda x: {"a": x}, torch.ones(3, 2))
+    with pytest.raises(ValueError, match=r"predictions are \[2, 2\] and targets \[3, 2\].*the length of items"):
+        moved(torch.tensor([0, 2]))(lambda x: {"a": x}, torch.ones(3, 2))
+
+
+# Streams, regularisers, conditions, monitors
+
+
+def given_features(encoder: nn.Module) -> Any:
+    """An encoder whose features are twice its embeddings."""
+
+    def encode(instance: Any) -> Encoded:
+        z = encoder(instance)
+        return Encoded(z, {stream: 2 * part for stream, part in z.items()})
+
+    return encode
+
+
+def squares(embeddings: Mapping[str, Tensor], *, valid: Any, generator: Any = None) -> Tensor:
+    return torch.stack([z.square().sum() for z in embeddings.values()]).sum()
+
+
+def test_streams_count_as_they_are_weighted():
+    graph, encoder = ragged_graphs([3, 4], [2, 5]), GraphEncoder()
+    jepa = graph_objective(StopGradTeacher())
+    plain = jepa(encoder, graph, generator=seeded())
+    jepa.stream_weights = {"constraint": 3.0, "variable": 1.0}
+    weighted = jepa(encoder, graph, generator=seeded())
+    terms = [plain.terms[f"prediction/{kind}"] for kind in KINDS]
+    torch.testing.assert_close(weighted.total.detach(), (3 * terms[0] + terms[1]) / 4)
+    torch.testing.assert_close(plain.total.detach(), (terms[0] + terms[1]) / 2)
+
+
+def test_a_stream_that_hides_nothing_is_left_out_by_its_weight():
+    graph, encoder = ragged_graphs([3, 4], [2, 5]), GraphEncoder()
+    views = NodeMasker({"constraint": 0, "variable": 0.5})
+    predictor = MLPPredictor(dict.fromkeys(KINDS, 4))
+    halved = JEPAObjective(views, predictor, StopGradTeacher())
+    jepa = JEPAObjective(views, predictor, StopGradTeacher(), stream_weights={"constraint": 0, "variable": 1})
+    loss = jepa(encoder, graph, generator=seeded())
+    assert loss.total == loss.terms["prediction/variable"] > 0
+    assert loss.terms["prediction/constraint"] == 0
+    torch.testing.assert_close(halved(encoder, graph, generator=seeded()).total, loss.total / 2)
+
+
+@pytest.mark.parametrize("weights", [{"constraint": -1.0}, {"constraint": 0.0}, {"constraint": float("nan")}, {}])
+def test_stream_weights_that_train_nothing_are_refused(weights: dict[str, float]):
+    with pytest.raises(ValueError, match="stream_weights"):
+        JEPAObjective(NodeMasker(0.5), lambda z: z, StopGradTeacher(), stream_weights=weights)
+
+
+def test_stream_weights_name_the_streams_of_the_encoder():
+    jepa = JEPAObjective(EntryMasker(0.5), lambda z: z, StopGradTeacher(), stream_weights={"a": 1.0})
+    with pytest.raises(ValueError, match=r"names the streams \['a'\], but the encoder returns \['instance'\]"):
+        jepa(lambda x: {"instance": x}, torch.ones(2, 4))
+
+
+@pytest.mark.parametrize(("regularize", "factor"), [("embeddings", 1), ("features", 4)])
+def test_the_regulariser_is_taken_on_the_side_that_learns(regularize: Any, factor: int):
+    x, encoder = torch.randn(3, 6, generator=seeded()), FlatEncoder().eval()
+    jepa = JEPAObjective(
+        EntryMasker(0.5),
+        MLPPredictor({"instance": 4}),
+        StopGradTeacher(),
+        regularizer=squares,
+        regularizer_weight=0.5,
+        regularize=regularize,
+    )
+    loss = jepa(given_features(encoder), x, generator=seeded())
+    z = encoder(EntryMasker(0.5)(x, generator=seeded()).context)["instance"]
+    torch.testing.assert_close(loss.terms["regularizer"], factor * z.square().sum().detach())
+    torch.testing.assert_close(loss.total.detach(), loss.terms["prediction"] + 0.5 * loss.terms["regularizer"])
+    assert loss.terms["total"] == loss.total
+    assert loss.total.requires_grad
+
+
+def test_where_both_sides_learn_both_are_regularised():
+    class Both(StopGradTeacher):
+        learns = True
+
+    x, encoder = torch.randn(3, 6, generator=seeded()), FlatEncoder().eval()
+    jepa = JEPAObjective(EntryMasker(0.5), MLPPredictor({"instance": 4}), Both(), regularizer=squares)
+    loss = jepa(encoder, x, generator=seeded())
+    views = EntryMasker(0.5)(x, generator=seeded())
+    sides = [encoder(view)["instance"].square().sum().detach() for view in (views.context, views.target)]
+    torch.testing.assert_close(loss.terms["regularizer"], torch.stack(sides).mean())
+
+
+def test_features_are_named_before_they_are_regularised():
+    jepa = JEPAObjective(EntryMasker(0.5), lambda z: z, StopGradTeacher(), regularizer=squares, regularize="features")
+    with pytest.raises(ValueError, match=r"regularize is 'features', but the encoder names none; .*Encoded"):
+        jepa(lambda x: {"instance": x}, torch.ones(2, 4))
+    with pytest.raises(ValueError, match=r"regularize is 'trunk'"):
+        JEPAObjective(EntryMasker(0.5), lambda z: z, StopGradTeacher(), regularize="trunk")  # pyright: ignore[reportArgumentType]
+
+
+def test_the_predictor_is_told_of_the_views():
+    graph, encoder = ragged_graphs([3, 4], [2, 5]), GraphEncoder()
+    told: list[Any] = []
+
+    def predictor(z: Mapping[str, Tensor], condition: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        told.append(condition)
+        return z
+
+    def hidden_nodes(views: Views[Any, Any]) -> dict[str, Tensor]:
+        return {kind: mark for kind, mark in views.hidden.items() if mark is not None}
+
+    jepa = JEPAObjective(NodeMasker(0.5), predictor, StopGradTeacher(), condition=hidden_nodes)
+    jepa(encoder, graph, generator=seeded())
+    hidden = NodeMasker(0.5).draw(graph, generator=seeded())
+    assert all(torch.equal(told[0][kind], hidden[kind]) for kind in KINDS)
+
+
+def test_the_monitor_sees_each_loss_in_training_and_each_step():
+    class Witness:
+        def __init__(self) -> None:
+            self.losses: list[JEPALoss] = []
+            self.steps = 0
+
+        def observe(self, loss: JEPALoss) -> None:
+            self.losses.append(loss)
+
+        def step(self) -> None:
+            self.steps += 1
+
+    witness, encoder, x = Witness(), FlatEncoder(), torch.randn(3, 6)
+    jepa = JEPAObjective(EntryMasker(0.5), lambda z: z, StopGradTeacher(), monitor=witness)
+    loss = jepa(given_features(encoder), x)
+    jepa.update(encoder)
+    jepa.eval()(encoder, x)
+    assert witness.losses == [loss]
+    assert witness.steps == 1
+    assert not loss.context.embeddings["instance"].requires_grad
+    assert torch.equal(loss.context.features["instance"], 2 * loss.context.embeddings["instance"])
+
+
+def test_whole_is_of_the_instance_alone():
+    def views(instance: Any, *, generator: Any = None) -> Views[Any, Any]:
+        return Views(instance, instance + 1)
+
+    jepa = JEPAObjective(views, lambda z: z, StopGradTeacher())
+    z = {"instance": torch.ones(2, 4)}
+    with pytest.raises(ValueError, match=r"whole is given, but the target of function is not the instance"):
+        jepa(lambda x: {"instance": x}, torch.ones(2, 4), whole=z)
