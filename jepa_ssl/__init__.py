@@ -1,8 +1,10 @@
 """A pluggable JEPA objective for neural LP and MILP solvers."""
 
+from jepa_ssl.balance import GradientBalance
+from jepa_ssl.freezing import freeze, unfreeze
 from jepa_ssl.instances import BipartiteGraph, FlatVectors
 from jepa_ssl.joint import JointLoss, JointSchedule, LinearRamp, LossWeights
-from jepa_ssl.losses import cosine_loss
+from jepa_ssl.losses import cosine_loss, smooth_l1_loss, squared_error
 from jepa_ssl.maskers import (
     BlockMasker,
     ComposeMaskers,
@@ -14,12 +16,14 @@ from jepa_ssl.maskers import (
     LearnedToken,
     MultiView,
     NodeMasker,
+    Seeds,
     Shuffled,
     Zeros,
     hidden_share,
 )
+from jepa_ssl.monitor import CollapseMonitor, CollapseWarning
 from jepa_ssl.objective import JEPAObjective
-from jepa_ssl.predictors import MLPPredictor, MLPProjector
+from jepa_ssl.predictors import ConditionalMLPPredictor, MLPPredictor, MLPProjector, hidden_and_degree
 from jepa_ssl.protocols import (
     ConditionalPredictor,
     Embeddings,
@@ -34,15 +38,27 @@ from jepa_ssl.protocols import (
     ViewMaker,
     Views,
 )
-from jepa_ssl.teachers import EMATeacher, StopGradTeacher
+from jepa_ssl.regularizers import SIGReg, VICReg
+from jepa_ssl.teachers import (
+    CosineMomentum,
+    EMATeacher,
+    LinearMomentum,
+    SharedTeacher,
+    StopGradTeacher,
+    TargetNetwork,
+)
 
 __version__ = "0.1.0"
 
 __all__ = [
     "BipartiteGraph",
     "BlockMasker",
+    "CollapseMonitor",
+    "CollapseWarning",
     "ComposeMaskers",
+    "ConditionalMLPPredictor",
     "ConditionalPredictor",
+    "CosineMomentum",
     "EMATeacher",
     "EdgeMasker",
     "Embeddings",
@@ -52,12 +68,14 @@ __all__ = [
     "Fill",
     "FlatVectors",
     "GaussianNoise",
+    "GradientBalance",
     "GroupMasker",
     "JEPALoss",
     "JEPAObjective",
     "JointLoss",
     "JointSchedule",
     "LearnedToken",
+    "LinearMomentum",
     "LinearRamp",
     "LossWeights",
     "MLPPredictor",
@@ -68,12 +86,22 @@ __all__ = [
     "PredictionLoss",
     "Predictor",
     "Regularizer",
+    "SIGReg",
+    "Seeds",
+    "SharedTeacher",
     "Shuffled",
     "StopGradTeacher",
+    "TargetNetwork",
     "Teacher",
+    "VICReg",
     "ViewMaker",
     "Views",
     "Zeros",
     "cosine_loss",
+    "freeze",
+    "hidden_and_degree",
     "hidden_share",
+    "smooth_l1_loss",
+    "squared_error",
+    "unfreeze",
 ]

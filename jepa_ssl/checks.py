@@ -1,9 +1,10 @@
 """Argument checks whose errors name the argument, its value, what was expected and what to do."""
 
 import math
-from numbers import Real
+from numbers import Integral, Real
 
 import torch
+from torch import Tensor
 
 
 def _number(name: str, value: object) -> None:
@@ -38,11 +39,17 @@ def non_negative(name: str, value: float) -> float:
     return float(value)
 
 
-def whole_number(name: str, value: int, least: int) -> int:
-    """`value`, if it is a whole number and at least `least`."""
-    if value != int(value) or value < least:
-        raise ValueError(f"{name} is {value}, but must be a whole number that is at least {least}.")
+def whole_number(name: str, value: int, least: int, remedy: str = "give an int.") -> int:
+    """`value`, if it is of a type for whole numbers and at least `least`; 2.0 is not."""
+    _number(name, value)
+    if not isinstance(value, Integral) or value < least:
+        raise ValueError(f"{name} is {value}, but must be a whole number that is at least {least}; {remedy}")
     return int(value)
+
+
+def reads_freely(tensor: Tensor) -> bool:
+    """Whether to look at numbers of `tensor` neither waits for its device nor breaks a graph being compiled."""
+    return tensor.device.type == "cpu" and not torch.compiler.is_compiling()
 
 
 def generator_fits(generator: torch.Generator | None, device: torch.device) -> None:

@@ -1,7 +1,7 @@
 """Joint training: which loss counts how much in which epoch, and no forward pass that does not count."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -40,6 +40,7 @@ class JointLoss:
     total: Tensor
     task: Tensor | None
     jepa: JEPALoss | None
+    parts: Mapping[str, Tensor] = field(default_factory=dict[str, Tensor])  # "task" and "jepa", as they are weighed
 
 
 @dataclass(frozen=True)
@@ -49,18 +50,28 @@ class LossWeights:
     task: float
     jepa: float
 
-    def combine(self, task: Callable[[], Tensor], jepa: Callable[[], JEPALoss]) -> JointLoss:
-        """`task * task() + jepa * jepa()`; a loss of weight 0 is not computed at all."""
+    def combine(
+        self,
+        task: Callable[[], Tensor],
+        jepa: Callable[[], JEPALoss],
+        balance: Callable[[Tensor, Tensor], Tensor] | None = None,
+    ) -> JointLoss:
+        """`task * task() + jepa * jepa()`; a loss of weight 0 is not computed at all.
+
+        Where both are, `balance(weighted task loss, JEPA loss)` is one more factor on JEPA, if it is given: with
+        `GradientBalance` the weight of JEPA is its share of the task's gradient.
+        """
         task_loss = task() if self.task else None
         jepa_loss = jepa() if self.jepa else None
-        weighted: list[Tensor] = []
+        parts: dict[str, Tensor] = {}
         if task_loss is not None:
-            weighted.append(self.task * task_loss)
+            parts["task"] = self.task * task_loss
         if jepa_loss is not None:
-            weighted.append(self.jepa * jepa_loss.total)
-        if not weighted:
+            balanced = balance(parts["task"], jepa_loss.total) if balance and parts else 1.0
+            parts["jepa"] = self.jepa * balanced * jepa_loss.total
+        if not parts:
             raise ValueError("both losses have weight 0 in this epoch, so nothing would be trained; raise one of them.")
-        return JointLoss(torch.stack(weighted).sum(), task_loss, jepa_loss)
+        return JointLoss(torch.stack(list(parts.values())).sum(), task_loss, jepa_loss, parts)
 
 
 @dataclass(frozen=True)

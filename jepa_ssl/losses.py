@@ -1,4 +1,7 @@
-"""Prediction losses: how far a prediction is from its target, item by item."""
+"""Prediction losses: how far a prediction is from its target, item by item: `[items, dim], [items, dim] -> [items]`.
+
+Half precision is computed, and returned, in float32.
+"""
 
 import torch
 import torch.nn.functional as F
@@ -9,11 +12,41 @@ def cosine_loss(predictions: Tensor, targets: Tensor) -> Tensor:
     """`2 - 2 cos(p, z)` for each item, in [0, 4] to rounding: `[items, dim], [items, dim] -> [items]`.
 
     Source: BYOL (Grill et al., "Bootstrap your own latent", NeurIPS 2020), equation 2. A vector of zeros has cosine 0.
-    Half precision is computed, and returned, in float32.
 
     >>> cosine_loss(torch.tensor([[1.0, 0.0], [1.0, 0.0]]), torch.tensor([[2.0, 0.0], [-1.0, 0.0]]))
     tensor([0., 4.])
     """
-    # In float16 the epsilon that guards a division by zero is itself zero.
+    predictions, targets = _in_one_precision(predictions, targets)
+    return 2.0 - 2.0 * F.cosine_similarity(predictions, targets, dim=-1)
+
+
+def smooth_l1_loss(predictions: Tensor, targets: Tensor) -> Tensor:
+    """Smooth L1 distance to the layer-normalised target, mean over the dimensions: `[items, dim] x 2 -> [items]`.
+
+    Each target is shifted and scaled to mean 0 and variance 1 over its dimensions, so that a teacher cannot lower the
+    loss by shrinking. A difference counts half its square up to 1, and grows linearly from there. Source: I-JEPA
+    (Assran et al., "Self-supervised learning from images with a joint-embedding predictive architecture", CVPR 2023),
+    whose code has these two steps and beta = 1.
+
+    >>> smooth_l1_loss(torch.tensor([[1.5, -1.5], [3.0, -1.0]]), torch.tensor([[7.0, 5.0], [7.0, 5.0]]))
+    tensor([0.1250, 0.7500])
+    """
+    predictions, targets = _in_one_precision(predictions, targets)
+    normalised = F.layer_norm(targets, targets.shape[-1:])
+    return F.smooth_l1_loss(predictions, normalised, reduction="none").mean(dim=-1)
+
+
+def squared_error(predictions: Tensor, targets: Tensor) -> Tensor:
+    """`(p - z)^2`, mean over the dimensions: `[items, dim], [items, dim] -> [items]`.
+
+    >>> squared_error(torch.tensor([[1.0, 2.0]]), torch.tensor([[1.0, 4.0]]))
+    tensor([2.])
+    """
+    predictions, targets = _in_one_precision(predictions, targets)
+    return (predictions - targets).square().mean(dim=-1)
+
+
+def _in_one_precision(predictions: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    # In float16 squares overflow, and the epsilons that guard a division by zero are themselves zero.
     dtype = torch.promote_types(torch.promote_types(predictions.dtype, targets.dtype), torch.float32)
-    return 2.0 - 2.0 * F.cosine_similarity(predictions.to(dtype), targets.to(dtype), dim=-1)
+    return predictions.to(dtype), targets.to(dtype)

@@ -2,13 +2,14 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import Any, Generic, Literal, TypeVar
+from typing import Any, Generic, Literal, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
 
 from jepa_ssl.checks import non_negative
 from jepa_ssl.losses import cosine_loss
+from jepa_ssl.maskers import Seeds
 from jepa_ssl.protocols import (
     ConditionalPredictor,
     Embeddings,
@@ -49,7 +50,8 @@ class JEPAObjective(nn.Module, Generic[InstanceT]):
         regularizer: added to the prediction loss, `VICReg()` or `SIGReg()` for example. It is taken on the encoder's
             side, and as a mean with the teacher's side where gradients flow through that one too.
         regularizer_weight: what the regulariser counts, at least 0.
-        regularize: whether it sees the embeddings, or the features that the encoder names in `Encoded`.
+        regularize: whether it sees the embeddings, or the features that the encoder names in `Encoded`; of a learned
+            target network that names none it sees the embeddings either way.
         condition: from the views to what a conditional predictor is told of each item of the context, beside its
             embedding: stream -> `[items, encoding]`.
         monitor: is shown each loss in training, and told of each step: `CollapseMonitor(...)`. A compiled step does not
@@ -99,10 +101,12 @@ class JEPAObjective(nn.Module, Generic[InstanceT]):
         *,
         whole: Embeddings | Encoded | None = None,
         generator: torch.Generator | None = None,
+        seeds: Seeds | None = None,
     ) -> JEPALoss:
-        """The loss of `encoder` on a batch; `generator` decides what is hidden.
+        """The loss of `encoder` on a batch; `generator` decides all that is drawn.
 
         Args:
+            seeds: names of the instances, to decide in the generator's place what is hidden of each.
             whole: what the encoder makes of `instance` as it is, if you have it: your task's forward pass has already
                 run the trunk on it, so give its features to the projector alone. A teacher that is the encoder itself
                 then saves its pass. Of no use to a teacher with weights of its own.
@@ -111,7 +115,9 @@ class JEPAObjective(nn.Module, Generic[InstanceT]):
             ValueError: predictions, targets and views do not name the same streams, or differ in shape; or `whole` is
                 given, but the target is not the instance as it is.
         """
-        made = self.views(instance, generator=generator)
+        # Not every view maker takes Seeds; one that does not says so itself.
+        drawn_by = generator if seeds is None else cast(torch.Generator, seeds)
+        made = self.views(instance, generator=drawn_by)
         targets: dict[int, Encoded] = {}
         contexts: list[Encoded] = []
         losses: list[JEPALoss] = []
@@ -124,9 +130,8 @@ class JEPAObjective(nn.Module, Generic[InstanceT]):
             contexts.append(context)
             losses.append(self._loss(predictions, targets[id(views.target)].embeddings, views, context))
         loss = losses[0] if len(losses) == 1 else _mean(losses)
-        if self.regularizer is not None:
-            learned = list(targets.values()) if getattr(self.teacher, "learns", False) else []
-            loss = self._regularized(loss, self.regularizer, [*contexts, *learned], generator)
+        learned = list(targets.values()) if getattr(self.teacher, "learns", False) else []
+        loss = self._regularized(loss, [*contexts, *learned], generator)
         if self.monitor is not None and self.training and not torch.compiler.is_compiling():
             self.monitor.observe(loss)
         return loss
@@ -176,18 +181,21 @@ class JEPAObjective(nn.Module, Generic[InstanceT]):
         weighted = [self.stream_weights[stream] * term for stream, term in terms.items()]
         return torch.stack(weighted).sum() / sum(self.stream_weights.values())
 
-    def _regularized(
-        self, loss: JEPALoss, regularizer: Regularizer, sides: list[Encoded], generator: torch.Generator | None
-    ) -> JEPALoss:
+    def _regularized(self, loss: JEPALoss, sides: list[Encoded], generator: torch.Generator | None) -> JEPALoss:
+        """`loss` and the regulariser, which is the mean over the sides that gradients flow through."""
+        if self.regularizer is None:
+            return loss
         values: list[Tensor] = []
-        for encoded in sides:
-            seen = encoded.embeddings if self.regularize == "embeddings" else encoded.features
-            if not seen:
+        for place, encoded in enumerate(sides):
+            on_features = self.regularize == "features"
+            if on_features and not place and not encoded.features:
                 raise ValueError(
                     "regularize is 'features', but the encoder names none; let it return "
                     "Encoded(embeddings, features), or regularize the 'embeddings'."
                 )
-            values.append(regularizer(seen, valid=encoded.valid, generator=generator))
+            # A target network has a trunk of its own, whose features are its own affair.
+            seen = encoded.features if on_features and encoded.features else encoded.embeddings
+            values.append(self.regularizer(seen, valid=encoded.valid, generator=generator))
         term = torch.stack(values).mean()
         total = loss.total + self.regularizer_weight * term
         terms = {"prediction": loss.total.detach(), "regularizer": term.detach()}

@@ -11,6 +11,13 @@ from torch import Tensor
 
 PATHS = {"flat": [], "graph": ["--use_bipartite_graphs"]}
 MODES = {"kkt": [], "ema": ["--use_jepa"], "simsiam": ["--use_jepa", "--jepa_mode", "simsiam"]}
+STATES = ["--use_jepa", "--jepa_views", "solver_state", "--jepa_solver_steps", "5", "--jepa_mode"]
+RECIPES = {
+    "shared": ["--use_jepa", "--jepa_mode", "shared", "--jepa_regularizer", "sigreg"],
+    "frozen": [*STATES, "frozen", "--jepa_loss", "smooth_l1"],
+    "learned": [*STATES, "learned", "--jepa_regularizer", "vicreg", "--jepa_balance"],
+    "schedule": ["--use_jepa", "--ema_schedule", "cosine", "--jepa_loss", "squared"],
+}  # beyond the specification's
 # Twelve LPs of two families in three batches, small enough for a run to take a fraction of a second.
 TINY = shlex.split(
     "--devices cpu --problems set_cover random --set_cover_size 3 5 --random_size 4 3 --train_instances 12 "

@@ -26,6 +26,7 @@ from jepa_ssl import (
     Zeros,
 )
 from jepa_ssl.lp import StructureMasker
+from jepa_ssl.maskers import Seeds
 from jepa_ssl.protocols import ViewMaker
 from jepa_ssl.testing import check_masker
 
@@ -52,31 +53,40 @@ LPS = [torch.randn(4, ENTRIES, generator=seeded(1)), torch.randn(0, ENTRIES)]
 @pytest.mark.parametrize("indicator", [False, True])
 @pytest.mark.parametrize("fill", FILLS, ids=lambda fill: type(fill).__name__)
 def test_the_maskers_of_the_package_pass(fill: Any, indicator: bool):
-    check_masker(EntryMasker(0.5, fill, indicator=indicator), FLAT)
-    check_masker(NodeMasker(0.4, fill, indicator=indicator), GRAPHS)
-    check_masker(GroupMasker([[0, 4], [1, 2, 3], [9]], 0.6, fill, indicator=indicator), LPS)
-    check_masker(StructureMasker(2, 3, 0.5, 0.4, 0.1, fill=fill, indicator=indicator), LPS)
+    seeds = None if indicator else Seeds
+    check_masker(EntryMasker(0.5, fill, indicator=indicator), FLAT, ratio=0.5, seeds=seeds)
+    check_masker(NodeMasker(0.4, fill, indicator=indicator), GRAPHS, ratio=0.4, seeds=seeds)
+    check_masker(GroupMasker([[0, 4], [1, 2, 3], [9]], 0.6, fill, indicator=indicator), LPS, seeds=seeds)
+    check_masker(StructureMasker(2, 3, 0.5, 0.4, 0.1, fill=fill, indicator=indicator), LPS, seeds=seeds)
 
 
 @pytest.mark.parametrize("indicator", [False, True])
 def test_the_maskers_of_edges_and_blocks_pass(indicator: bool):
     derived = {"constraint": [0, 2], "variable": [1]}
     graphs = [ragged_graphs([4, 1, 6, 0], [3, 2, 1, 0]), ragged_graphs([5, 4], [4, 4])]
-    for masker in (
-        NodeMasker(0.5, hide_edges=True, derived=derived, indicator=indicator),
-        EdgeMasker(0.5, GaussianNoise(), indicator=indicator),
-        EdgeMasker(0.5, derived=derived, indicator=indicator),
-        BlockMasker(0.5, hops=1, blocks=2, hide_edges=True, indicator=indicator),
+    for masker, ratio in (
+        (NodeMasker(0.5, hide_edges=True, derived=derived, indicator=indicator), 0.5),
+        (NodeMasker({"constraint": 0, "variable": 0.3}, indicator=indicator), {"constraint": 0, "variable": 0.3}),
+        (EdgeMasker(0.5, GaussianNoise(), indicator=indicator), {"edge": 0.5}),
+        (EdgeMasker(0.5, derived=derived, indicator=indicator), {"edge": 0.5}),
+        (BlockMasker(0.5, hops=1, blocks=2, hide_edges=True, indicator=indicator), 0.5),
     ):
-        check_masker(masker, graphs)
+        check_masker(masker, graphs, ratio=ratio, seeds=Seeds)
+
+
+def test_the_maskers_of_the_package_draw_uniformly():
+    check_masker(EntryMasker(0.3), [vectors()], uniform=["instance"])
+    check_masker(NodeMasker(0.4), [ragged_graphs([6, 3], [4, 5])], uniform=["constraint", "variable"])
+    check_masker(EdgeMasker(0.5), [ragged_graphs([7], [4])], uniform=["edge"])
+    check_masker(BlockMasker(0.5, hops=1), [ragged_graphs([5], [1])], uniform=["constraint"])  # a star: all alike
 
 
 def test_combined_maskers_pass():
-    check_masker(ComposeMaskers(EntryMasker(0.3), EntryMasker(0.2, GaussianNoise())), FLAT[3:] + LPS)
+    check_masker(ComposeMaskers(EntryMasker(0.3), EntryMasker(0.2, GaussianNoise())), FLAT[3:] + LPS, seeds=Seeds)
     check_masker(ComposeMaskers(EntryMasker(0.5), EntryMasker(0.5)), [torch.randn(1000, 4)])
-    check_masker(ComposeMaskers(NodeMasker(0.5), BlockMasker(0.5)), GRAPHS)
-    check_masker(MultiView(EntryMasker(0.2), EntryMasker(0.7)), FLAT)
-    check_masker(MultiView(NodeMasker(0.2), NodeMasker(0.7)), GRAPHS)
+    check_masker(ComposeMaskers(NodeMasker(0.5), BlockMasker(0.5)), GRAPHS, seeds=Seeds)
+    check_masker(MultiView(EntryMasker(0.2), EntryMasker(0.7)), FLAT, seeds=Seeds)
+    check_masker(MultiView(NodeMasker(0.2), NodeMasker(0.7)), GRAPHS, seeds=Seeds)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
@@ -141,6 +151,11 @@ FLAT_FAULTS = {
     r"hidden\['instance'\] is torch.int64 \[5\], but must be bool": lambda i, v, g: replace(
         v, hidden={"instance": torch.ones(5, dtype=torch.int64)}
     ),
+    "hidden says that vector 0 kept entries, but the context has not all of them": lambda i, v, g: replace(
+        v, hidden={"instance": ~v.hidden["instance"]}
+    ),
+    "target's 'instance' is a copy": lambda i, v, g: replace(v, target=FlatVectors(i.values.clone(), i.valid)),
+    "context's 'valid' is a copy": lambda i, v, g: replace(v, context=FlatVectors(v.context.values, i.valid.clone())),
     "context and target differ in the shape": lambda i, v, g: replace(
         v, target=FlatVectors(torch.cat([i.values, 0 * i.values], 1), torch.cat([i.valid, i.valid], 1))
     ),
@@ -201,6 +216,7 @@ GRAPH_FAULTS = {
     ),
     "graph 0 hides all its constraints": zeros_everywhere,
     "context's edge_index is not": lambda i, v: replace(v, context=replace(v.context, edge_index=i.edge_index.flip(1))),
+    "context's 'edge' is a copy": lambda i, v: replace(v, context=replace(v.context, edge_attr=i.edge_attr.clone())),
     r"weight\['variable'\] is not finite": lambda i, v: replace(v, weight={"variable": v.weight["variable"] + 1}),
     r"weight\['constraint'\] sums to 2 in one graph and 3 in another": lambda i, v: replace(
         v, weight={"constraint": v.hidden["constraint"].float()}
@@ -224,3 +240,107 @@ def test_a_fault_in_one_of_several_views_is_found():
 
     with pytest.raises(AssertionError, match="the target is the whole"):
         check_masker(masker, [vectors()])
+
+
+# Faults in what a masker promises on request
+
+
+def hides(hidden: Tensor, instance: Tensor) -> Views[Any, Any]:
+    return Views(instance.masked_fill(hidden, 0.0), instance, {"instance": hidden.any(1)})
+
+
+def coins(instance: Tensor, *, generator: Random = None) -> Views[Any, Any]:
+    """About half, but never none nor all."""
+    hidden = torch.rand(instance.shape, generator=generator) < 0.5
+    hidden[:, 0] = ~hidden[:, 1]
+    return hides(hidden, instance)
+
+
+def lowest_three(keys: Tensor, instance: Tensor) -> Views[Any, Any]:
+    return hides(torch.zeros_like(instance, dtype=torch.bool).scatter_(1, keys.argsort(1)[:, :3], True), instance)
+
+
+def rather_the_first(instance: Tensor, *, generator: Random = None) -> Views[Any, Any]:
+    keys = torch.rand(instance.shape, generator=generator) + 0.05 * torch.arange(instance.size(1))
+    return lowest_three(keys, instance)
+
+
+def neighbours(instance: Tensor, *, generator: Random = None) -> Views[Any, Any]:
+    first = torch.randint(instance.size(1), (len(instance), 1), generator=generator)
+    return lowest_three((torch.arange(instance.size(1)) - first) % instance.size(1), instance)
+
+
+def the_same_for_all(instance: Tensor, *, generator: Random = None) -> Views[Any, Any]:
+    return lowest_three(torch.rand(1, instance.size(1), generator=generator).expand_as(instance), instance)
+
+
+SIX = torch.randn(2, 6, generator=seeded(2))
+
+
+def test_wrong_counts_are_found():
+    check_masker(coins, [SIX])
+    with pytest.raises(AssertionError, match=r"instances\[0\]: . of the 6 'instance' items of instance . are hidden"):
+        check_masker(coins, [SIX], ratio=0.5)
+    with pytest.raises(AssertionError, match=r"2 of the 6 'instance' items of instance 0.*ratio of 0.5 it should be 3"):
+        check_masker(EntryMasker(0.34), [SIX], ratio=0.5)
+    with pytest.raises(AssertionError, match=r"2 of the 5 'variable' items of instance 0.*ratio of 0 it should be 0"):
+        check_masker(NodeMasker(0.5), [ragged_graphs([4], [5])], ratio={"constraint": 0.5, "variable": 0})
+
+
+@pytest.mark.parametrize(
+    ("masker", "said"),
+    [
+        (rather_the_first, "some items are hidden more often"),
+        (neighbours, "some pairs of items are hidden together more often"),
+        (the_same_for_all, "depends on the instance before it"),
+        (coins, "some pairs of items"),
+    ],
+)
+def test_biased_draws_are_found(masker: ViewMaker[Any], said: str):
+    check_masker(masker, [SIX])
+    with pytest.raises(AssertionError, match=rf"instances\[0\]: in 4000 draws of the 'instance' items.*{said}"):
+        check_masker(masker, [SIX], uniform=["instance"])
+
+
+def test_blocks_on_a_path_are_no_uniform_draw():
+    with pytest.raises(AssertionError, match="of the 'constraint' items of instance 0, some"):
+        check_masker(BlockMasker(0.5, hops=1), [ragged_graphs([6], [2])], uniform=["constraint"])
+
+
+class FirstName:
+    """A source of numbers that knows its batch by the first name in it."""
+
+    def __init__(self, names: Tensor) -> None:
+        self.seed = int(names[0])
+
+
+def by_the_first_name(instance: Tensor, *, generator: Any = None) -> Views[Any, Any]:
+    return EntryMasker(0.5)(
+        instance, generator=seeded(generator.seed) if isinstance(generator, FirstName) else generator
+    )
+
+
+def deaf(instance: Tensor, *, generator: Any = None) -> Views[Any, Any]:
+    return EntryMasker(0.5)(instance, generator=generator if isinstance(generator, torch.Generator) else seeded())
+
+
+def forgetful(instance: Tensor, *, generator: Any = None) -> Views[Any, Any]:
+    return EntryMasker(0.5)(instance, generator=generator if isinstance(generator, torch.Generator) else None)
+
+
+def test_draws_that_do_not_go_by_name_are_found():
+    with pytest.raises(AssertionError, match=r"instances\[0\]: instance 1 is hidden otherwise in another order"):
+        check_masker(by_the_first_name, [SIX], seeds=FirstName)
+    with pytest.raises(AssertionError, match="all names give the same views"):
+        check_masker(deaf, [SIX], seeds=Seeds)
+    with pytest.raises(AssertionError, match="the same names give different views"):
+        check_masker(forgetful, [SIX], seeds=Seeds)
+
+    def by_place(instance: Tensor, *, generator: Any = None) -> Views[Any, Any]:
+        """The numbers of the name, but in a larger batch moved by one place."""
+        views = EntryMasker(0.5)(instance, generator=generator)
+        moved = (views.context == 0).roll(int(len(instance) > 1), 1)
+        return hides(moved, instance)
+
+    with pytest.raises(AssertionError, match=r"instance 0 is hidden otherwise alone"):
+        check_masker(by_place, [SIX], seeds=Seeds)

@@ -78,7 +78,7 @@ def test_composed_maskers_of_vectors_keep_target_and_padding():
     expected = parts[1](parts[0](batch, generator=g).context, generator=g).context.values
     assert torch.equal(views.context.values, expected)
     assert views.target is batch
-    assert views.hidden == {"instance": None}
+    assert views.hidden["instance"].all()
     assert not views.weight
 
 

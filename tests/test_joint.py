@@ -5,11 +5,11 @@ import math
 import pytest
 import torch
 
-from jepa_ssl import JEPALoss, JointSchedule, LinearRamp, LossWeights
+from jepa_ssl import Encoded, JEPALoss, JointSchedule, LinearRamp, LossWeights
 
 
 def jepa_loss(value: float) -> JEPALoss:
-    return JEPALoss(torch.tensor(value), {}, {}, {})
+    return JEPALoss(torch.tensor(value), {}, {}, {}, Encoded({}))
 
 
 @pytest.mark.parametrize(
@@ -45,7 +45,7 @@ def test_a_loss_that_does_not_count_is_not_computed():
 
 def test_both_are_weighed_and_carry_their_gradients():
     x, y = torch.tensor(3.0, requires_grad=True), torch.tensor(5.0, requires_grad=True)
-    loss = LossWeights(task=2.0, jepa=0.1).combine(lambda: x * x, lambda: JEPALoss(y * y, {}, {}, {}))
+    loss = LossWeights(task=2.0, jepa=0.1).combine(lambda: x * x, lambda: JEPALoss(y * y, {}, {}, {}, Encoded({})))
     loss.total.backward()
     assert loss.total.item() == pytest.approx(2.0 * 9.0 + 0.1 * 25.0)
     assert (x.grad, y.grad) == (torch.tensor(12.0), torch.tensor(1.0))
@@ -81,3 +81,25 @@ def test_bad_epochs_and_ramps_are_refused_at_once():
         LinearRamp(0.0, -1.0, epochs=3)
     with pytest.raises(ValueError, match="start is nan"):
         LinearRamp(math.nan, 1.0, epochs=3)
+
+
+def test_the_parts_are_weighed_and_add_up():
+    loss = LossWeights(task=2.0, jepa=0.1).combine(lambda: torch.tensor(3.0), lambda: jepa_loss(5.0))
+    assert {name: part.item() for name, part in loss.parts.items()} == {"task": 6.0, "jepa": 0.5}
+    assert loss.total.item() == 6.5
+
+
+def test_a_balance_is_asked_where_both_are_trained_alone():
+    asked: list[tuple[float, float]] = []
+
+    def balance(task: torch.Tensor, jepa: torch.Tensor) -> torch.Tensor:
+        asked.append((task.item(), jepa.item()))
+        return torch.tensor(10.0)
+
+    both = LossWeights(task=2.0, jepa=0.1).combine(lambda: torch.tensor(3.0), lambda: jepa_loss(5.0), balance)
+    assert both.total.item() == pytest.approx(6.0 + 0.1 * 10.0 * 5.0)
+    assert asked == [(6.0, 5.0)]
+    for weights in (LossWeights(task=1.0, jepa=0.0), LossWeights(task=0.0, jepa=1.0)):
+        alone = weights.combine(lambda: torch.tensor(3.0), lambda: jepa_loss(5.0), balance)
+        assert alone.total.item() == (3.0 if weights.task else 5.0)
+    assert len(asked) == 1

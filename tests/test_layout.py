@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jepa_ssl.lp import flatten, valid_entries
+from jepa_ssl.lp import flatten, unflatten, valid_entries
 
 
 @given(st.integers(0, 3), st.integers(0, 4), st.integers(0, 4))
@@ -16,6 +16,21 @@ def test_flatten_is_a_row_by_row_then_b_then_c(batch: int, m: int, n: int):
     for lp in range(batch):
         expected = [A[lp, i, j] for i in range(m) for j in range(n)] + list(b[lp]) + list(c[lp])
         assert flat[lp].tolist() == [float(x) for x in expected]
+
+
+@given(st.integers(0, 3), st.integers(0, 4), st.integers(0, 4))
+def test_unflatten_undoes_flatten_and_shares_its_memory(batch: int, m: int, n: int):
+    parts = torch.randn(batch, m, n), torch.randn(batch, m), torch.randn(batch, n)
+    flat = flatten(*parts)
+    for part, found in zip(parts, unflatten(flat, m, n), strict=True):
+        assert torch.equal(found, part)
+        assert found.untyped_storage().data_ptr() == flat.untyped_storage().data_ptr()
+
+
+@pytest.mark.parametrize("shape", [(2, 10), (11,)])
+def test_vectors_of_other_sizes_are_not_unflattened(shape: tuple[int, ...]):
+    with pytest.raises(ValueError, match=r"vectors is \[.*LPs of 2 rows and 3 columns are \[batch, 11\].*padded sizes"):
+        unflatten(torch.ones(shape), 2, 3)
 
 
 @pytest.mark.parametrize("dtype", [torch.bool, torch.float32, torch.int64])

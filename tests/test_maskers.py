@@ -15,7 +15,7 @@ from builders import offsets, ragged_graphs, seeded
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import chisquare
-from torch import Tensor
+from torch import Tensor, nn
 
 from jepa_ssl import (
     BipartiteGraph,
@@ -25,7 +25,11 @@ from jepa_ssl import (
     FlatVectors,
     GaussianNoise,
     GroupMasker,
+    JEPAObjective,
+    MLPPredictor,
     NodeMasker,
+    SharedTeacher,
+    StopGradTeacher,
     Zeros,
 )
 from jepa_ssl.instances import segment_of
@@ -212,7 +216,7 @@ def test_the_plain_loops_are_uniform_and_the_same_test_finds_a_biased_draw():
 @pytest.mark.parametrize("fill", [Zeros(), GaussianNoise(0.5)], ids=str)
 def test_vectors_change_where_hidden_and_only_there(fill: Zeros | GaussianNoise, dtype: torch.dtype):
     batch = padded_vectors([9, 5, 2, 1, 0], 9, dtype=dtype)
-    batch.values[0, 0], batch.values[1, 1] = torch.nan, -0.0
+    batch.values[4], batch.values[1, 1] = torch.nan, -0.0  # the last vector is all padding
     before = batch.values.clone()
     views = EntryMasker(0.5, fill)(batch, generator=seeded())
     hidden = EntryMasker(0.5, fill).draw(batch, generator=seeded())
@@ -222,7 +226,7 @@ def test_vectors_change_where_hidden_and_only_there(fill: Zeros | GaussianNoise,
     assert views.context.values.dtype == dtype
     assert same_bits(views.context.values[~hidden].float(), before[~hidden].float())
     assert not same_bits(views.context.values[hidden].float(), before[hidden].float())
-    assert views.hidden == {"instance": None}
+    assert torch.equal(views.hidden["instance"], hidden.any(1))
 
 
 @given(st.lists(st.integers(0, 7), min_size=1, max_size=5), RATIOS, SEEDS)
@@ -293,6 +297,27 @@ def test_views_of_an_expanded_or_read_only_input_are_made_without_writing_to_it(
     EntryMasker(0.5)(leaf, generator=seeded()).context.sum().backward()
     assert leaf.grad is not None
     assert leaf.grad.sum(-1).tolist() == [3.0, 3.0]
+
+
+@pytest.mark.parametrize("teacher", [StopGradTeacher(), SharedTeacher()], ids=lambda t: type(t).__name__)
+def test_vectors_that_hide_nothing_do_not_count_in_the_loss_and_all_others_do(teacher: Any):
+    torch.manual_seed(0)
+    masker, predictor, trunk = EntryMasker(0.5), MLPPredictor({"instance": 4}), nn.Linear(6, 4)
+    jepa = JEPAObjective(masker, predictor, teacher)
+
+    def loss(batch: FlatVectors) -> float:
+        return float(jepa(lambda flat: {"instance": trunk(flat.values)}, batch, generator=seeded()).total.detach())
+
+    batch = padded_vectors([6, 1, 4, 0], 6)
+    views = masker(batch, generator=seeded())
+    hidden = views.hidden["instance"]
+    assert hidden is not None
+    assert hidden.tolist() == [True, False, True, False]
+    predictions = predictor({"instance": trunk(views.context.values)})["instance"]
+    targets = trunk(batch.values)
+    expected = [oracles.cosine_loss(predictions[i].tolist(), targets[i].tolist()) for i in (0, 2)]
+    assert loss(batch) == pytest.approx(sum(expected) / 2, rel=1e-5)
+    assert loss(padded_vectors([1, 1], 6)) == 0.0
 
 
 # The weight of a graph
@@ -427,3 +452,14 @@ def test_bad_fills_instances_and_generators_are_refused():
         EntryMasker(0.5)(elsewhere, generator=seeded())
     with pytest.raises(ValueError, match=r"generator is on cpu.*instance is on meta"):
         NodeMasker(0.5)(ragged_graphs([2], [2]).to("meta"), generator=seeded())
+
+
+@pytest.mark.parametrize("number", [torch.nan, torch.inf])
+def test_a_number_that_is_not_finite_is_refused_before_anything_is_drawn(number: float):
+    generator, values = seeded(), torch.randn(3, 5)
+    state = generator.get_state()
+    values[1, 2] = number
+    for instance in (values, FlatVectors(values, torch.ones_like(values, dtype=torch.bool))):
+        with pytest.raises(ValueError, match=rf"\[1, 2\] is {number}, but must be finite"):
+            EntryMasker(0.5)(instance, generator=generator)
+    assert torch.equal(generator.get_state(), state)

@@ -23,6 +23,7 @@ from jepa_ssl import (
     JEPAObjective,
     MLPPredictor,
     NodeMasker,
+    Seeds,
     StopGradTeacher,
     Views,
     cosine_loss,
@@ -527,3 +528,36 @@ def test_whole_is_of_the_instance_alone():
     z = {"instance": torch.ones(2, 4)}
     with pytest.raises(ValueError, match=r"whole is given, but the target of function is not the instance"):
         jepa(lambda x: {"instance": x}, torch.ones(2, 4), whole=z)
+
+
+def test_a_target_network_without_features_is_regularised_at_its_embeddings():
+    class Learned(nn.Module):
+        learns = True
+
+        def forward(self, encoder: Any, target: Tensor) -> dict[str, Tensor]:
+            return {"instance": target[:, :4]}
+
+        def update(self, encoder: Any) -> None: ...
+
+    x, encoder = torch.randn(3, 6, generator=seeded()), FlatEncoder().eval()
+    jepa = JEPAObjective(EntryMasker(0.5), lambda z: z, Learned(), regularizer=squares, regularize="features")
+    loss = jepa(given_features(encoder), x, generator=seeded())
+    sides = [loss.context.features["instance"].square().sum(), x[:, :4].square().sum()]
+    torch.testing.assert_close(loss.terms["regularizer"], torch.stack(sides).mean())
+
+
+def test_seeds_decide_what_is_hidden_of_each_instance_and_the_generator_the_rest():
+    graph, encoder = ragged_graphs([5, 5], [6, 6]), GraphEncoder()
+    drawn: list[Tensor] = []
+
+    def noise(embeddings: Mapping[str, Tensor], *, valid: Any, generator: Any = None) -> Tensor:
+        drawn.append(torch.rand(3, generator=generator))
+        return drawn[-1].sum()
+
+    jepa = JEPAObjective(NodeMasker(0.5), lambda z: z, StopGradTeacher(), regularizer=noise)
+    names = torch.tensor([7, 3])
+    first, second = (jepa(encoder, graph, seeds=Seeds(names), generator=seeded(seed)) for seed in (0, 1))
+    assert all(torch.equal(first.predictions[kind], second.predictions[kind]) for kind in KINDS)
+    assert not torch.equal(*drawn)
+    other = jepa(encoder, graph, seeds=Seeds(names, epoch=1), generator=seeded())
+    assert any(not torch.equal(first.predictions[kind], other.predictions[kind]) for kind in KINDS)

@@ -29,6 +29,7 @@ def oracle(
     lam_start: Vector,
     average: bool = False,
     restart_every: int | None = None,
+    rebalance: bool = False,
 ) -> list[tuple[Vector, Vector]]:
     """The method number by number, in float64."""
     m, n = lp.A.shape
@@ -40,11 +41,12 @@ def oracle(
     ]
     reach = max((abs(lp.A[i, j]) * furthest[j] for i in range(m) for j in range(n)), default=0.0)
     weight = largest_c / (largest_b or reach or 1.0)
-    tau = [0.99 / weight / (sum(abs(lp.A[i, j]) for i in range(m)) or 1.0) for j in range(n)]
-    sigma = [0.99 * weight / (sum(abs(lp.A[i, j]) for j in range(n)) or 1.0) for i in range(m)]
+    column_sums = [sum((abs(lp.A[i, j]) for i in range(m)), 0.0) for j in range(n)]
+    row_sums = [sum((abs(lp.A[i, j]) for j in range(n)), 0.0) for i in range(m)]
     reached: list[tuple[Vector, Vector]] = []
     past: list[tuple[list[float], list[float]]] = []
     for step in range(1, steps[-1] + 1):
+        tau, sigma = [0.99 / weight / (s or 1) for s in column_sums], [0.99 * weight / (s or 1) for s in row_sums]
         new = [0.0] * n
         for j in range(n):
             moved = x[j] - tau[j] * (lp.c[j] + sum(lp.A[i, j] * lam[i] for i in range(m)))
@@ -58,8 +60,18 @@ def oracle(
         if step in steps:
             reached.append((mean[0], mean[1]) if average else (np.array(x), np.array(lam)))
         if len(past) == restart_every:
+            x_way, x_moved = way(column_sums, x_start, mean[0])
+            lam_way, lam_moved = way(row_sums, lam_start, mean[1])
+            if rebalance and x_moved and lam_moved:
+                weight = min(max((weight * lam_way / x_way) ** 0.5, 1e-6), 1e6)
+            x_start, lam_start = mean[0], mean[1]
             x, lam, past = mean[0].tolist(), mean[1].tolist(), []
     return reached
+
+
+def way(sums: list[float], start: Vector, end: Vector) -> tuple[float, bool]:
+    far, size = (sum(s * v**2 for s, v in zip(sums, part.tolist(), strict=True)) ** 0.5 for part in (end - start, end))
+    return far, far > 2**-26 * size
 
 
 def run(problem: Problem, *steps: int, **options: Any) -> list[Point]:
@@ -74,17 +86,17 @@ def same_bits(a: torch.Tensor, b: torch.Tensor) -> bool:
 
 
 @pytest.mark.parametrize("average", [False, True])
-@pytest.mark.parametrize("restart_every", [None, 1, 7])
+@pytest.mark.parametrize(("restart_every", "rebalance"), [(None, False), (1, False), (7, False), (1, True), (7, True)])
 @given(SIZES, SEEDS, st.booleans())
 def test_plain_loops_reach_the_same_points(
-    average: bool, restart_every: int | None, size: tuple[int, int], seed: int, homogeneous: bool
+    average: bool, restart_every: int | None, rebalance: bool, size: tuple[int, int], seed: int, homogeneous: bool
 ):
     lp = random_lp(seed, *size)
     lp = replace(lp, b=0 * lp.b) if homogeneous else lp
     problem = Problem.of(sparse([lp]))
     x, lam = (part.numpy() for part in problem.zero())
-    expected = oracle(lp, (1, 5, 20), x, lam, average, restart_every)
-    found = run(problem, 1, 5, 20, average=average, restart_every=restart_every)
+    expected = oracle(lp, (1, 5, 20), x, lam, average, restart_every, rebalance)
+    found = run(problem, 1, 5, 20, average=average, restart_every=restart_every, rebalance=rebalance)
     for (x, lam), (x_found, lam_found) in zip(expected, found, strict=True):
         np.testing.assert_allclose(x_found, x, rtol=1e-10, atol=1e-10)
         np.testing.assert_allclose(lam_found, lam, rtol=1e-10, atol=1e-10)
@@ -94,7 +106,7 @@ def test_plain_loops_reach_the_same_points(
 @given(st.lists(SIZES, min_size=1, max_size=5), SEEDS)
 def test_a_batch_is_its_lps_one_by_one_bit_for_bit(dtype: torch.dtype, sizes: list[tuple[int, int]], seed: int):
     lps = [random_lp(seed + i, *size) for i, size in enumerate(sizes)]
-    options: Any = {"restart_every": 4, "average": True}
+    options: Any = {"restart_every": 4, "average": True, "rebalance": True}
     x, lam = run(Problem.of(sparse(lps, dtype)), 10, **options)[0]
     alone = [run(Problem.of(sparse([lp], dtype)), 10, **options)[0] for lp in lps]
     assert same_bits(x, torch.cat([point[0] for point in alone]))
@@ -104,10 +116,11 @@ def test_a_batch_is_its_lps_one_by_one_bit_for_bit(dtype: torch.dtype, sizes: li
 @given(st.lists(SIZES, min_size=1, max_size=5), SEEDS)
 def test_a_padded_batch_is_its_lps_one_by_one_bit_for_bit(sizes: list[tuple[int, int]], seed: int):
     batch = dense([random_lp(seed + i, *size) for i, size in enumerate(sizes)], torch.float32)
-    x, lam = run(Problem.of(batch), 10)[0]
+    options: Any = {"restart_every": 4, "rebalance": True}
+    x, lam = run(Problem.of(batch), 10, **options)[0]
     for i in range(len(sizes)):
         one = replace(batch, **{name: part[i : i + 1] for name, part in vars(batch).items()})
-        alone = run(Problem.of(one), 10)[0]
+        alone = run(Problem.of(one), 10, **options)[0]
         assert same_bits(x[i : i + 1], alone[0])
         assert same_bits(lam[i : i + 1], alone[1])
 
@@ -120,7 +133,8 @@ def test_dense_and_sparse_agree_and_padding_stays_zero(
     lps = [random_lp(seed + i, *size) for i, size in enumerate(sizes)]
     batch = dense(lps, dtype)
     padded, ragged = Problem.of(batch), Problem.of(sparse(lps, dtype))
-    points = run(padded, 20)[0], run(ragged, 20)[0]
+    options: Any = {"restart_every": 8, "rebalance": dtype == torch.float64}
+    points = run(padded, 20, **options)[0], run(ragged, 20, **options)[0]
     x, lam, *rest = *points[0], *residuals(padded, points[0])
     expected = *points[1], *residuals(ragged, points[1])
     for i, (found, mask) in enumerate(zip((x, lam, *rest), (batch.mask_n, batch.mask_m) * 2, strict=True)):
@@ -157,7 +171,8 @@ def test_half_precision_is_computed_in_float32():
 
 
 def mapped(lp: SmallLP, **changes: Any) -> list[Point]:
-    return run(Problem.of(sparse([replace(lp, **changes)])), 30)
+    """After a plain start, and restarts that move the weight."""
+    return run(Problem.of(sparse([replace(lp, **changes)])), 30, restart_every=9, rebalance=True)
 
 
 @given(SIZES, SEEDS)
@@ -261,10 +276,11 @@ def highs_objective(lp: SmallLP) -> float:
     return result.fun
 
 
-def test_random_lps_converge_to_highs_optimum():
+@pytest.mark.parametrize("rebalance", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_random_lps_converge_to_highs_optimum(rebalance: bool):
     lps = [random_lp(seed, 4 + seed % 4, 6) for seed in range(100)]
     batch = sparse(lps)
-    x, lam = run(Problem.of(batch), 20_000, restart_every=1000)[0]
+    x, lam = run(Problem.of(batch), 20_000, restart_every=1000, rebalance=rebalance)[0]
     xs, lams = x.tensor_split(batch.variable_offsets[1:-1]), lam.tensor_split(batch.constraint_offsets[1:-1])
     for lp, *point in zip(lps, xs, lams, strict=True):
         assert kkt_residual(Problem.of(sparse([lp])), (point[0], point[1])) < 1e-9
@@ -279,8 +295,10 @@ def canonical_sparse(lp: LP) -> SparseLP:
     return SparseLP.inequalities(edges, torch.tensor(coo.data), torch.tensor(lp.b), torch.tensor(lp.c), *ends)
 
 
-# The residual that 20,000 steps from zero, restarted every 1,000, get below on these files, rescaled by Ruiz. Not among
-# them is rgn, where it is still 2e-2 and the objective off by 9%.
+# The residual that 20,000 steps from zero, restarted every 1,000, get below on these files, rescaled by Ruiz: with a
+# weight that stays, and with one that moves. With the first, rgn is still off by 9% (lam has to go a thousand times
+# further than x there). With the second, bell5 does not settle: after 40,000 steps its residual is 7e-2 again, while
+# that of all others is below 3e-5.
 REACHED = {
     **dict.fromkeys(("afiro", "avgas", "egout", "flugpl"), 1e-12),
     "standata": 1e-6,
@@ -288,15 +306,24 @@ REACHED = {
     **dict.fromkeys(("e226", "p0548"), 1e-3),
     "bell5": 1e-2,
 }
+REACHED_REBALANCED = {
+    **dict.fromkeys(("afiro", "avgas", "egout", "flugpl", "lseu", "p0548"), 1e-12),
+    **dict.fromkeys(("adlittle", "israel", "rgn"), 1e-7),
+    "standata": 1e-4,
+    **dict.fromkeys(("bell5", "e226"), 1e-3),
+}
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(not MODEL_FILES.is_dir(), reason="the model files are not here")
-@pytest.mark.parametrize(("name", "residual"), REACHED.items())
-def test_model_files_converge_to_highs_optimum(name: str, residual: float):
+@pytest.mark.parametrize(
+    ("name", "residual", "rebalance"),
+    [(*each, False) for each in REACHED.items()] + [(*each, True) for each in REACHED_REBALANCED.items()],
+)
+def test_model_files_converge_to_highs_optimum(name: str, residual: float, rebalance: bool):
     lp = ruiz(read_lp(MODEL_FILES / f"{name}.mps"))
     problem = Problem.of(canonical_sparse(lp))
-    point = run(problem, 20_000, restart_every=1000)[0]
+    point = run(problem, 20_000, restart_every=1000, rebalance=rebalance)[0]
     assert kkt_residual(problem, point) < residual
     assert float(problem.c @ point[0]) == pytest.approx(solve(lp).objective, rel=10 * residual, abs=10 * residual)
 
@@ -308,7 +335,7 @@ def test_model_files_converge_to_highs_optimum(name: str, residual: float):
 @pytest.mark.parametrize("batch", [sparse, dense])
 def test_the_iteration_compiles_to_one_graph(batch: Any):
     problem = Problem.of(batch([random_lp(seed, 4, 5) for seed in range(3)]))
-    options: Any = {"average": True, "restart_every": 3}
+    options: Any = {"average": True, "restart_every": 3, "rebalance": True}
     compiled = torch.compile(iterate, fullgraph=True, backend="aot_eager")
     for found, expected in zip(
         compiled(problem, (3, 8), problem.zero(), **options), run(problem, 3, 8, **options), strict=True

@@ -1,4 +1,7 @@
-"""The cosine loss of each item, against the formula."""
+"""The prediction losses of each item, against their formulas."""
+
+import math
+from collections.abc import Callable
 
 import oracles
 import pytest
@@ -6,20 +9,49 @@ import torch
 from builders import seeded
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import Tensor
 
 from jepa_ssl import cosine_loss
+from jepa_ssl.losses import smooth_l1_loss, squared_error
 
 
+def plain_smooth_l1(prediction: list[float], target: list[float]) -> float:
+    """I-JEPA's: layer-normalise the target (epsilon 1e-5), then half a square up to 1 and a line beyond; mean."""
+    mean = math.fsum(target) / len(target)
+    scale = math.sqrt(math.fsum((z - mean) ** 2 for z in target) / len(target) + 1e-5)
+    distances = [abs(p - (z - mean) / scale) for p, z in zip(prediction, target, strict=True)]
+    return math.fsum(d * d / 2 if d < 1 else d - 0.5 for d in distances) / len(distances)
+
+
+def plain_squared_error(prediction: list[float], target: list[float]) -> float:
+    return math.fsum((p - z) ** 2 for p, z in zip(prediction, target, strict=True)) / len(target)
+
+
+FORMULAS: list[tuple[Callable[[Tensor, Tensor], Tensor], Callable[[list[float], list[float]], float]]] = [
+    (cosine_loss, oracles.cosine_loss),
+    (smooth_l1_loss, plain_smooth_l1),
+    (squared_error, plain_squared_error),
+]
+losses = pytest.mark.parametrize("loss", [loss for loss, _ in FORMULAS])
+
+
+@pytest.mark.parametrize(("loss", "formula"), FORMULAS)
 @given(st.integers(1, 6), st.integers(1, 5), st.integers(0, 99), st.sampled_from([1e-3, 1.0, 1e6]))
-def test_it_is_the_formula_in_float64(items: int, dim: int, seed: int, scale: float):
+def test_it_is_the_formula_in_float64(loss, formula, items: int, dim: int, seed: int, scale: float):
     p, z = torch.randn(2, items, dim, dtype=torch.float64, generator=seeded(seed)) * scale
-    expected = [oracles.cosine_loss(a, b) for a, b in zip(p.tolist(), z.tolist(), strict=True)]
-    torch.testing.assert_close(cosine_loss(p, z), torch.tensor(expected, dtype=torch.float64), rtol=0, atol=1e-12)
+    expected = [formula(a, b) for a, b in zip(p.tolist(), z.tolist(), strict=True)]
+    torch.testing.assert_close(loss(p, z), torch.tensor(expected, dtype=torch.float64), rtol=1e-12, atol=1e-12)
 
 
-def test_its_gradient_is_right():
+@losses
+def test_its_gradient_is_right(loss):
     p, z = torch.randn(2, 4, 5, dtype=torch.float64, generator=seeded())
-    assert torch.autograd.gradcheck(cosine_loss, (p.requires_grad_(), z.requires_grad_()))
+    assert torch.autograd.gradcheck(loss, (p.requires_grad_(), z.requires_grad_()))
+
+
+@losses
+def test_no_items_have_no_losses(loss):
+    assert loss(torch.zeros(0, 4), torch.zeros(0, 4)).shape == (0,)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
@@ -31,7 +63,21 @@ def test_vectors_of_zeros_have_cosine_zero_in_every_precision(dtype: torch.dtype
     assert p.grad is not None
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_a_target_without_variation_normalises_to_zeros(dtype: torch.dtype):
+    z = torch.full((3, 4), 7.0, dtype=dtype, requires_grad=True)
+    losses = smooth_l1_loss(torch.full((3, 4), 3.0, dtype=dtype), z)
+    losses.sum().backward()
+    assert losses.tolist() == [2.5, 2.5, 2.5]
+    assert z.grad is not None
+    assert z.grad.isfinite().all()
+
+
+@losses
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_half_precision_is_computed_in_float32(dtype: torch.dtype):
-    p, z = torch.randn(2, 50, 64, generator=seeded()).to(dtype)
-    torch.testing.assert_close(cosine_loss(p, z), cosine_loss(p.float(), z.float()), rtol=0, atol=0)
+def test_half_precision_is_computed_in_float32(loss, dtype: torch.dtype):
+    p, z = 1000 * torch.randn(2, 50, 64, generator=seeded()).to(dtype)
+    torch.testing.assert_close(loss(p, z), loss(p.float(), z.float()), rtol=0, atol=0)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        torch.testing.assert_close(loss(p, z), loss(p.float(), z.float()), rtol=0, atol=0)
+    assert loss(p.double(), z).dtype == torch.float64

@@ -53,7 +53,7 @@ def test_one_number_of_steps_is_a_sequence_of_one():
 def test_options_reach_the_iteration():
     lp = sparse(LPS)
     plain = SolverState(20).states(lp)["variable"]
-    each: list[dict[str, Any]] = [{"average": True}, {"restart_every": 5}]
+    each: list[dict[str, Any]] = [{"average": True}, {"restart_every": 5}, {"restart_every": 5, "rebalance": True}]
     for options in each:
         problem = Problem.of(lp)
         x = iterate(problem, (20,), problem.zero(), **options)[0][0]
@@ -405,6 +405,20 @@ def test_a_gpu_is_not_waited_for_and_agrees(batch: Any):
         torch.testing.assert_close(found[stream].cpu(), target, rtol=1e-8, atol=1e-8)
 
 
+@pytest.mark.parametrize("batch", [sparse, dense])
+def test_no_value_is_read(batch: Any):
+    """On the meta device, whose tensors have none: a GPU is not waited for."""
+    lp = batch(LPS)
+    unknown = type(lp)(**{name: part.to("meta") for name, part in vars(lp).items()})
+    view = SolverState((2, 6), average=True, restart_every=2, rebalance=True)
+    expected = view.states(lp)
+    view.fitted = True
+    assert {kind: part.shape for kind, part in view.states(unknown).items()} == {
+        kind: part.shape for kind, part in expected.items()
+    }
+    assert all(target.is_meta for target in view.to("meta")(unknown).target.values())
+
+
 # Refused
 
 
@@ -414,7 +428,7 @@ def test_steps_that_do_not_rise_are_refused(steps: Any):
         SolverState(steps)
 
 
-@pytest.mark.parametrize("count", [0, -1, 2.5, 100.0, True, "100", torch.nan])
+@pytest.mark.parametrize("count", [0, -1, 2.5, 100.0, torch.nan])
 def test_counts_that_are_no_whole_numbers_from_one_are_refused(count: Any):
     for steps in (count, (count, 200)):
         with pytest.raises(ValueError, match=r"steps is .*whole number that is at least 1; 100 is usual"):
@@ -423,11 +437,19 @@ def test_counts_that_are_no_whole_numbers_from_one_are_refused(count: Any):
         SolverState(3, restart_every=count)
 
 
+def test_counts_that_are_no_numbers_are_refused():
+    for count in (True, "100"):
+        with pytest.raises(TypeError, match=r"steps is .*must be a number"):
+            SolverState((count, 200))  # pyright: ignore[reportArgumentType]
+
+
 def test_counts_may_be_of_numpy():
     assert SolverState(np.array([3, 20]), restart_every=np.int64(7)).steps == (3, 20)  # pyright: ignore
 
 
 def test_other_options_out_of_range_are_refused():
+    with pytest.raises(ValueError, match=r"rebalance is True, but happens at restarts; set restart_every"):
+        SolverState(3, rebalance=True)
     with pytest.raises(ValueError, match=r"start_scale is 1.0.*0 with states_of.*leave one of the two out"):
         SolverState(3, start_scale=1.0, states_of=lambda _: {})
     with pytest.raises(ValueError, match=r"start_scale is -1"):
@@ -479,6 +501,10 @@ def test_edges_and_offsets_that_leave_the_batch_are_refused_by_fit():
         SolverState(3).fit([replace(lp, edge_index=lp.edge_index + 100)])
     with pytest.raises(ValueError, match=r"constraint_offsets goes from"):
         SolverState(3).fit([replace(lp, constraint_offsets=lp.constraint_offsets + 1)])
+    crossing = replace(lp, edge_index=torch.stack([lp.edge_index[0], lp.edge_index[1].flip(0)]))
+    for use in (SolverState(3).states, fitted(3)):
+        with pytest.raises(ValueError, match=r"joins a constraint of graph 0 to a variable of graph 4"):
+            use(crossing)
     with pytest.raises(ValueError, match="give fit some batches"):
         SolverState(3).fit([])
 

@@ -16,7 +16,7 @@ from scipy.optimize import linprog
 from scipy.sparse import csr_array
 from torch import Tensor
 
-from jepa_ssl import JEPAObjective, MLPPredictor, StopGradTeacher
+from jepa_ssl import JEPAObjective, MLPPredictor, StopGradTeacher, cosine_loss
 from jepa_ssl.lp.instances import DenseLP, SparseLP
 from jepa_ssl.lp.symmetries import (
     BoundsAsRows,
@@ -510,6 +510,32 @@ def test_items_are_compared_with_themselves_wherever_they_went(symmetry: Symmetr
     assert jepa(name, lp, generator=seeded()).total.abs() < 1e-6
 
 
+@pytest.mark.parametrize("symmetry", EVERY)
+def test_each_lp_weighs_the_same_in_the_order_of_the_target(symmetry: Symmetry) -> None:
+    rng, sizes = np.random.default_rng(0), [(2, 9), (7, 3), (1, 1)]
+    views = symmetry(sparse_batch([random_lp(rng, *size) for size in sizes]), generator=seeded())
+    for stream, counts in zip(("constraint", "variable"), zip(*sizes, strict=True), strict=True):
+        expected = torch.tensor([1 / count for count in counts for _ in range(count)], dtype=torch.float64)
+        torch.testing.assert_close(views.weight[stream], expected)
+    assert not symmetry(dense_batch([random_lp(rng, 3, 2)]), generator=seeded()).weight
+
+
+def test_a_large_lp_does_not_outvote_a_small_one() -> None:
+    """The image of the large one is embedded as its source is, that of the small one as its opposite."""
+    rng = np.random.default_rng(0)
+    lp = sparse_batch([random_lp(rng, 30, 30), random_lp(rng, 2, 2)])
+    small = torch.arange(len(lp.c)) >= 30
+
+    def encoder(batch: SparseLP) -> dict[str, Tensor]:
+        return {"variable": torch.where(small & (batch is not lp), -1.0, 1.0).unsqueeze(1)}
+
+    jepa = JEPAObjective(RowScale(), dict, StopGradTeacher())
+    assert (
+        jepa(encoder, lp, generator=seeded()).total
+        == cosine_loss(torch.ones(2, 1), torch.tensor([[1.0], [-1.0]])).mean()
+    )
+
+
 def test_dtype_is_kept() -> None:
     lp, _ = batch_and_solution("sparse", 2)
     for dtype, symmetry in itertools.product((torch.float16, torch.float32), (make() for make in KINDS.values())):
@@ -540,7 +566,7 @@ def scale_of_rows(symmetry: Symmetry, lp: Any) -> Tensor:
     return symmetry.apply(replace(lp, b=torch.ones_like(lp.b)), generator=seeded()).instance.b
 
 
-WRONG_COUNTS: list[Any] = [0, -1, 1.5, 2.0, True, torch.nan]
+WRONG_COUNTS: list[Any] = [0, -1, 1.5, 2.0, torch.nan]
 
 
 @pytest.mark.parametrize(
@@ -559,6 +585,15 @@ WRONG_COUNTS: list[Any] = [0, -1, 1.5, 2.0, True, torch.nan]
 def test_bad_arguments_are_named(make: Callable[[], Symmetry], name: str) -> None:
     with pytest.raises(ValueError, match=f"^{name} is .*but must be"):
         make()
+
+
+def test_numbers_out_of_order_are_named() -> None:
+    lp, _ = batch_and_solution("sparse", 2)
+    nan = replace(lp, c=torch.full_like(lp.c, torch.nan))
+    with pytest.raises(ValueError, match=r"c\[0\] is nan, but must be finite"):
+        Permutation().apply(nan)
+    with pytest.raises(ValueError, match=r"edge_index\[:, \d+\] joins a constraint of graph"):
+        RowScale()(replace(lp, edge_index=torch.stack([lp.edge_index[0], lp.edge_index[1].flip(0)])))
 
 
 @pytest.mark.parametrize("bad", [RowScale(), [1], [RowScale(), None], RowScale, "ab", None])

@@ -13,7 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from jepa_ssl import EMATeacher, StopGradTeacher
+from jepa_ssl import Encoded, EntryMasker, JEPAObjective, MLPPredictor, Views
+from jepa_ssl.teachers import EMATeacher, SharedTeacher, StopGradTeacher, TargetNetwork
 
 
 def all_tensors(module: nn.Module) -> dict[str, Tensor]:
@@ -231,6 +232,16 @@ def test_a_lazy_encoder_that_was_never_run_is_refused():
         EMATeacher(nn.LazyLinear(3))
 
 
+def test_an_encoder_that_is_no_module_is_refused():
+    def encoder(flat: Any) -> dict[str, Any]:
+        return {"instance": flat}
+
+    with pytest.raises(TypeError, match=r"encoder is a function.*StopGradTeacher"):
+        EMATeacher(encoder)  # pyright: ignore
+    with pytest.raises(TypeError, match=r"encoder is a function.*StopGradTeacher"):
+        EMATeacher(nn.Linear(1, 1)).update(encoder)  # pyright: ignore
+
+
 @pytest.mark.parametrize("momentum", [-0.1, 1.1, float("nan")])
 def test_bad_momentum_is_refused(momentum: float):
     with pytest.raises(ValueError, match=rf"momentum is {momentum}.*\[0, 1\]"):
@@ -290,6 +301,20 @@ def test_a_resumed_teacher_goes_on_bit_for_bit(dtype: torch.dtype):
     assert all(torch.equal(tensor, teacher.state_dict()[name]) for name, tensor in resumed.state_dict().items())
 
 
+def test_a_copy_counts_on():
+    encoder = nn.Linear(2, 2)
+    teacher = EMATeacher(encoder, 0.9)
+    for _ in range(5):
+        teacher.update(encoder)
+    copied = deepcopy(teacher)
+    for _ in range(10):
+        copied.update(encoder)
+    seen: list[int] = []
+    copied.momentum = lambda updates: seen.append(updates) or 0.5  # pyright: ignore
+    copied.update(encoder)
+    assert seen == [15]
+
+
 def test_tied_weights_stay_tied():
     class Tied(nn.Module):
         def __init__(self) -> None:
@@ -306,15 +331,88 @@ def test_tied_weights_stay_tied():
     assert torch.equal(teacher.target_model.get_parameter("b.weight"), encoder.b.weight)
 
 
-# Stop-gradient
+# The encoder itself
 
 
 def test_the_stop_gradient_teacher_is_the_encoder_without_gradient_and_without_state():
     encoder, teacher = FlatEncoder().eval(), StopGradTeacher()
     x = torch.randn(3, 6)
-    z = teacher(encoder, x)["instance"]
+    z = Encoded.of(teacher(encoder, x)).embeddings["instance"]
     assert torch.equal(z, encoder(x)["instance"])
     assert not z.requires_grad
     teacher.update(encoder)
     assert not isinstance(teacher, nn.Module)
     assert vars(teacher) == {}
+
+
+def test_the_stop_gradient_teacher_cuts_the_gradient_of_what_was_computed_before():
+    whole = FlatEncoder()(torch.randn(3, 6))
+    valid = torch.tensor([True, False, True])
+    bare = StopGradTeacher()(lambda _: whole, None)
+    full = StopGradTeacher()(lambda _: Encoded(whole, whole, {"instance": valid}), None)
+    assert isinstance(full, Encoded)
+    assert full.valid["instance"] is valid
+    for z in (Encoded.of(bare).embeddings, full.embeddings, full.features):
+        assert not z["instance"].requires_grad
+        assert torch.equal(z["instance"], whole["instance"])
+    assert whole["instance"].requires_grad
+
+
+def test_the_shared_teacher_is_the_encoder_with_gradient():
+    encoder, teacher = FlatEncoder().eval(), SharedTeacher()
+    z = Encoded.of(teacher(encoder, torch.randn(3, 6))).embeddings["instance"]
+    z.sum().backward()
+    assert all(p.grad is not None for p in encoder.parameters())
+    assert teacher.learns
+    teacher.update(encoder)
+    assert vars(teacher) == {}
+
+
+class Spread:
+    """A regulariser that sees both sides."""
+
+    def __call__(self, embeddings: Any, *, valid: Any, generator: Any = None) -> Tensor:
+        return sum((z.square().mean() for z in embeddings.values()), start=torch.zeros(()))
+
+
+@pytest.mark.parametrize("teacher", [StopGradTeacher(), SharedTeacher()], ids=["stop-gradient", "shared"])
+@pytest.mark.parametrize("full", [False, True], ids=["embeddings", "Encoded"])
+def test_what_was_computed_before_serves_as_target_and_saves_the_pass(teacher: Any, full: bool):
+    calls = 0
+
+    def encode(flat: Tensor) -> Any:
+        nonlocal calls
+        calls += 1
+        z = encoder(flat)
+        return Encoded(z, {stream: 2 * value for stream, value in z.items()}) if full else z
+
+    encoder = FlatEncoder().double().eval()
+    jepa = JEPAObjective(EntryMasker(0.5), MLPPredictor({"instance": 4}).double(), teacher, regularizer=Spread())
+    x = torch.randn(5, 6, dtype=torch.float64)
+    results: list[tuple[Tensor, list[Tensor]]] = []
+    for whole in (False, True):
+        before = calls
+        given = encode(x) if whole else None  # as the pass of the task would be
+        parameters = [*encoder.parameters(), *jepa.parameters()]
+        loss = jepa(encode, x, whole=given, generator=seeded()).total
+        results.append((loss, list(torch.autograd.grad(loss, parameters))))
+        assert calls - before == 2
+    (plain, gradients), (saved, others) = results
+    torch.testing.assert_close(saved, plain, rtol=0, atol=1e-15)
+    for gradient, other in zip(gradients, others, strict=True):
+        torch.testing.assert_close(other, gradient, rtol=1e-12, atol=1e-15)
+    assert all(bool(gradient.any()) for gradient in gradients[:1])
+
+
+def test_teachers_are_exchanged_by_one_argument():
+    encoder = FlatEncoder()
+    learned, moving = TargetNetwork({"instance": (6, 4)}, learned=True), EMATeacher(encoder)
+    for teacher in (moving, StopGradTeacher(), SharedTeacher(), TargetNetwork({"instance": (6, 4)}), learned):
+        views: Any = EntryMasker(0.5)
+        if isinstance(teacher, TargetNetwork):
+            views = lambda x, generator=None: Views(x, {"instance": x})  # noqa: E731
+        jepa = JEPAObjective(views, MLPPredictor({"instance": 4}), teacher)
+        jepa(encoder, torch.randn(4, 6)).total.backward()
+        jepa.update(encoder)
+    assert int(moving.updates) == 1
+    assert all(p.grad is not None for p in learned.parameters())

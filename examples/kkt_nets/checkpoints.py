@@ -42,7 +42,9 @@ def load(path: str | Path) -> dict[str, Any]:
 def check_same_run(state: dict[str, Any], args: Namespace, path: str) -> None:
     """Raises ValueError if continuing `state` with `args` would not continue the same run."""
     before, now = state["args"], vars(args)
-    other = [name for name in sorted(now.keys() - FREE) if before.get(name) != now[name]]
+    # A schedule of the momentum goes on to the last epoch, and so depends on which that is.
+    free = FREE - {"epochs"} if args.ema_schedule != "constant" else FREE
+    other = [name for name in sorted(now.keys() - free) if before.get(name) != now[name]]
     if other:
         said = ", ".join(f"--{name} is {now[name]} and was {before.get(name)}" for name in other)
         raise ValueError(f"{path} is of a run with other flags: {said}. Resume with those it had, or start a new run.")

@@ -68,6 +68,7 @@ def evaluate(
                 "known_files": _common(args.lp_files, run.args.lp_files),
                 "groups": summarise(instances),
                 "embeddings": embeddings,
+                "alarms": run.alarms,
                 "instances": instances,
             }
         )

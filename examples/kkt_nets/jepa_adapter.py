@@ -1,8 +1,10 @@
 """The thin adapter between the KKT networks and `jepa_ssl`."""
 
 from argparse import Namespace
+from collections.abc import Iterable, Mapping
 from typing import Any
 
+import recipe
 import torch
 from dataset import FlatBatch, GraphBatch
 from models import GNNPolicy, KKTNetMLP
@@ -10,6 +12,7 @@ from resumable import Resumable
 from torch import Tensor, nn
 
 import jepa_ssl
+from jepa_ssl.diagnostics import gradient_share
 from jepa_ssl.integrations.pyg import bipartite_graph
 from jepa_ssl.lp import valid_entries
 
@@ -19,8 +22,8 @@ class FlatEncoder(nn.Module):
 
     def __init__(self, model: KKTNetMLP) -> None:
         super().__init__()
-        self.trunk = model.net
-        self.projector = jepa_ssl.MLPProjector({"instance": model.hidden}, dim=model.hidden, activation=nn.SELU)
+        self.trunk, self.widths = model.net, {"instance": model.hidden}
+        self.projector = jepa_ssl.MLPProjector(self.widths, dim=model.hidden, activation=nn.SELU)
 
     def encode_trunk(self, flat: Tensor) -> Tensor:
         """Trunk features `[B, hidden]` of flat LPs `[B, m*n + m + n]`."""
@@ -28,10 +31,14 @@ class FlatEncoder(nn.Module):
 
     def jepa_embed(self, flat: Tensor) -> Tensor:
         """L2-normalised embeddings `[B, D]`."""
-        return self.projector({"instance": self.encode_trunk(flat)})["instance"]
+        return self.project(self.encode_trunk(flat)).embeddings["instance"]
 
-    def forward(self, instance: jepa_ssl.FlatVectors) -> dict[str, Tensor]:
-        return {"instance": self.jepa_embed(instance.values)}
+    def project(self, features: Tensor) -> jepa_ssl.Encoded:
+        """What the trunk made of a batch, and its embeddings."""
+        return jepa_ssl.Encoded(self.projector({"instance": features}), {"instance": features})
+
+    def forward(self, instance: jepa_ssl.FlatVectors) -> jepa_ssl.Encoded:
+        return self.project(self.encode_trunk(instance.values))
 
 
 class GraphEncoder(nn.Module):
@@ -40,47 +47,66 @@ class GraphEncoder(nn.Module):
     def __init__(self, model: GNNPolicy) -> None:
         super().__init__()
         self.trunk, dim = model.trunk, model.embedding_size
-        self.projector = jepa_ssl.MLPProjector({"constraint": dim, "variable": dim}, dim=dim)
+        self.widths = {"constraint": dim, "variable": dim}
+        self.projector = jepa_ssl.MLPProjector(self.widths, dim=dim)
 
     def jepa_embed_nodes(
         self, constraint_features: Tensor, edge_index: Tensor, edge_attr: Tensor, variable_features: Tensor
     ) -> tuple[Tensor, Tensor]:
         """L2-normalised embeddings of constraints `[sum_m, D]` and variables `[sum_n, D]`."""
-        c, v = self.trunk(constraint_features, edge_index, edge_attr, variable_features)
-        z = self.projector({"constraint": c, "variable": v})
+        features = self.trunk(constraint_features, edge_index, edge_attr, variable_features)
+        z = self.project(features).embeddings
         return z["constraint"], z["variable"]
 
-    def forward(self, graph: jepa_ssl.BipartiteGraph) -> dict[str, Tensor]:
-        c, v = self.jepa_embed_nodes(
-            graph.constraint_features, graph.edge_index, graph.edge_attr, graph.variable_features
-        )
-        return {"constraint": c, "variable": v}
+    def project(self, features: tuple[Tensor, Tensor]) -> jepa_ssl.Encoded:
+        """What the trunk made of a batch, and its embeddings."""
+        of_stream = dict(zip(self.widths, features, strict=True))
+        return jepa_ssl.Encoded(self.projector(of_stream), of_stream)
+
+    def forward(self, g: jepa_ssl.BipartiteGraph) -> jepa_ssl.Encoded:
+        return self.project(self.trunk(g.constraint_features, g.edge_index, g.edge_attr, g.variable_features))
 
 
 class KKTJepa(Resumable):
-    """The JEPA term of one run: its encoder, its objective, and the generator that decides what is hidden."""
+    """The JEPA term of one run: its encoder, its objective, and the generator that decides what is hidden.
 
-    def __init__(self, model: KKTNetMLP | GNNPolicy, args: Namespace, device: torch.device) -> None:
-        views: Any
-        if isinstance(model, KKTNetMLP):
-            self.encoder, views = FlatEncoder(model).to(device), jepa_ssl.EntryMasker(args.jepa_mask_ratio_entries)
-            self.predictor = jepa_ssl.MLPPredictor({"instance": model.hidden}, activation=nn.SELU)
-        else:
-            self.encoder, views = GraphEncoder(model).to(device), jepa_ssl.NodeMasker(args.jepa_mask_ratio_nodes)
-            self.predictor = jepa_ssl.MLPPredictor(dict.fromkeys(("constraint", "variable"), model.embedding_size))
-        is_ema = args.jepa_mode == "ema"
-        teacher = jepa_ssl.EMATeacher(self.encoder, args.ema_momentum) if is_ema else jepa_ssl.StopGradTeacher()
-        self.objective = jepa_ssl.JEPAObjective(views, self.predictor, teacher).to(device)
+    Args:
+        model: a `KKTNetMLP` or a `GNNPolicy`.
+        updates: how many optimizer steps the run will take, for `--ema_schedule`.
+        log: takes the rows of the collapse monitor, `(row, step)`.
+    """
+
+    def __init__(self, model: Any, args: Namespace, device: torch.device, updates: int = 1, log: Any = None) -> None:
+        encoder: Any = FlatEncoder if isinstance(model, KKTNetMLP) else GraphEncoder
+        self.encoder = encoder(model).to(device)
+        self.objective = recipe.objective(self.encoder, model, args, updates, log).to(device)
         self.generator = torch.Generator(device).manual_seed(args.seed)
+        self.balance = jepa_ssl.GradientBalance(self.encoder.trunk.parameters()) if args.jepa_balance else None
+        # Whose target is what the trunk makes of the whole instance, as the KKT loss needs it too.
+        self.shares_trunk = args.jepa_mode in ("simsiam", "shared")
 
-    def loss(self, batch: FlatBatch | GraphBatch) -> jepa_ssl.JEPALoss:
-        """On a batch as the KKT loss takes it."""
-        if isinstance(batch, FlatBatch):
-            instance = jepa_ssl.FlatVectors(batch.model_input, valid_entries(batch.mask_m, batch.mask_n))
-        else:
-            instance = bipartite_graph(batch.batch_graph)
-        return self.objective(self.encoder, instance, generator=self.generator)
+    def prepare(self, batches: Iterable[Any]) -> None:
+        """On some batches of the training set, before the first step."""
+        recipe.prepare(self.objective, map(instance, batches))
+
+    def loss(self, batch: FlatBatch | GraphBatch, trunk: Any = None) -> jepa_ssl.JEPALoss:
+        """On a batch as the KKT loss takes it; `trunk` is what the trunk made of it there, to save a second pass."""
+        whole = self.encoder.project(trunk) if trunk is not None and self.shares_trunk else None
+        return self.objective(self.encoder, instance(batch), whole=whole, generator=self.generator)
 
     def update(self) -> None:
         """Once after each optimizer step."""
         self.objective.update(self.encoder)
+
+    def watch(self, losses: Mapping[str, Tensor]) -> None:
+        """Shows the monitor how long the gradients of the two losses on the trunk are, before they are freed."""
+        if self.objective.monitor and len(losses) == 2:
+            norms = gradient_share(losses, list(self.encoder.trunk.parameters()))
+            self.objective.monitor.observe_gradients(norms)
+
+
+def instance(batch: FlatBatch | GraphBatch) -> jepa_ssl.FlatVectors | jepa_ssl.BipartiteGraph:
+    """A batch as `jepa_ssl` reads it."""
+    if isinstance(batch, FlatBatch):
+        return jepa_ssl.FlatVectors(batch.model_input, valid_entries(batch.mask_m, batch.mask_n))
+    return bipartite_graph(batch.batch_graph)

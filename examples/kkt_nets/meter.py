@@ -25,7 +25,7 @@ class Meter:
     def add(
         self, step: int, instances: Sequence[int], losses: Mapping[str, Tensor], embeddings: Mapping[str, Tensor] | None
     ) -> None:
-        """One step: its instances, its losses as detached scalars, the teacher's embeddings if there are any."""
+        """One step: its instances, its losses as detached scalars, the encoder's embeddings if there are any."""
         self._steps.append((step, instances, losses))
         if embeddings is not None:
             self._embeddings.append(embeddings)

@@ -12,6 +12,26 @@ import configargparse
 import yaml
 from generators import FAMILIES
 
+MODES = {
+    "ema": "a slow copy of the encoder",
+    "simsiam": "the encoder, without gradient",
+    "shared": "the encoder, with gradient",
+    "frozen": "a random network that reads solver states",
+    "learned": "a network that learns to read solver states",
+}
+VIEWS = {
+    "entries": "hidden entries (MLP)",
+    "structure": "hidden rows and columns (MLP)",
+    "nodes": "hidden nodes (GNN)",
+    "edges": "hidden coefficients (GNN)",
+    "blocks": "hidden neighbourhoods (GNN)",
+    "solver_state": "what a few solver steps reach",
+}
+FLAT_VIEWS, GRAPH_VIEWS = ("entries", "structure", "solver_state"), ("nodes", "edges", "blocks", "solver_state")
+LOSSES = ("cosine", "smooth_l1", "squared")
+REGULARIZERS = ("none", "vicreg", "sigreg")
+SCHEDULES = ("constant", "linear", "cosine")
+
 
 class _Parser(configargparse.ArgumentParser):
     """Says what is wrong in one line; the usage of some forty flags would push it off the screen."""
@@ -75,12 +95,32 @@ def parser() -> configargparse.ArgumentParser:
 
     training = p.add_argument_group("training")
     training.add_argument("--use_jepa", action="store_true", help="add the JEPA term")
-    training.add_argument("--jepa_mode", choices=["ema", "simsiam"], default="ema", help="who is the teacher")
+    training.add_argument("--jepa_mode", choices=MODES, default="ema", help=f"who is the teacher: {_said(MODES)}")
     training.add_argument("--jepa_weight", type=float, default=0.2, help="loss = loss_kkt + jepa_weight * loss_jepa")
     training.add_argument("--jepa_pretrain_epochs", type=int, default=0, help="epochs of JEPA alone, first")
     training.add_argument("--jepa_mask_ratio_entries", type=float, default=0.5, help="share hidden, MLP")
     training.add_argument("--jepa_mask_ratio_nodes", type=float, default=0.3, help="share hidden, GNN")
     training.add_argument("--ema_momentum", type=float, default=0.996, help="of the teacher, mode ema")
+
+    recipe = p.add_argument_group("JEPA beyond the plain recipe")
+    recipe.add_argument(
+        "--jepa_views", choices=VIEWS, help=f"what is predicted: {_said(VIEWS)}; default: entries (MLP), nodes (GNN)"
+    )
+    recipe.add_argument("--jepa_solver_steps", type=int, default=100, help="of the solver, views solver_state")
+    recipe.add_argument("--jepa_loss", choices=LOSSES, default="cosine", help="between prediction and target")
+    recipe.add_argument("--jepa_regularizer", choices=REGULARIZERS, default="none", help="on the trunk's features")
+    recipe.add_argument("--jepa_regularizer_weight", type=float, default=0.3, help="beside the prediction loss's 1")
+    recipe.add_argument(
+        "--jepa_balance", action="store_true", help="--jepa_weight is a share: JEPA's gradient on the trunk over KKT's"
+    )
+    recipe.add_argument(
+        "--ema_schedule", choices=SCHEDULES, default="constant", help="of the momentum, from --ema_momentum to 1"
+    )
+    recipe.add_argument(
+        "--monitor_every", type=int, default=10, metavar="STEPS", help="look for collapse so often; 0 is never"
+    )
+
+    training = p.add_argument_group("optimisation")
     training.add_argument("--epochs", type=int, default=30)
     training.add_argument("--batch_size", type=int, default=8)
     training.add_argument("--lr", type=float, default=1e-3, help="of Adam")
@@ -120,12 +160,18 @@ def parser() -> configargparse.ArgumentParser:
     return p
 
 
+def _said(choices: dict[str, str]) -> str:
+    return ", ".join(f"{name} ({meaning})" for name, meaning in choices.items())
+
+
 def parse(argv: Sequence[str] | None = None) -> Namespace:
     """The options of a run; an unknown flag or key, or a value out of range, exits with 2 and says what to do."""
     p = parser()
     args, unknown = p.parse_known_args(argv)
     if unknown:
         p.error(_unknown(unknown[0], known=[name for name in vars(args) if name != "config"]))
+    if args.jepa_views is None:
+        args.jepa_views = "nodes" if args.use_bipartite_graphs else "entries"
     try:
         check(args)
     except ValueError as error:
@@ -145,13 +191,13 @@ def check(args: Namespace) -> None:
     for name in ("jepa_mask_ratio_entries", "jepa_mask_ratio_nodes"):
         _require(name, args, "strictly between 0 and 1", lambda value: 0 < value < 1)
     _require("ema_momentum", args, "in [0, 1]", lambda value: 0 <= value <= 1)
-    weights = ("primal", "dual", "stationarity", "complementary_slackness", "jepa")
+    weights = ("primal", "dual", "stationarity", "complementary_slackness", "jepa", "jepa_regularizer")
     for name in (*(f"{weight}_weight" for weight in weights), "lr"):
         _require(name, args, "finite and at least 0", lambda value: math.isfinite(value) and value >= 0)
-    counts = ("epochs", "batch_size", "embedding_size", "hidden_size", "log_every", "num_threads")
+    counts = ("epochs", "batch_size", "embedding_size", "hidden_size", "log_every", "num_threads", "jepa_solver_steps")
     for name in (*counts, "train_instances", "val_instances", "test_instances"):
         _require(name, args, "at least 1", lambda value: value >= 1)
-    for name in ("jepa_pretrain_epochs", "data_seed", "num_workers", "ruiz_iterations"):
+    for name in ("jepa_pretrain_epochs", "data_seed", "num_workers", "ruiz_iterations", "monitor_every"):
         _require(name, args, "at least 0", lambda value: value >= 0)
     _require("seed", args, "at least 0 and below 2**63", lambda value: 0 <= value < 2**63)
     _require("devices", args, "cpu or one GPU's number", lambda value: value == "cpu" or value.isdecimal())
@@ -162,6 +208,7 @@ def check(args: Namespace) -> None:
         )
     if args.jepa_pretrain_epochs and not args.use_jepa:
         raise ValueError("--jepa_pretrain_epochs asks for epochs of JEPA alone, but JEPA is off; add --use_jepa.")
+    _check_recipe(args)
     for family in args.problems:
         if family not in FAMILIES:
             close = difflib.get_close_matches(family, FAMILIES, n=1)
@@ -175,6 +222,23 @@ def check(args: Namespace) -> None:
             pairs = zip(family.size_names, family.smallest_size, strict=True)
             expected = ", ".join(f"{size_name} >= {least}" for size_name, least in pairs)
             raise ValueError(f"--{name}_size is {' '.join(map(str, size))}, but must have {expected}.")
+
+
+def _check_recipe(args: Namespace) -> None:
+    path, known = ("GNN", GRAPH_VIEWS) if args.use_bipartite_graphs else ("MLP", FLAT_VIEWS)
+    if args.jepa_views not in known:
+        raise ValueError(
+            f"--jepa_views is {args.jepa_views}, but the {path} has {', '.join(known)}; choose among them."
+        )
+    reads_states = args.jepa_mode in ("frozen", "learned")
+    if args.use_jepa and reads_states != (args.jepa_views == "solver_state"):
+        raise ValueError(
+            f"--jepa_mode is {args.jepa_mode} and --jepa_views {args.jepa_views}, but solver states are read by a "
+            f"network of their own, and by nothing else; give --jepa_views solver_state with --jepa_mode frozen or "
+            f"learned, or neither."
+        )
+    if args.jepa_balance and not args.use_jepa:
+        raise ValueError("--jepa_balance weighs the JEPA term, but JEPA is off; add --use_jepa.")
 
 
 def _require(name: str, args: Namespace, expected: str, holds) -> None:

@@ -1,7 +1,8 @@
 """The two paths, flat and graph: which network, which batches, and how one is run on the other."""
 
 from argparse import Namespace
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +58,18 @@ def predict(model: KKTNetMLP | GNNPolicy, batch: FlatBatch | GraphBatch) -> Tens
     x, lam = model(graph.constraint_features, graph.edge_index, graph.edge_attr, graph.variable_features)
     _, M, N = batch.A.shape
     return pad_predictions(x, lam, batch.m_sizes, batch.n_sizes, M, N)
+
+
+@contextmanager
+def trunk_output(model: KKTNetMLP | GNNPolicy) -> Iterator[list[Any]]:
+    """What the trunk returns in the forward passes inside the block, one after the other."""
+    outputs: list[Any] = []
+    trunk = model.net if isinstance(model, KKTNetMLP) else model.trunk
+    handle = trunk.register_forward_hook(lambda _, __, output: outputs.append(output))
+    try:
+        yield outputs
+    finally:
+        handle.remove()
 
 
 def kkt(

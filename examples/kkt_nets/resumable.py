@@ -4,32 +4,40 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 
 class Resumable:
     """A JEPA term that goes on where it was saved.
 
-    Its encoder has a `projector`; its objective a `teacher`, and with it a `target_model` or none.
+    Its encoder has a `projector`; its objective a `predictor` and a `teacher`, and with it a `target_model` or none.
     """
 
     encoder: Any
-    predictor: nn.Module
     objective: Any
     generator: torch.Generator
+    balance: nn.Module | None  # what weighs it against the task
+
+    @property
+    def predictor(self) -> nn.Module:
+        return self.objective.predictor
 
     def parameters(self) -> Iterator[nn.Parameter]:
-        """What the optimizer trains beside the model: projector and predictor."""
+        """What the optimizer trains beside the model: the projector, the predictor, and what else learns."""
         yield from self.encoder.projector.parameters()
-        yield from self.predictor.parameters()
+        yield from (parameter for parameter in self.objective.parameters() if parameter.requires_grad)
 
     def state_dict(self) -> dict[str, Any]:
         """The block `jepa` of a checkpoint. A run without teacher copy has no `target_model`."""
-        state = {"projector": self.encoder.projector.state_dict(), "predictor": self.predictor.state_dict()}
-        teacher = self.objective.teacher
-        if hasattr(teacher, "target_model"):
-            state |= {"target_model": teacher.target_model.state_dict(), "updates": teacher.updates}
-        return state | {"generator": self.generator.get_state()}
+        others = self.objective.state_dict()
+        parts = {name: _taken(others, prefix) for name, prefix in PREFIXES.items()}
+        return {
+            "projector": self.encoder.projector.state_dict(),
+            **{name: part for name, part in parts.items() if part},
+            "objective": others,  # how often the teacher moved, statistics of the views, the monitor
+            "balance": self.balance.state_dict() if self.balance else {},
+            "generator": self.generator.get_state(),
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> bool:
         """Resumes; the model must have been loaded before. False if the teacher had to start from its weights.
@@ -47,11 +55,23 @@ class Resumable:
     def load_weights(self, state: dict[str, Any]) -> bool:
         """As `load_state_dict`, on any device, and without going on with its masks."""
         self.encoder.projector.load_state_dict(state["projector"])
-        self.predictor.load_state_dict(state["predictor"])
-        teacher = self.objective.teacher
-        if not hasattr(teacher, "target_model"):
-            return True
-        found = "target_model" in state
-        teacher.target_model.load_state_dict(state["target_model"] if found else self.encoder.state_dict())
-        teacher.updates.fill_(state["updates"] if found else 0)
+        if self.balance:
+            self.balance.load_state_dict(state["balance"])
+        found = "target_model" in state or not hasattr(self.objective.teacher, "target_model")
+        if not found:
+            new = {"teacher.updates": torch.zeros_like(self.objective.teacher.updates)}
+            state = {**state, "target_model": self.encoder.state_dict(), "objective": {**state["objective"], **new}}
+        whole = dict(state["objective"])
+        for name, prefix in PREFIXES.items():
+            whole |= {prefix + key: value for key, value in state.get(name, {}).items()}
+        self.objective.load_state_dict(whole)
         return found
+
+
+PREFIXES = {"predictor": "predictor.", "target_model": "teacher.target_model."}
+
+
+def _taken(state: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """The entries of `state` below `prefix`, which lacks them then."""
+    names = [name for name in state if name.startswith(prefix)]
+    return {name.removeprefix(prefix): state.pop(name) for name in names}

@@ -56,6 +56,7 @@ def embeddings(reports: Sequence[Mapping[str, Any]]) -> str:
 
 def _warnings(reports: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     for report in reports:
+        yield from (f"{report['label']}: while it was trained: {alarm}" for alarm in report["alarms"])
         everything = report["groups"][-1]
         if everything["non_finite"]:
             yield (

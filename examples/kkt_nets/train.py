@@ -6,6 +6,7 @@ python train.py --use_bipartite_graphs --use_jepa --jepa_mode ema
 import os
 import sys
 import time
+import warnings
 from argparse import Namespace
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -19,14 +20,17 @@ from devices import device
 from jepa_adapter import KKTJepa
 from meter import Meter, NonFiniteLossError
 from options import parse
-from paths import build, kkt, largest
+from paths import build, kkt, largest, trunk_output
 from runlog import RunLog, check_wandb_mode
 from splits import open_split
 from torch import Tensor
 from tqdm import tqdm
 
-from jepa_ssl import JointSchedule
+from jepa_ssl import CollapseWarning, JointSchedule
 from jepa_ssl.diagnostics import describe
+
+FITTED_LPS = 512  # of how many training LPs the views take statistics
+GRADIENTS_EVERY = 200  # steps; each look costs about as much as one
 
 
 class Run:
@@ -53,22 +57,30 @@ class Run:
         tested = () if args.use_bipartite_graphs else (LPDataset(open_split(args, "test")),)
         self.model, self.collate = build(args, *largest(self.data, self.validation, *tested))
         self.model.to(self.device)
-        self.jepa = KKTJepa(self.model, args, self.device) if args.use_jepa else None
+        steps = args.epochs * -(-len(self.data) // args.batch_size)
+        self.jepa = KKTJepa(self.model, args, self.device, steps, self._log_alarm) if args.use_jepa else None
         self.schedule = JointSchedule(
             jepa_weight=args.jepa_weight if self.jepa else 0.0, pretrain_epochs=args.jepa_pretrain_epochs
         )
         added = self.jepa.parameters() if self.jepa else ()
         self.optimizer = torch.optim.Adam([*self.model.parameters(), *added], lr=args.lr)
         self.epoch, self.step, self.best, self.run_id = 0, 0, float("inf"), None
+        self.log: Any = None
+        self.bar: Any = None
         if state:
             self._restore(state)
+        elif self.jepa:
+            some = batches(range(min(len(self.data), FITTED_LPS)), args.batch_size)
+            self.jepa.prepare(self._batches(self.data, some))
 
     def train(self) -> None:
         per_epoch = -(-len(self.data) // self.args.batch_size)
         bar = tqdm(initial=self.step, total=self.args.epochs * per_epoch, unit="step", dynamic_ncols=True)
         earlier = Path(self.args.resume).parent if self.args.resume else None
-        with bar, RunLog(self.folder, vars(self.args), self.run_id, earlier, self.step) as log:
-            self.run_id = log.run_id
+        log = RunLog(self.folder, vars(self.args), self.run_id, earlier, self.step)
+        with bar, log, warnings.catch_warnings():
+            warnings.simplefilter("ignore", CollapseWarning)  # it is said above the progress bar, not across it
+            self.log, self.bar, self.run_id = log, bar, log.run_id
             while self.epoch < self.args.epochs:
                 bar.set_description(f"epoch {self.epoch + 1}/{self.args.epochs}")
                 self._train_epoch(log, bar)
@@ -89,10 +101,14 @@ class Run:
         self.model.train()
         for instances, batch in zip(order, self._batches(self.data, order), strict=True):
             losses: dict[str, Tensor] = {}
-            joint = weights.combine(
-                task=lambda batch=batch, losses=losses: self._kkt(batch, losses),
-                jepa=lambda batch=batch: self.jepa.loss(batch),  # pyright: ignore[reportOptionalMemberAccess]
-            )
+            with trunk_output(self.model) as trunk:
+                joint = weights.combine(
+                    task=lambda batch=batch, losses=losses: self._kkt(batch, losses),
+                    jepa=lambda batch=batch, trunk=trunk: self.jepa.loss(batch, *trunk),  # pyright: ignore[reportOptionalMemberAccess]
+                    balance=self.jepa.balance if self.jepa else None,
+                )
+            if self.jepa and self.step % GRADIENTS_EVERY == 0:
+                self.jepa.watch(joint.parts)
             self.optimizer.zero_grad()
             joint.total.backward()
             self.optimizer.step()
@@ -103,7 +119,7 @@ class Run:
             losses["train/loss"] = joint.total.detach()
             if joint.jepa:
                 losses["train/loss_jepa"] = joint.jepa.terms["total"]
-            meter.add(self.step, instances, losses, joint.jepa.targets if joint.jepa else None)
+            meter.add(self.step, instances, losses, joint.jepa.context.embeddings if joint.jepa else None)
             bar.update()
             if self.step % self.args.log_every == 0:
                 row, embeddings = meter.read()
@@ -136,6 +152,11 @@ class Run:
         improved = loss < self.best
         self.best = min(loss, self.best)
         return improved
+
+    def _log_alarm(self, row: dict[str, Any], step: int) -> None:
+        self.log({"epoch": self.epoch, **row}, step)
+        if "monitor/warning" in row:
+            self.bar.write(f"warning: {row['monitor/warning']}", file=sys.stderr)
 
     def _batches(self, data: LPDataset, order: list[list[int]]):
         for batch in make_loader(data, self.collate, order, self.args.num_workers):

@@ -28,6 +28,12 @@ class Trained:
     collate: Callable[..., Any]
     jepa: KKTJepa | None
 
+    @property
+    def alarms(self) -> list[str]:
+        """What the collapse monitor said while it was trained."""
+        monitor = self.jepa and self.jepa.objective.monitor
+        return [episode.message for episode in monitor.episodes] if monitor else []
+
     def embed(self, batch: FlatBatch | GraphBatch) -> dict[str, dict[str, Tensor]]:
         """Kind -> stream -> L2-normalised embeddings of a batch.
 

@@ -1,6 +1,7 @@
 """The LP wing: the only rooms that know that an instance is a linear program."""
 
-from jepa_ssl.lp.layout import flatten, valid_entries
+from jepa_ssl.lp.instances import DenseLP, SparseLP
+from jepa_ssl.lp.layout import flatten, unflatten, valid_entries
 from jepa_ssl.lp.maskers import StructureMasker
 from jepa_ssl.lp.solver_state import SolverState, split_states
 from jepa_ssl.lp.symmetries import (
@@ -28,6 +29,7 @@ __all__ = [
     "ColumnScale",
     "ColumnSplit",
     "Compose",
+    "DenseLP",
     "DuplicateRow",
     "EqualitiesAsInequalities",
     "IdleVariable",
@@ -39,11 +41,13 @@ __all__ = [
     "RowScale",
     "SideScale",
     "SolverState",
+    "SparseLP",
     "StructureMasker",
     "Symmetry",
     "SymmetryViews",
     "Translation",
     "flatten",
     "split_states",
+    "unflatten",
     "valid_entries",
 ]

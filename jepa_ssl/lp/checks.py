@@ -1,11 +1,9 @@
 """What is wrong with a batch of LPs: shapes, which cost nothing to look at, and values, which wait for the device."""
 
-from numbers import Integral
-
 import torch
 from torch import Tensor
 
-from jepa_ssl.instances import BipartiteGraph
+from jepa_ssl.instances import BipartiteGraph, sums_up
 from jepa_ssl.lp.instances import DenseLP, SparseLP
 
 
@@ -64,7 +62,7 @@ def check_values(lp: SparseLP | DenseLP) -> None:
         parts = {name: (value, torch.ones_like(value, dtype=torch.bool)) for name, value in everywhere.items()}
         columns = parts["c"][1]
     for name, (value, real) in parts.items():
-        place = _first(real & ~value.isfinite())
+        place = None if sums_up(value) else _first(real & ~value.isfinite())
         if place is not None:
             raise ValueError(
                 f"{name}{place} is {float(value[tuple(place)])}, but must be finite; leave out a row without a "
@@ -80,14 +78,12 @@ def check_values(lp: SparseLP | DenseLP) -> None:
             f"between them; correct the bounds, or leave this infeasible LP out."
         )
     if isinstance(lp, SparseLP):
-        _graph(lp).check_values()
+        check_wiring(lp)
 
 
-def count_of(name: str, value: object, remedy: str) -> int:
-    """`value`, if it is a whole number, of a type for whole numbers, and at least 1; True, 2.5 and 100.0 are not."""
-    if isinstance(value, bool) or not isinstance(value, Integral) or value < 1:
-        raise ValueError(f"{name} is {value!r}, but must be a whole number that is at least 1; {remedy}")
-    return int(value)
+def check_wiring(lp: SparseLP) -> None:
+    """Raises a ValueError where offsets or edges leave the batch, or an edge joins two LPs; waits for the device."""
+    _graph(lp).check_wiring()
 
 
 def _one_float_type(lp: SparseLP | DenseLP) -> None:

@@ -5,13 +5,14 @@ multiplier `lam` a row, at least 0 where the row is an inequality; the multiplie
 the reduced cost `c + A'lam`.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from jepa_ssl.instances import FlatVectors
-from jepa_ssl.lp.layout import flatten, valid_entries
+from jepa_ssl.instances import BipartiteGraph, FlatVectors, equal_shares
+from jepa_ssl.lp.layout import flatten, unflatten, valid_entries
+from jepa_ssl.protocols import CONSTRAINT, VARIABLE
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,21 @@ class DenseLP:
         return cls(
             A, b, c, mask_m != 0, mask_n != 0, never, torch.full_like(c, -torch.inf), torch.full_like(c, torch.inf)
         )
+
+    @classmethod
+    def of_vectors(cls, vectors: Tensor | FlatVectors, m: int, n: int) -> "DenseLP":
+        """The LPs `Ax <= b` with free x of flat vectors `[vec(A), b, c]`, padded to m rows and n columns.
+
+        Undoes `vectors`. In a bare tensor all entries are real.
+
+        >>> lp = DenseLP.of_vectors(torch.tensor([[1.0, 2.0, 3.0, 4.0, 5.0]]), m=1, n=2)
+        >>> lp.A, lp.b, lp.c
+        (tensor([[[1., 2.]]]), tensor([[3.]]), tensor([[4., 5.]]))
+        """
+        if isinstance(vectors, Tensor):
+            vectors = FlatVectors(vectors, torch.ones_like(vectors, dtype=torch.bool))
+        _, mask_m, mask_n = unflatten(vectors.valid, m, n)
+        return cls.inequalities(*unflatten(vectors.values, m, n), mask_m, mask_n)
 
     def vectors(self) -> FlatVectors:
         """The flat form `[vec(A), b, c]`, which has no room for equalities and bounds: turn them into rows first."""
@@ -78,6 +94,90 @@ class SparseLP:
         free = torch.full_like(c, torch.inf)
         return cls(edge_index, coefficient, b, c, constraint_offsets, variable_offsets, never, -free, free)
 
+    @classmethod
+    def inequalities_of(cls, graph: BipartiteGraph, *, b: int = 0, c: int = 0, coefficient: int = 0) -> "SparseLP":
+        """The LPs `Ax <= b` with free x of graphs with features of your own; nothing is copied.
+
+        Args:
+            b: which column of `constraint_features` is b.
+            c: which column of `variable_features` is c.
+            coefficient: which column of `edge_attr` is the coefficient.
+
+        Raises:
+            ValueError: there is no such column.
+        """
+        return cls.inequalities(
+            graph.edge_index,
+            _column(graph, "edge_attr", coefficient),
+            _column(graph, "constraint_features", b),
+            _column(graph, "variable_features", c),
+            graph.constraint_offsets,
+            graph.variable_offsets,
+        )
+
+    @classmethod
+    def of_graph(cls, graph: BipartiteGraph) -> "SparseLP":
+        """Undoes `graph`.
+
+        Raises:
+            ValueError: the graph has other features than `graph` makes.
+        """
+        for name, width in (("constraint_features", 2), ("edge_attr", 1), ("variable_features", 5)):
+            found = list(getattr(graph, name).shape)
+            if found[1:] != [width]:
+                raise ValueError(
+                    f"{name} is {found}, but SparseLP.graph makes {width} columns; for features of your own use "
+                    f"SparseLP.inequalities_of, and say where b, c and the coefficient are."
+                )
+        _, lower, has_lower, upper, has_upper = graph.variable_features.unbind(1)
+        return replace(
+            cls.inequalities_of(graph),
+            equality=graph.constraint_features[:, 1] != 0,
+            lower=lower.where(has_lower != 0, -torch.inf),
+            upper=upper.where(has_upper != 0, torch.inf),
+        )
+
+    def graph(self) -> BipartiteGraph:
+        """The graph that encoders and graph maskers read, of finite numbers.
+
+        Features are `[b, equality]` of constraints, `[c, lower, has_lower, upper, has_upper]` of variables, and
+        `[coefficient]` of edges: 0 for a bound that is infinite, marks as 0 and 1.
+
+        >>> edges, ends = torch.tensor([[0, 0], [0, 1]]), torch.tensor([0, 1])
+        >>> lp = SparseLP.inequalities(edges, torch.ones(2), torch.tensor([4.0]), -torch.ones(2), ends, 2 * ends)
+        >>> lp.graph().variable_features
+        tensor([[-1.,  0.,  0.,  0.,  0.],
+                [-1.,  0.,  0.,  0.,  0.]])
+        """
+        bounds = [
+            part for bound in (self.lower, self.upper) for part in (bound.where(bound.isfinite(), 0), bound.isfinite())
+        ]
+        return BipartiteGraph(
+            torch.stack([self.b, self.equality.to(self.b)], dim=1),
+            self.edge_index,
+            self.coefficient.unsqueeze(1),
+            torch.stack([self.c, *(part.to(self.c) for part in bounds)], dim=1),
+            self.constraint_offsets,
+            self.variable_offsets,
+        )
+
+    def equal_weights(self) -> dict[str, Tensor]:
+        """`{"constraint": [M], "variable": [N]}`: the rows of each LP share the weight 1, and so do its columns."""
+        return {
+            CONSTRAINT: equal_shares(self.constraint_offsets, len(self.b), self.b.dtype),
+            VARIABLE: equal_shares(self.variable_offsets, len(self.c), self.c.dtype),
+        }
+
     @property
     def num_graphs(self) -> int:
         return len(self.constraint_offsets) - 1
+
+
+def _column(graph: BipartiteGraph, name: str, column: int) -> Tensor:
+    values: Tensor = getattr(graph, name)
+    if values.ndim != 2 or not 0 <= column < values.size(1):
+        raise ValueError(
+            f"{name} is {list(values.shape)}, so it has no column {column}; say which one the LP's numbers are "
+            f"in, counted from 0, and use .unsqueeze(-1) for a single feature."
+        )
+    return values[:, column]

@@ -19,6 +19,21 @@ def flatten(A: Tensor, b: Tensor, c: Tensor) -> Tensor:
     return torch.cat([rearrange(A, "batch m n -> batch (m n)"), b, c], dim=1)
 
 
+def unflatten(vectors: Tensor, m: int, n: int) -> tuple[Tensor, Tensor, Tensor]:
+    """`A [batch, m, n]`, `b [batch, m]` and `c [batch, n]` of `vectors [batch, m * n + m + n]`; nothing is copied.
+
+    Raises:
+        ValueError: the vectors are not of LPs with m rows and n columns.
+    """
+    if vectors.ndim != 2 or vectors.size(1) != m * n + m + n:
+        raise ValueError(
+            f"vectors is {list(vectors.shape)}, but LPs of {m} rows and {n} columns are [batch, {m * n + m + n}], "
+            f"[vec(A), b, c]; give the padded sizes that the batch was flattened with."
+        )
+    A = rearrange(vectors[:, : m * n], "batch (m n) -> batch m n", m=m, n=n)
+    return A, vectors[:, m * n : m * n + m], vectors[:, m * n + m :]
+
+
 def valid_entries(mask_m: Tensor, mask_n: Tensor) -> Tensor:
     """Which entries of `[vec(A), b, c]` are real: bool `[batch, m * n + m + n]`.
 

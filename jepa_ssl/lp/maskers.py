@@ -7,6 +7,7 @@ from jepa_ssl.checks import open_fraction
 from jepa_ssl.maskers.draw import draw_in_rows
 from jepa_ssl.maskers.fill import Fill
 from jepa_ssl.maskers.flat import FlatMasker
+from jepa_ssl.maskers.seeds import Randomness
 
 
 class StructureMasker(FlatMasker):
@@ -67,7 +68,7 @@ class StructureMasker(FlatMasker):
         self.constraints, self.variables, self.coefficients = constraints, variables, coefficients
         self.only_nonzero = only_nonzero
 
-    def _hidden(self, values: Tensor, valid: Tensor | None, generator: torch.Generator | None) -> Tensor:
+    def _hidden(self, values: Tensor, valid: Tensor | None, generator: Randomness) -> Tensor:
         matrix, sizes = self.m * self.n, (self.m * self.n, self.m, self.n)
         if values.size(1) != sum(sizes):
             raise ValueError(

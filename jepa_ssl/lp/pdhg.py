@@ -2,8 +2,9 @@
 
 Chambolle and Pock, "A first-order primal-dual algorithm for convex problems with applications to imaging", JMIV 40,
 2011; diagonal steps of Pock and Chambolle, "Diagonal preconditioning for first order primal-dual algorithms in convex
-optimization", ICCV 2011, at alpha = 1; the weight between primal and dual steps, averages and restarts from Applegate
-et al., "Practical large-scale linear programming using primal-dual hybrid gradient" (PDLP), NeurIPS 2021. One step is
+optimization", ICCV 2011, at alpha = 1; the weight between primal and dual steps, averages, restarts and the update of
+the weight at a restart from Applegate et al., "Practical large-scale linear programming using primal-dual hybrid
+gradient" (PDLP), NeurIPS 2021. One step is
 
     x'   = project(x - tau (c + A'lam), [lower, upper])
     lam' = project(lam + sigma (A(2x' - x) - b)), at least 0 where the row is an inequality
@@ -18,8 +19,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from jepa_ssl.instances import segment_of
 from jepa_ssl.lp.instances import DenseLP, SparseLP
+from jepa_ssl.lp.symmetries.axes import DenseAxis, SparseAxis
 
 STEP = 0.99  # below 1 the method converges whatever A is
 LEAST_WEIGHT = 1e-6  # the weight stays between this and its inverse, lest a step leave the range of float32
@@ -51,8 +52,8 @@ class Matrix(Protocol):
 class Problem:
     """A batch of LPs as the iteration takes them: vectors of one shape for rows, of another for columns.
 
-    `floor` and `ceiling` are the least and the greatest value of each multiplier: 0 or -inf, and inf. `row_weight` and
-    `column_weight` are the weights between primal and dual steps, the same for all rows and columns of one LP.
+    `floor` and `ceiling` are the least and the greatest value of each multiplier: 0 or -inf, and inf. `weight` is the
+    one between primal and dual steps that each LP begins with, `[LPs]`.
     """
 
     matrix: Matrix
@@ -62,8 +63,9 @@ class Problem:
     ceiling: Tensor
     lower: Tensor
     upper: Tensor
-    row_weight: Tensor
-    column_weight: Tensor
+    rows: DenseAxis | SparseAxis
+    columns: DenseAxis | SparseAxis
+    weight: Tensor
 
     @classmethod
     def of(cls, lp: SparseLP | DenseLP) -> "Problem":
@@ -88,21 +90,18 @@ def iterate(
     *,
     average: bool = False,
     restart_every: int | None = None,
+    rebalance: bool = False,
 ) -> list[Point]:
     """The points reached after each of `steps`, which rise, in one run from `start`, which is within the bounds.
 
     Args:
         average: return the mean of the iterates since the last restart, not the last iterate.
         restart_every: after so many steps, go on from the mean of the iterates since the last restart.
+        rebalance: at each restart, move the weight towards how much further lam came than x since the last one.
     """
     row_sums, column_sums = problem.matrix.absolute_sums()
-    # An empty row or column steps as one whose sum is 1: any step is right for it.
-    tau = STEP / (problem.column_weight * torch.where(column_sums > 0, column_sums, 1))
-    sigma = STEP * problem.row_weight / torch.where(row_sums > 0, row_sums, 1)
-    # The steps are multiplied into A, b and c once, not into every iterate.
-    add_descent, tau_c = problem.matrix.transposed_product(-tau), tau * problem.c
-    add_ascent, sigma_b = problem.matrix.product(sigma), sigma * problem.b
-
+    weight, (x_start, lam_start) = problem.weight, start
+    add_descent, tau_c, add_ascent, sigma_b = _steps(problem, weight, row_sums, column_sums)
     (x, lam), x_next = (part.clone() for part in start), torch.empty_like(start[0])
     averaging = average or restart_every is not None
     x_sum, lam_sum, since = torch.zeros_like(x), torch.zeros_like(lam), 0
@@ -128,7 +127,24 @@ def iterate(
             x_sum.zero_()
             lam_sum.zero_()
             since = 0
+            if rebalance:
+                x_way, x_moved = _squared_way(problem.columns, column_sums, x_start, x)
+                lam_way, lam_moved = _squared_way(problem.rows, row_sums, lam_start, lam)
+                weight = torch.where(x_moved & lam_moved, _balanced(weight, lam_way / x_way), weight)
+                add_descent, tau_c, add_ascent, sigma_b = _steps(problem, weight, row_sums, column_sums)
+                x_start, lam_start = x.clone(), lam.clone()
     return reached
+
+
+def _steps(
+    problem: Problem, weight: Tensor, row_sums: Tensor, column_sums: Tensor
+) -> tuple[Product, Tensor, Product, Tensor]:
+    """A' and c times each column's step, A and b times each row's: once, and not each iterate."""
+    # An empty row or column steps as one whose sum is 1: any step is right for it.
+    tau = STEP / (problem.columns.spread(weight) * torch.where(column_sums > 0, column_sums, 1))
+    sigma = STEP * problem.rows.spread(weight) / torch.where(row_sums > 0, row_sums, 1)
+    descent, ascent = problem.matrix.transposed_product(-tau), problem.matrix.product(sigma)
+    return descent, tau * problem.c, ascent, sigma * problem.b
 
 
 @torch.no_grad()
@@ -214,14 +230,13 @@ def _block_by_block(matrix: Tensor) -> Product:
 def _of_sparse(lp: SparseLP) -> Problem:
     coefficient, b, c, lower, upper = _promoted(lp.coefficient, lp.b, lp.c, lp.lower, lp.upper)
     row, column = lp.edge_index.unbind(0)
-    of_row = segment_of(lp.constraint_offsets, len(b))
-    of_column = segment_of(lp.variable_offsets, len(c))
+    of_rows, of_columns = SparseAxis(lp.constraint_offsets, len(b)), SparseAxis(lp.variable_offsets, len(c))
     reach = coefficient * _furthest(lower, upper)[column]
-    owners = ((c, of_column), (b, of_row), (reach, of_row[row]))
+    owners = ((c, of_columns.owner), (b, of_rows.owner), (reach, of_rows.owner[row]))
     weight = _weight(*(_largest(values, owner, lp.num_graphs) for values, owner in owners))
     matrix = _Edges(row, column, coefficient, len(b), len(c))
     ceiling = torch.full_like(b, torch.inf)
-    return Problem(matrix, b, c, _floor(lp.equality, b), ceiling, lower, upper, weight[of_row], weight[of_column])
+    return Problem(matrix, b, c, _floor(lp.equality, b), ceiling, lower, upper, of_rows, of_columns, weight)
 
 
 def _of_dense(lp: DenseLP) -> Problem:
@@ -233,10 +248,10 @@ def _of_dense(lp: DenseLP) -> Problem:
     ceiling = torch.where(lp.mask_m, torch.inf, torch.zeros_like(b))
     # A column of zeros takes the maximum over an empty row or column, too.
     reach = blocks * _furthest(lower, upper)[:, None, :]
-    largest = (torch.nn.functional.pad(part.abs(), (0, 1)).amax(1, keepdim=True) for part in (c, b, reach.flatten(1)))
+    largest = (torch.nn.functional.pad(part.abs(), (0, 1)).amax(1) for part in (c, b, reach.flatten(1)))
     weight = _weight(*largest)
-    matrix = _Blocks(blocks)
-    return Problem(matrix, b, c, floor, ceiling, lower, upper, weight.expand_as(b), weight.expand_as(c))
+    axes = DenseAxis(lp.mask_m), DenseAxis(lp.mask_n)
+    return Problem(_Blocks(blocks), b, c, floor, ceiling, lower, upper, *axes, weight)
 
 
 def _promoted(*parts: Tensor) -> list[Tensor]:
@@ -271,3 +286,17 @@ def _weight(largest_c: Tensor, largest_b: Tensor, reach: Tensor) -> Tensor:
     side = torch.where(largest_b > 0, largest_b, reach)
     weight = torch.where(largest_c > 0, largest_c, 1) / torch.where(side > 0, side, 1)
     return weight.clamp(LEAST_WEIGHT, 1 / LEAST_WEIGHT)
+
+
+def _squared_way(axis: DenseAxis | SparseAxis, sums: Tensor, start: Tensor, end: Tensor) -> tuple[Tensor, Tensor]:
+    """How far each LP's x, or lam, came, and whether that is more than rounding: one that has arrived goes nowhere.
+
+    In the norm of the diagonal steps, where PDLP's is Euclidean: with it the weight keeps what `_weight` promises.
+    """
+    way, size = (axis.total(sums * part.square()) for part in (end - start, end))
+    return way, way > torch.finfo(way.dtype).eps * size
+
+
+def _balanced(weight: Tensor, squared_ratio: Tensor) -> Tensor:
+    """Halfway, on a logarithmic scale, between the weight and how many times further lam came than x."""
+    return (weight * squared_ratio.sqrt()).sqrt().clamp(LEAST_WEIGHT, 1 / LEAST_WEIGHT)

@@ -7,8 +7,8 @@ from typing import Any, Generic, TypeVar, cast
 import torch
 from torch import Tensor, nn
 
-from jepa_ssl.checks import generator_fits, non_negative
-from jepa_ssl.lp.checks import check_shapes, check_values, count_of
+from jepa_ssl.checks import generator_fits, non_negative, reads_freely, whole_number
+from jepa_ssl.lp.checks import check_shapes, check_values, check_wiring
 from jepa_ssl.lp.instances import DenseLP, SparseLP
 from jepa_ssl.lp.pdhg import Point, Problem, iterate, residuals
 from jepa_ssl.protocols import CONSTRAINT, INSTANCE, VARIABLE, Views
@@ -52,6 +52,8 @@ class SolverState(nn.Module, Generic[InstanceT]):
             last.
         average: take the mean of the iterates since the last restart instead of the last iterate.
         restart_every: restart from that mean after so many steps, which finds accurate solutions sooner.
+        rebalance: at each restart move the weight between primal and dual steps. For tens of thousands of steps with
+            restarts a thousand apart, which then solve most real LPs; over a few hundred it does harm.
         start_scale: deviation of the normal numbers that x and lam start from, drawn anew at each call; 0 is the
             start from zero. The draw is one for the batch: only states from zero are good for a cache.
         lp_of: from your batch to its LPs; not needed if it is a `SparseLP` or a `DenseLP`.
@@ -79,6 +81,7 @@ class SolverState(nn.Module, Generic[InstanceT]):
         *,
         average: bool = False,
         restart_every: int | None = None,
+        rebalance: bool = False,
         start_scale: float = 0.0,
         lp_of: Callable[[InstanceT], SparseLP | DenseLP] | None = None,
         states_of: Callable[[InstanceT], Mapping[str, Tensor]] | None = None,
@@ -86,13 +89,16 @@ class SolverState(nn.Module, Generic[InstanceT]):
         super().__init__()
         usual = "100 is usual, or (10, 100)."
         each = steps if isinstance(steps, Iterable) else (steps,)
-        self.steps = tuple(count_of("steps", step, usual) for step in each)
+        self.steps = tuple(whole_number("steps", step, 1, usual) for step in each)
         if not self.steps or any(later <= step for step, later in pairwise(self.steps)):
             raise ValueError(f"steps is {steps}, but must be numbers, each larger than the one before; {usual}")
         if restart_every is not None:
-            restart_every = count_of("restart_every", restart_every, "use None for no restarts.")
+            restart_every = whole_number("restart_every", restart_every, 1, "use None for no restarts.")
+        elif rebalance:
+            raise ValueError("rebalance is True, but happens at restarts; set restart_every too, 1000 is usual.")
         self.average = average
         self.restart_every = restart_every
+        self.rebalance = rebalance
         self.start_scale = non_negative("start_scale", start_scale)
         if self.start_scale and states_of is not None:
             raise ValueError(
@@ -131,13 +137,7 @@ class SolverState(nn.Module, Generic[InstanceT]):
             # What was stored may hold anything on its padding.
             real = [torch.where(mask.unsqueeze(-1), target[k], 0) for k, mask in zip(KINDS, masks, strict=True)]
             return Views(instance, {INSTANCE: torch.cat([part.flatten(1) for part in real], 1)}, {INSTANCE: None})
-        sizes = {CONSTRAINT: lp.constraint_offsets.diff(), VARIABLE: lp.variable_offsets.diff()}
-        return Views(
-            context=instance,
-            target=target,
-            hidden=dict.fromkeys(KINDS),
-            weight={kind: _equal_graphs(sizes[kind], target[kind]) for kind in KINDS},
-        )
+        return Views(context=instance, target=target, hidden=dict.fromkeys(KINDS), weight=lp.equal_weights())
 
     def states(
         self, lp: SparseLP | DenseLP, *, start: Point | None = None, generator: torch.Generator | None = None
@@ -152,9 +152,18 @@ class SolverState(nn.Module, Generic[InstanceT]):
             generator: draws the start if `start_scale` is not 0.
         """
         check_shapes(lp)
+        if isinstance(lp, SparseLP) and reads_freely(lp.edge_index):
+            check_wiring(lp)
         problem = Problem.of(lp)
         begin = self._start(problem, generator) if start is None else _given(problem, start)
-        points = iterate(problem, self.steps, begin, average=self.average, restart_every=self.restart_every)
+        points = iterate(
+            problem,
+            self.steps,
+            begin,
+            average=self.average,
+            restart_every=self.restart_every,
+            rebalance=self.rebalance,
+        )
         constraint: list[Tensor] = []
         variable: list[Tensor] = []
         for x, lam in points:
@@ -295,13 +304,6 @@ def _given(problem: Problem, start: Point) -> Point:
                 f"as c and b."
             )
     return problem.projected((start[0].to(problem.c), start[1].to(problem.b)))
-
-
-def _equal_graphs(sizes: Tensor, target: Tensor) -> Tensor:
-    """Weights `[items]` that share the weight 1 among the items of each graph."""
-    share = 1.0 / sizes.clamp(min=1).to(target.dtype)
-    # The output's size is known, so that a GPU need not be asked for it.
-    return torch.repeat_interleave(share, sizes, output_size=len(target))
 
 
 def _before_loading(module: nn.Module, state_dict: Mapping[str, Any], prefix: str, *_: Any) -> None:

@@ -6,6 +6,7 @@ from jepa_ssl.maskers.edges import EdgeMasker
 from jepa_ssl.maskers.fill import Fill, GaussianNoise, LearnedToken, Shuffled, Zeros
 from jepa_ssl.maskers.flat import EntryMasker, GroupMasker
 from jepa_ssl.maskers.nodes import NodeMasker
+from jepa_ssl.maskers.seeds import Seeds
 from jepa_ssl.maskers.share import hidden_share
 
 __all__ = [
@@ -19,6 +20,7 @@ __all__ = [
     "LearnedToken",
     "MultiView",
     "NodeMasker",
+    "Seeds",
     "Shuffled",
     "Zeros",
     "hidden_share",

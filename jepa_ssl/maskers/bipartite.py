@@ -6,10 +6,11 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from jepa_ssl.checks import generator_fits, open_fraction
-from jepa_ssl.instances import BipartiteGraph
+from jepa_ssl.checks import open_fraction, reads_freely
+from jepa_ssl.instances import BipartiteGraph, equal_shares
 from jepa_ssl.maskers.draw import other_in_segments, segment_sums
 from jepa_ssl.maskers.fill import Fill
+from jepa_ssl.maskers.seeds import Randomness, normal_like, randomness_fits
 from jepa_ssl.protocols import CONSTRAINT, EDGE, VARIABLE, Views
 
 KINDS = (CONSTRAINT, VARIABLE)
@@ -45,18 +46,18 @@ def derived_columns(derived: Derived | None) -> dict[str, tuple[int, ...]]:
 def fits(
     graph: BipartiteGraph,
     derived: Mapping[str, tuple[int, ...]],
-    generator: torch.Generator | None,
+    generator: Randomness,
     *,
-    follows_edges: bool = False,
     hides_edges: bool = False,
+    indicator: bool = False,
 ) -> None:
-    """Raises unless a masker with these `derived` columns, which uses and hides edges or not, can mask `graph`."""
+    """Raises unless a masker with these `derived` columns, which hides and marks edges or not, fits `graph`."""
     if not isinstance(graph, BipartiteGraph):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise TypeError(
             f"instance is a {type(graph).__name__}, but must be a BipartiteGraph; "
             f"jepa_ssl.integrations.pyg.bipartite_graph makes one of PyG data."
         )
-    generator_fits(generator, graph.constraint_features.device)
+    randomness_fits(generator, graph.num_graphs, graph.constraint_features.device)
     for kind, columns in derived.items():
         width = graph.features(kind).size(1)
         if columns and max(columns) >= width:
@@ -69,11 +70,14 @@ def fits(
             f"edge_attr is {graph.edge_attr.dtype}, but must be floating point where coefficients are hidden; "
             f"use .float()."
         )
-    # Wrong numbers would end in an index error far from their cause. Elsewhere to look at them is to wait.
-    if graph.constraint_offsets.device.type == "cpu" and not torch.compiler.is_compiling():
-        graph.check_offsets()
-        if follows_edges or hides_edges:
-            graph.check_edge_range()
+    if hides_edges and indicator and graph.edge_attr.ndim != 2:
+        raise ValueError(
+            f"edge_attr is {list(graph.edge_attr.shape)}, but must be [edges, features] to take an indicator "
+            f"column; use .unsqueeze(-1) for a single feature, or leave indicator out."
+        )
+    # Wrong numbers would end in an index error far from their cause.
+    if reads_freely(graph.constraint_offsets):
+        graph.check_wiring()
 
 
 def edge_owner(graph: BipartiteGraph) -> Tensor:
@@ -98,7 +102,7 @@ def nodes_at(edges: Tensor, graph: BipartiteGraph, kind: str) -> Tensor:
 def conceal(
     fill: Fill,
     graph: BipartiteGraph,
-    generator: torch.Generator | None,
+    generator: Randomness,
     *,
     nodes: Mapping[str, Tensor] | None = None,
     edges: Tensor | None = None,
@@ -125,52 +129,58 @@ def conceal(
     return replace(graph, **filled)
 
 
-def fill_nodes(
-    fill: Fill, graph: BipartiteGraph, kind: str, hidden: Tensor, generator: torch.Generator | None
-) -> Tensor:
+def fill_nodes(fill: Fill, graph: BipartiteGraph, kind: str, hidden: Tensor, generator: Randomness) -> Tensor:
     """The features of `kind`, filled where `hidden`, bool `[nodes, 1]` or `[nodes, features]`."""
     features = graph.features(kind)
 
     def others() -> Tensor:
         return features[other_in_segments(graph.graph_of(kind), graph.num_graphs, generator)]
 
-    return fill(features, hidden, stream=kind, generator=generator, others=others)
+    def noise() -> Tensor:
+        return normal_like(features, generator, lambda: graph.graph_of(kind))
+
+    return fill(features, hidden, stream=kind, generator=generator, others=others, noise=noise)
 
 
-def fill_edges(fill: Fill, graph: BipartiteGraph, hidden: Tensor, generator: torch.Generator | None) -> Tensor:
+def fill_edges(fill: Fill, graph: BipartiteGraph, hidden: Tensor, generator: Randomness) -> Tensor:
     """`edge_attr`, filled at the edges that are `hidden`, bool `[edges]`."""
     attr = graph.edge_attr
 
     def others() -> Tensor:
         return attr[other_in_segments(edge_owner(graph), graph.num_graphs, generator)]
 
+    def noise() -> Tensor:
+        return normal_like(attr, generator, lambda: edge_owner(graph))
+
     hidden = hidden.view(-1, *(1,) * (attr.ndim - 1))
-    return fill(attr, hidden, stream=EDGE, generator=generator, others=others)
+    return fill(attr, hidden, stream=EDGE, generator=generator, others=others, noise=noise)
 
 
 def node_views(
-    context: BipartiteGraph, target: BipartiteGraph, hidden: Mapping[str, Tensor], *, indicator: bool = False
+    context: BipartiteGraph, target: BipartiteGraph, hidden: Mapping[str, Tensor], columns: Mapping[str, Tensor]
 ) -> Views[BipartiteGraph, BipartiteGraph]:
-    """Views in which the nodes that are `hidden`, kind -> bool `[nodes]`, are predicted and each graph weighs 1."""
+    """Views in which the nodes that are `hidden`, kind -> bool `[nodes]`, are predicted and each graph weighs 1.
+
+    `columns`, stream -> bool `[items]`, are the indicator columns that the context gets; the target gets zeros.
+    """
     weight = {kind: equal_graphs(hidden[kind], target, kind) for kind in hidden}
-    if indicator:
-        context = _with_column(context, hidden)
-        target = _with_column(target, {kind: torch.zeros_like(mark) for kind, mark in hidden.items()})
+    if columns:
+        context = _with_columns(context, columns)
+        target = _with_columns(target, {stream: torch.zeros_like(mark) for stream, mark in columns.items()})
     return Views(context, target, dict(hidden), weight)
 
 
 def equal_graphs(hidden: Tensor, graph: BipartiteGraph, kind: str) -> Tensor:
     """Weights `[nodes]` that share the weight 1 among the hidden nodes of each graph."""
     offsets = graph.offsets(kind)
-    # In float32 at least: the weights of a large graph's nodes are too small for float16.
-    dtype = torch.promote_types(graph.features(kind).dtype, torch.float32)
-    share = segment_sums(hidden, offsets).clamp(min=1).to(dtype).reciprocal()
-    return torch.repeat_interleave(share, offsets.diff(), output_size=len(hidden)) * hidden
+    return equal_shares(offsets, len(hidden), graph.features(kind).dtype, segment_sums(hidden, offsets)) * hidden
 
 
-def _with_column(graph: BipartiteGraph, marks: Mapping[str, Tensor]) -> BipartiteGraph:
+def _with_columns(graph: BipartiteGraph, marks: Mapping[str, Tensor]) -> BipartiteGraph:
+    names = {stream: "edge_attr" if stream == EDGE else f"{stream}_features" for stream in marks}
+    features = {stream: getattr(graph, name) for stream, name in names.items()}
     wider = {
-        f"{kind}_features": torch.cat([graph.features(kind), mark.unsqueeze(-1).to(graph.features(kind))], dim=-1)
-        for kind, mark in marks.items()
+        names[stream]: torch.cat([features[stream], mark.unsqueeze(-1).to(features[stream])], dim=-1)
+        for stream, mark in marks.items()
     }
     return replace(graph, **wider)

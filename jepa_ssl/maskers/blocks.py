@@ -9,6 +9,7 @@ from jepa_ssl.maskers.bipartite import KINDS, Derived, Ratio, fits
 from jepa_ssl.maskers.draw import hidden_counts
 from jepa_ssl.maskers.fill import Fill
 from jepa_ssl.maskers.nodes import GraphMasker
+from jepa_ssl.maskers.seeds import Randomness, lottery, places_in
 from jepa_ssl.protocols import CONSTRAINT
 
 
@@ -59,12 +60,18 @@ class BlockMasker(GraphMasker):
         self.hops = whole_number("hops", hops, least=1)
         self.blocks = whole_number("blocks", blocks, least=1)
 
-    def draw_blocks(self, graph: BipartiteGraph, *, generator: torch.Generator | None = None) -> dict[str, Tensor]:
+    def draw_blocks(self, graph: BipartiteGraph, *, generator: Randomness = None) -> dict[str, Tensor]:
         """Which block each node is in: kind -> int64 `[nodes]`, from 0 to `blocks - 1`, -1 where visible.
 
         The same generator gives the blocks that the views lack.
         """
-        fits(graph, self.derived, generator, follows_edges=True, hides_edges=self.hide_edges)
+        fits(
+            graph,
+            self.derived,
+            generator,
+            hides_edges=self.hide_edges,
+            indicator=self.indicator,
+        )
         owner = torch.cat([graph.graph_of(kind) for kind in KINDS])
         block = torch.full_like(owner, -1)
         for number in range(self.blocks):
@@ -73,7 +80,7 @@ class BlockMasker(GraphMasker):
             block = torch.where(chosen, number, block)
         return _split(block, graph)
 
-    def _hidden(self, graph: BipartiteGraph, generator: torch.Generator | None) -> dict[str, Tensor]:
+    def _hidden(self, graph: BipartiteGraph, generator: Randomness) -> dict[str, Tensor]:
         return {kind: block >= 0 for kind, block in self.draw_blocks(graph, generator=generator).items()}
 
     def _wanted(self, graph: BipartiteGraph, kind: str, number: int) -> Tensor:
@@ -89,7 +96,7 @@ def grow(
     taken: Tensor,
     hops: int,
     wanted: dict[str, Tensor],
-    generator: torch.Generator | None,
+    generator: Randomness,
 ) -> Tensor:
     """One block of `wanted` nodes, kind -> `[graphs]`, around random seeds that are not `taken`: bool `[nodes]`.
 
@@ -105,10 +112,10 @@ def grow(
     return torch.cat([_first(order[kind], graph, kind, wanted[kind]) for kind in KINDS])
 
 
-def seed_ranks(owner: Tensor, taken: Tensor, generator: torch.Generator | None) -> Tensor:
+def seed_ranks(owner: Tensor, taken: Tensor, generator: Randomness) -> Tensor:
     """A random order of the nodes of each graph, those that are `taken` last: int64 `[nodes]`, graph after graph."""
-    lottery = torch.randint(2**32, owner.shape, generator=generator, device=owner.device)
-    order = (owner << 33 | taken.long() << 32 | lottery).argsort()
+    tickets = lottery(generator, owner, lambda: places_in(owner)) >> 30
+    order = (owner << 33 | taken.long() << 32 | tickets).argsort(stable=True)
     rank = torch.empty_like(order)
     rank[order] = torch.arange(len(order), device=order.device)
     return rank

@@ -2,17 +2,18 @@
 
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
-from jepa_ssl.instances import BipartiteGraph
+from jepa_ssl.instances import BipartiteGraph, check_numbers
 from jepa_ssl.maskers.bipartite import edge_owner, edges_at, equal_graphs
 from jepa_ssl.maskers.draw import spare_one
 from jepa_ssl.maskers.edges import EdgeMasker
 from jepa_ssl.maskers.flat import FlatMasker, parts
 from jepa_ssl.maskers.nodes import GraphMasker
+from jepa_ssl.maskers.seeds import Randomness
 from jepa_ssl.protocols import EDGE, INSTANCE, ViewMaker, Views
 
 
@@ -59,7 +60,8 @@ class ComposeMaskers(_Several):
                     f"column; leave it off, or use a single masker."
                 )
 
-    def forward(self, instance: Any, *, generator: torch.Generator | None = None) -> Views[Any, Any]:
+    def forward(self, instance: Any, *, generator: Randomness = None) -> Views[Any, Any]:
+        check_numbers(instance)  # here alone, for what an earlier part filled in may be anything
         views: Views[Any, Any] | None = None
         taken: dict[str, Tensor] = {}
         for masker in self.makers:
@@ -67,7 +69,7 @@ class ComposeMaskers(_Several):
             if isinstance(masker, FlatMasker | GraphMasker | EdgeMasker):
                 later = _hide(masker, context, taken, generator)
             else:
-                later = _leaves_whole(masker, context, _single(masker(context, generator=generator)))
+                later = _leaves_whole(masker, context, _made(masker, context, generator))
             if views is None:
                 views = later
                 continue
@@ -94,11 +96,13 @@ class MultiView(_Several):
     (8.0, 3.0, True)
     """
 
-    def forward(self, instance: Any, *, generator: torch.Generator | None = None) -> tuple[Views[Any, Any], ...]:
-        return tuple(_single(maker(instance, generator=generator)) for maker in self.makers)
+    def forward(self, instance: Any, *, generator: Randomness = None) -> tuple[Views[Any, Any], ...]:
+        return tuple(_made(maker, instance, generator) for maker in self.makers)
 
 
-def _single(views: Views[Any, Any] | tuple[Views[Any, Any], ...]) -> Views[Any, Any]:
+def _made(maker: ViewMaker[Any], instance: Any, generator: Randomness) -> Views[Any, Any]:
+    # Not every view maker takes Seeds; one that does not says so itself.
+    views = maker(instance, generator=cast("torch.Generator | None", generator))
     if isinstance(views, tuple):
         raise TypeError(
             "a masker returned several views, but ComposeMaskers and MultiView take maskers that make one each."
@@ -127,7 +131,7 @@ def _hide(
     masker: FlatMasker | GraphMasker | EdgeMasker,
     context: Any,
     taken: dict[str, Tensor],
-    generator: torch.Generator | None,
+    generator: Randomness,
 ) -> Views[Any, Any]:
     """The views of `masker`, which spares what is last visible; `taken`, stream -> bool `[items]`, grows."""
 

@@ -5,6 +5,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from jepa_ssl.instances import segment_of
+from jepa_ssl.maskers.seeds import Randomness, Seeds, lottery, places_in
 
 
 def hidden_counts(sizes: Tensor, ratio: float) -> Tensor:
@@ -17,28 +18,29 @@ def hidden_counts(sizes: Tensor, ratio: float) -> Tensor:
 
 
 def draw_in_rows(
-    shape: torch.Size, valid: Tensor | None, ratio: float, generator: torch.Generator | None, device: torch.device
+    shape: torch.Size, valid: Tensor | None, ratio: float, generator: Randomness, device: torch.device
 ) -> Tensor:
     """Hides `hidden_counts` of each row's valid entries, uniformly at random: bool `[batch, entries]`."""
-    if device.type == "cpu" and not torch.compiler.is_compiling():
-        return _draw_by_repair(shape, valid, ratio, generator)
-    return _draw_by_topk(shape, valid, ratio, generator, device)
+    if isinstance(generator, Seeds) or device.type != "cpu" or torch.compiler.is_compiling():
+        return _draw_by_topk(shape, valid, ratio, generator, device)
+    return _draw_by_repair(shape, valid, ratio, generator)
 
 
 def _draw_by_topk(
-    shape: torch.Size, valid: Tensor | None, ratio: float, generator: torch.Generator | None, device: torch.device
+    shape: torch.Size, valid: Tensor | None, ratio: float, generator: Randomness, device: torch.device
 ) -> Tensor:
     """The entries with the smallest of random keys. Fixed in its steps: a GPU need not be waited for."""
     batch, entries = shape
     most = int(hidden_counts(torch.tensor(entries), ratio))
-    keys = torch.rand(batch, entries, generator=generator, device=device)
+    rows, columns = torch.arange(batch, device=device).unsqueeze(1), torch.arange(entries, device=device)
+    keys = lottery(generator, rows.expand(shape), lambda: columns)
     if valid is not None:
         # topk takes the same number from every row. So that a padded row ends with fewer, the surplus is drawn from its
         # padding: those keys come first, the rest of the padding last. There is always enough of it, for a row that is
         # shorter by d entries hides at most d fewer.
         surplus = most - hidden_counts(valid.sum(-1, keepdim=True), ratio)
         padding = ~valid
-        keys = keys.masked_fill(padding, 2.0).masked_fill(padding & (padding.cumsum(-1) <= surplus), -1.0)
+        keys = keys.masked_fill(padding, 2**62).masked_fill(padding & (padding.cumsum(-1) <= surplus), -1)
     chosen = keys.topk(most, largest=False, sorted=False).indices
     hidden = torch.zeros(batch, entries, dtype=torch.bool, device=device).scatter_(-1, chosen, True)
     return hidden if valid is None else hidden & valid
@@ -47,42 +49,85 @@ def _draw_by_topk(
 def _draw_by_repair(shape: torch.Size, valid: Tensor | None, ratio: float, generator: torch.Generator | None) -> Tensor:
     """A coin for each entry, then random entries more or fewer until every row's count is exact.
 
-    Random numbers are what a draw costs on a CPU; this takes one byte an entry, and then mends about sqrt(entries).
-    It is uniform: each step treats all entries of a row alike, so that all sets of the final size are equally likely.
+    Random numbers are what a draw costs on a CPU; this takes a bit an entry where half are hidden, a byte at most, and
+    then mends about sqrt(entries). It is uniform: each step treats all entries of a row alike, so that all sets of the
+    final size are equally likely.
     """
     batch, entries = shape
-    width = 8 * max(-(-entries // 8), 1)  # whole words a row; their last bytes are never chosen
     sizes = torch.full((batch,), entries) if valid is None else valid.sum(1)
     wanted, choose_visible = _fewer_half(sizes, ratio)
-    threshold = _coin(sizes, wanted).unsqueeze(1).expand(batch, width).contiguous()  # broadcasting is slower
-    threshold[:, entries:] = 0
-    chosen = _random_words((batch, width // 8), generator).view(torch.uint8) < threshold
+    chosen = _coins(_share(sizes, wanted), entries, ratio, generator)
+    width = chosen.size(1)
+    chosen[:, entries:] = False
     if valid is not None:
         chosen[:, :entries] &= valid
-        valid = valid.reshape(-1)
+        valid = functional.pad(valid, (0, width - entries)).view(-1)
+    first, span = torch.arange(batch) * width, torch.full((batch,), entries)
+    _mend(chosen.view(-1), valid, first, span, sizes, wanted, _row_sums(chosen), generator)
+    if choose_visible:
+        chosen = chosen.logical_not_() if valid is None else chosen.logical_xor_(valid.view(batch, width))
+    return chosen[:, :entries].contiguous()
 
-    lacking = wanted - _row_sums(chosen)
-    while len(short := lacking.nonzero().squeeze(1)):
-        missing, add = lacking[short].abs(), lacking[short] > 0
-        count = wanted[short] - lacking[short]
-        suitable = torch.where(add, sizes[short] - count, count) / entries
-        tries = ((missing + 2 * missing.sqrt() + 1) / suitable).long().clamp(max=4096)
-        first = tries.cumsum(0) - tries
+
+def _coins(share: Tensor, entries: int, ratio: float, generator: torch.Generator | None) -> Tensor:
+    """For each row a coin for each of its entries that is True with probability `share [rows]`, in [0, 1/2], or about:
+    bool `[rows, at least entries]`, whole words a row.
+
+    A coin is a random binary number below `share`, compared digit by digit, 64 coins at once; there are as many digits
+    as `ratio` has, but at most eight.
+    """
+    digits = next((count for count in range(1, 8) if (ratio * 2**count).is_integer()), 8)
+    below = (share * 2**digits).round().long().unsqueeze(1)
+    words = -(-max(entries, 1) // 64)
+    random = _random_words((digits, len(share), words), generator)
+    coins = random[0] & -(below & 1)
+    for digit in range(1, digits):  # from the last digit to the first, which decides where it differs
+        one = -(below >> digit & 1)
+        coins = (coins & random[digit]) | ((coins ^ random[digit]) & one)
+    # Each bit of a word to the end of a byte of its own, eight of them in each of eight words.
+    marks = (coins.unsqueeze(1) >> torch.arange(8).unsqueeze(1)).bitwise_and_(0x0101010101010101)
+    return marks.view(len(share), 8 * words).view(torch.bool)
+
+
+def _mend(
+    chosen: Tensor,
+    valid: Tensor | None,
+    first: Tensor,
+    span: Tensor,
+    sizes: Tensor,
+    wanted: Tensor,
+    count: Tensor,
+    generator: torch.Generator | None,
+) -> None:
+    """Chooses or releases random items, until each row has `wanted` of its `sizes` items in place of `count`.
+
+    Row r has the `span[r]` places from `first[r]` in `chosen` and `valid`, both bool and flat.
+    """
+    count = count.clone()
+    stamp = torch.empty(len(chosen), dtype=torch.int32)  # costs nothing but where it is written
+    while len(short := (count != wanted).nonzero().squeeze(1)):
+        have = count[short]
+        missing, add = (wanted[short] - have).abs(), wanted[short] > have
+        suitable = torch.where(add, sizes[short] - have, have) / span[short]
+        # So many that the first round is nearly always the last; not more where one in thousands is suitable.
+        tries = (missing + 4 * (missing * (1 - suitable)).sqrt() + 1) / suitable
+        tries = tries.long().minimum(4096 + 8 * missing)
+        ends = tries.cumsum(0)
         row = torch.repeat_interleave(tries)
-        place = torch.randint(entries, row.shape, generator=generator)
-        index = short[row] * width + place
-        fits = chosen.view(-1)[index] != add[row]
+        place = torch.rand(row.shape, dtype=torch.float64, generator=generator)
+        place = (place * span[short].index_select(0, row)).long() + first[short].index_select(0, row)
+        fits = chosen.index_select(0, place) != add.index_select(0, row)
         if valid is not None:
-            fits &= valid[short[row] * entries + place]
-        # An entry that was tried twice counts twice here, so that a row may end a little short, but never beyond.
+            fits &= valid.index_select(0, place)
+        # An item that was tried twice counts once: the last stamp stays.
+        number = torch.arange(len(place), dtype=torch.int32)
+        fits &= stamp.scatter_(0, place, number).index_select(0, place) == number
         nth = functional.pad(fits.cumsum(0), (1, 0))
-        taken = (fits & (nth[1:] - nth[first][row] <= missing[row])).nonzero().squeeze(1)
-        chosen.view(-1)[index[taken]] = add[row[taken]]
-        lacking[short] = wanted[short] - _row_sums(chosen[short])
-    chosen = chosen[:, :entries].contiguous()
-    if not choose_visible:
-        return chosen
-    return ~chosen if valid is None else valid.view(shape) & ~chosen
+        before = nth.index_select(0, ends - tries)
+        taken = (fits & (nth[1:] <= (before + missing).index_select(0, row))).nonzero().squeeze(1)
+        chosen.scatter_(0, place.index_select(0, taken), add.index_select(0, row.index_select(0, taken)))
+        mended = (nth.index_select(0, ends) - before).minimum(missing)
+        count[short] = have + torch.where(add, mended, -mended)
 
 
 def _row_sums(marks: Tensor) -> Tensor:
@@ -99,13 +144,12 @@ def _fewer_half(sizes: Tensor, ratio: float) -> tuple[Tensor, bool]:
     return (sizes - wanted, True) if ratio > 0.5 else (wanted, False)
 
 
-def _coin(sizes: Tensor, wanted: Tensor) -> Tensor:
-    """The uint8 below which a random byte has to lie for its item to be chosen, so that about `wanted` are."""
+def _share(sizes: Tensor, wanted: Tensor) -> Tensor:
+    """The probability with which to choose each item, so that about `wanted` are."""
     share = wanted / sizes.clamp(min=1).double()
     # Rather too few than too many where few are chosen: to find one of a few chosen ones by chance takes long.
     deviation = (sizes * share * (1 - share)).sqrt()
-    coin = share - 3 * deviation * (1 - 2 * share) / sizes.clamp(min=1)
-    return (256 * coin.clamp(min=0)).round().to(torch.uint8)
+    return (share - 3 * deviation * (1 - 2 * share) / sizes.clamp(min=1)).clamp(min=0)
 
 
 def _random_words(shape: tuple[int, ...], generator: torch.Generator | None) -> Tensor:
@@ -113,19 +157,19 @@ def _random_words(shape: tuple[int, ...], generator: torch.Generator | None) -> 
     return torch.empty(shape, dtype=torch.int64).random_(-(2**63), None, generator=generator)
 
 
-def draw_in_segments(offsets: Tensor, items: int, ratio: float, generator: torch.Generator | None) -> Tensor:
+def draw_in_segments(offsets: Tensor, items: int, ratio: float, generator: Randomness) -> Tensor:
     """Hides `hidden_counts` of each segment's items, uniformly at random: bool `[items]`.
 
     Segment s has the items from `offsets[s]` to `offsets[s + 1]`, int64 `[segments + 1]`.
     """
     on_cpu = offsets.device.type == "cpu" and not torch.compiler.is_compiling()
     # In small segments there is as much to mend as to draw, and a small sort is over before the first mend.
-    if on_cpu and items >= max(32 * len(offsets), 50_000):
+    if not isinstance(generator, Seeds) and on_cpu and items >= max(32 * len(offsets), 50_000):
         return _segments_by_repair(offsets, items, ratio, generator)
     return _segments_by_sort(segment_of(offsets, items), offsets, ratio, generator)
 
 
-def draw_in_groups(group: Tensor, groups: int, ratio: float, generator: torch.Generator | None) -> Tensor:
+def draw_in_groups(group: Tensor, groups: int, ratio: float, generator: Randomness) -> Tensor:
     """Hides `hidden_counts` of each group's items, uniformly at random: bool `[items]`.
 
     `group [items]` int64 is the group number of each item, in any order, below `groups`.
@@ -146,11 +190,11 @@ def segment_sums(marks: Tensor, offsets: Tensor) -> Tensor:
     return marks.cumsum(0)[(offsets - 1).clamp(min=0)].where(offsets > 0, 0).diff()
 
 
-def _segments_by_sort(segment: Tensor, offsets: Tensor, ratio: float, generator: torch.Generator | None) -> Tensor:
+def _segments_by_sort(segment: Tensor, offsets: Tensor, ratio: float, generator: Randomness) -> Tensor:
     """The items with the smallest of random keys. One sort for all segments, whatever the items' order."""
     # The segment number in the high bits, a random number in the low ones.
-    lottery = torch.randint(2**32, segment.shape, generator=generator, device=segment.device)
-    keys, order = (segment << 32 | lottery).sort()
+    keys = segment << 32 | lottery(generator, segment, lambda: places_in(segment)) >> 30
+    keys, order = keys.sort(stable=True)  # stable, for a tie must not depend on what else is in the batch
     segment = keys >> 32
     rank = torch.arange(len(segment), device=segment.device) - offsets[segment]
     hidden = torch.empty(len(segment), dtype=torch.bool, device=segment.device)
@@ -163,43 +207,21 @@ def _segments_by_repair(offsets: Tensor, items: int, ratio: float, generator: to
     sizes = offsets.diff()
     wanted, choose_visible = _fewer_half(sizes, ratio)
     words = _random_words((-(-items // 8),), generator)
-    chosen = words.view(torch.uint8)[:items] < _coin(sizes, wanted).repeat_interleave(sizes, output_size=items)
-
-    lacking = wanted - segment_sums(chosen, offsets)
-    stamp = torch.empty(items, dtype=torch.int64)  # costs nothing but where it is written
-    while len(short := lacking.nonzero().squeeze(1)):
-        size, missing, add = sizes[short], lacking[short].abs(), lacking[short] > 0
-        count = wanted[short] - lacking[short]
-        suitable = torch.where(add, size - count, count) / size
-        tries = ((missing + missing.sqrt()) / suitable).long().clamp(min=1)
-        ends = tries.cumsum(0)
-        row = torch.repeat_interleave(tries)
-        place = offsets[short][row] + torch.randint(2**62, row.shape, generator=generator) % size[row]
-        fits = chosen[place] != add[row]
-        nth = functional.pad(fits.cumsum(0), (1, 0))
-        taken = fits & (nth[1:] - nth[ends - tries][row] <= missing[row])
-        place, row = place[taken], row[taken]
-        # An item that was tried twice counts once: the last stamp stays, whichever that is.
-        number = torch.arange(len(place))
-        stamp[place] = number
-        once = stamp[place] == number
-        chosen[place] = add[row]
-        mended = torch.bincount(row[once], minlength=len(short))
-        lacking[short] -= torch.where(add, mended, -mended)
+    coin = (256 * _share(sizes, wanted)).round().to(torch.uint8)
+    chosen = words.view(torch.uint8)[:items] < coin.repeat_interleave(sizes, output_size=items)
+    _mend(chosen, None, offsets[:-1], sizes, sizes, wanted, segment_sums(chosen, offsets), generator)
     return ~chosen if choose_visible else chosen
 
 
-def other_in_rows(
-    shape: torch.Size, valid: Tensor | None, generator: torch.Generator | None, device: torch.device
-) -> Tensor:
+def other_in_rows(shape: torch.Size, valid: Tensor | None, generator: Randomness, device: torch.device) -> Tensor:
     """For each valid entry, another valid one of its row, uniformly at random: int64 `[batch, entries]`, by column.
 
     An entry without another has itself; what padding has means nothing.
     """
     batch, entries = shape
-    jump = torch.randint(2**62, (batch, entries), generator=generator, device=device)
+    rows, here = torch.arange(batch, device=device).unsqueeze(1), torch.arange(entries, device=device)
+    jump = lottery(generator, rows.expand(shape), lambda: here)
     if valid is None:
-        here = torch.arange(entries, device=device)
         return (here + 1 + jump % max(entries - 1, 1)) % max(entries, 1)
     sizes = valid.sum(1, keepdim=True)
     rank = valid.cumsum(1) - 1
@@ -207,7 +229,7 @@ def other_in_rows(
     return order.gather(1, (rank + 1 + jump % (sizes - 1).clamp(min=1)).clamp(min=0) % sizes.clamp(min=1))
 
 
-def other_in_segments(segment: Tensor, segments: int, generator: torch.Generator | None) -> Tensor:
+def other_in_segments(segment: Tensor, segments: int, generator: Randomness) -> Tensor:
     """For each item, another one of its segment, uniformly at random: int64 `[items]`; itself, if it is alone.
 
     `segment [items]` int64 is the segment number of each item, in any order, below `segments`.
@@ -217,12 +239,12 @@ def other_in_segments(segment: Tensor, segments: int, generator: torch.Generator
     first = (sizes.cumsum(0) - sizes)[segment]
     rank = torch.empty_like(order)
     rank[order] = torch.arange(len(order), device=order.device)
-    jump = torch.randint(2**62, segment.shape, generator=generator, device=segment.device)
+    jump = lottery(generator, segment, lambda: rank - first)
     sizes = sizes[segment]
     return order[first + (rank - first + 1 + jump % (sizes - 1).clamp(min=1)) % sizes]
 
 
-def spare_one(drawn: Tensor, visible: Tensor, group: Tensor, groups: int, generator: torch.Generator | None) -> Tensor:
+def spare_one(drawn: Tensor, visible: Tensor, group: Tensor, groups: int, generator: Randomness) -> Tensor:
     """`drawn`, less one item in each group whose `visible` items it has all; which one is drawn uniformly.
 
     All of one shape: `drawn` and `visible` are bool, `group` is int64, the group number of each item, in any order,
@@ -233,8 +255,10 @@ def spare_one(drawn: Tensor, visible: Tensor, group: Tensor, groups: int, genera
     # Items that are not kept mark a group too many: a GPU would have to be asked how many are.
     keeps = torch.zeros(groups + 1, dtype=torch.bool, device=group.device)
     last &= ~keeps.scatter_(0, group_of.where(kept, groups), True)[group_of]
-    if group.device.type == "cpu" and not torch.compiler.is_compiling() and not bool(last.any()):
+    on_cpu = group.device.type == "cpu" and not torch.compiler.is_compiling()
+    # Seeds draw in any case: what they draw next must not depend on what else is in the batch.
+    if on_cpu and not isinstance(generator, Seeds) and not bool(last.any()):
         return drawn
-    lottery = torch.randint(2**62, last.shape, generator=generator, device=group.device).masked_fill(~last, -1)
-    winner = lottery.new_full((groups,), -1).scatter_reduce(0, group_of, lottery, "amax")
-    return drawn & ~(last & (lottery == winner[group_of])).view_as(drawn)
+    tickets = lottery(generator, group_of, lambda: places_in(group_of)).masked_fill(~last, -1)
+    winner = tickets.new_full((groups,), -1).scatter_reduce(0, group_of, tickets, "amax")
+    return drawn & ~(last & (tickets == winner[group_of])).view_as(drawn)

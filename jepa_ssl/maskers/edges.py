@@ -1,16 +1,14 @@
 """A masker that hides coefficients of bipartite graphs."""
 
-from dataclasses import replace
-
-import torch
 from torch import Tensor, nn
 
 from jepa_ssl.checks import open_fraction
-from jepa_ssl.instances import BipartiteGraph
+from jepa_ssl.instances import BipartiteGraph, check_numbers
 from jepa_ssl.maskers.bipartite import KINDS, Derived, conceal, derived_columns, edge_owner, fits, node_views, nodes_at
 from jepa_ssl.maskers.draw import draw_in_groups
 from jepa_ssl.maskers.fill import Fill, fill_or_zeros
-from jepa_ssl.protocols import Views
+from jepa_ssl.maskers.seeds import Randomness
+from jepa_ssl.protocols import EDGE, Views
 
 
 class EdgeMasker(nn.Module):
@@ -30,6 +28,7 @@ class EdgeMasker(nn.Module):
         derived: kind -> columns of its features that are computed from coefficients (a mean, a rank). They are hidden
             at every node that loses a coefficient: a mean in plain view gives a single hidden coefficient away.
 
+    >>> import torch
     >>> edges = torch.tensor([[0, 0, 1, 2], [0, 1, 1, 1]])
     >>> graph = BipartiteGraph.single(torch.ones(3, 1), edges, torch.ones(4, 1), torch.ones(2, 1))
     >>> views = EdgeMasker(ratio=0.25)(graph, generator=torch.Generator().manual_seed(0))
@@ -47,30 +46,20 @@ class EdgeMasker(nn.Module):
         self.derived = derived_columns(derived)
 
     def forward(
-        self, instance: BipartiteGraph, *, generator: torch.Generator | None = None
+        self, instance: BipartiteGraph, *, generator: Randomness = None
     ) -> Views[BipartiteGraph, BipartiteGraph]:
+        check_numbers(instance)
         return self.hide(instance, self.draw(instance, generator=generator), generator)
 
     def hide(
-        self, graph: BipartiteGraph, edges: Tensor, generator: torch.Generator | None
+        self, graph: BipartiteGraph, edges: Tensor, generator: Randomness
     ) -> Views[BipartiteGraph, BipartiteGraph]:
         """The views in which the coefficients of `edges`, bool `[edges]`, are filled."""
         context = conceal(self.fill, graph, generator, edges=edges, derived=self.derived)
-        target = graph
-        if self.indicator:
-            context, target = _with_column(context, edges), _with_column(graph, torch.zeros_like(edges))
-        return node_views(context, target, {kind: nodes_at(edges, graph, kind) for kind in KINDS})
+        columns = {EDGE: edges} if self.indicator else {}
+        return node_views(context, graph, {kind: nodes_at(edges, graph, kind) for kind in KINDS}, columns)
 
-    def draw(self, graph: BipartiteGraph, *, generator: torch.Generator | None = None) -> Tensor:
+    def draw(self, graph: BipartiteGraph, *, generator: Randomness = None) -> Tensor:
         """Which edges to hide: bool `[edges]`."""
-        fits(graph, self.derived, generator, hides_edges=True)
-        if self.indicator and graph.edge_attr.ndim != 2:
-            raise ValueError(
-                f"edge_attr is {list(graph.edge_attr.shape)}, but must be [edges, features] to take an indicator "
-                f"column; use .unsqueeze(-1) for a single feature, or leave indicator out."
-            )
+        fits(graph, self.derived, generator, hides_edges=True, indicator=self.indicator)
         return draw_in_groups(edge_owner(graph), graph.num_graphs, self.ratio, generator)
-
-
-def _with_column(graph: BipartiteGraph, mark: Tensor) -> BipartiteGraph:
-    return replace(graph, edge_attr=torch.cat([graph.edge_attr, mark.unsqueeze(-1).to(graph.edge_attr)], dim=-1))

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from jepa_ssl.checks import non_negative
+from jepa_ssl.maskers.seeds import Randomness
 from jepa_ssl.protocols import CONSTRAINT, EDGE, INSTANCE, VARIABLE
 
 _STREAMS = (INSTANCE, CONSTRAINT, VARIABLE, EDGE)
@@ -19,8 +20,8 @@ class Fill(Protocol):
     """`values` with other content where `hidden`, bool and broadcast to `values`, is True; `values` stays unwritten.
 
     `stream` says whose values they are: `"instance"`, `"constraint"`, `"variable"` or `"edge"`. `others()` is a tensor
-    like `values` that holds, in the place of each item, another real item of the same instance, drawn uniformly with
-    `generator`; it is computed only if it is asked for.
+    like `values` that holds, in the place of each item, another real item of the same instance, drawn uniformly, and
+    `noise()` one of standard normal numbers. Both are drawn with `generator`, and only if they are asked for.
     """
 
     def __call__(
@@ -30,8 +31,9 @@ class Fill(Protocol):
         /,
         *,
         stream: str,
-        generator: torch.Generator | None,
+        generator: Randomness,
         others: Callable[[], Tensor],
+        noise: Callable[[], Tensor],
     ) -> Tensor: ...
 
 
@@ -71,9 +73,8 @@ class GaussianNoise:
     def __post_init__(self) -> None:
         non_negative("std", self.std)
 
-    def __call__(self, values: Tensor, hidden: Tensor, /, *, generator: torch.Generator | None, **_: object) -> Tensor:
-        noise = torch.empty_like(values).normal_(0.0, self.std, generator=generator)
-        return torch.where(hidden, noise, values)
+    def __call__(self, values: Tensor, hidden: Tensor, /, *, noise: Callable[[], Tensor], **_: object) -> Tensor:
+        return torch.where(hidden, self.std * noise(), values)
 
 
 @dataclass(frozen=True)

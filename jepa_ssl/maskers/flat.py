@@ -8,17 +8,19 @@ from typing import overload
 import torch
 from torch import Tensor, nn
 
-from jepa_ssl.checks import generator_fits, open_fraction
-from jepa_ssl.instances import FlatVectors
+from jepa_ssl.checks import open_fraction
+from jepa_ssl.instances import FlatVectors, check_numbers
 from jepa_ssl.maskers.draw import draw_in_rows, other_in_rows
 from jepa_ssl.maskers.fill import Fill, fill_or_zeros
+from jepa_ssl.maskers.seeds import Randomness, normal_like, randomness_fits
 from jepa_ssl.protocols import INSTANCE, Views
 
 
 class FlatMasker(nn.Module, ABC):
     """What maskers of vectors have in common; `_hidden` says which entries are hidden.
 
-    The target view is the whole vector. A vector has one embedding, so the loss is taken on every instance.
+    The target view is the whole vector. A vector has one embedding, so the loss is taken on every instance of which
+    something is hidden: not on vectors with a single real entry, which show all they have.
     """
 
     def __init__(self, fill: Fill | None, indicator: bool) -> None:
@@ -27,21 +29,20 @@ class FlatMasker(nn.Module, ABC):
         self.indicator = indicator
 
     @overload
-    def forward(self, instance: Tensor, *, generator: torch.Generator | None = None) -> Views[Tensor, Tensor]: ...
+    def forward(self, instance: Tensor, *, generator: Randomness = None) -> Views[Tensor, Tensor]: ...
 
     @overload
-    def forward(
-        self, instance: FlatVectors, *, generator: torch.Generator | None = None
-    ) -> Views[FlatVectors, FlatVectors]: ...
+    def forward(self, instance: FlatVectors, *, generator: Randomness = None) -> Views[FlatVectors, FlatVectors]: ...
 
     def forward(
-        self, instance: Tensor | FlatVectors, *, generator: torch.Generator | None = None
+        self, instance: Tensor | FlatVectors, *, generator: Randomness = None
     ) -> Views[Tensor, Tensor] | Views[FlatVectors, FlatVectors]:
         """The views of `instance`: `[batch, entries]`, or `FlatVectors` where some entries are padding."""
+        check_numbers(instance)
         return self.hide(instance, self.draw(instance, generator=generator), generator)
 
     def hide(
-        self, instance: Tensor | FlatVectors, hidden: Tensor, generator: torch.Generator | None
+        self, instance: Tensor | FlatVectors, hidden: Tensor, generator: Randomness
     ) -> Views[Tensor, Tensor] | Views[FlatVectors, FlatVectors]:
         """The views in which the entries that are `hidden`, bool `[batch, entries]`, are filled."""
         values, valid = parts(instance)
@@ -49,32 +50,38 @@ class FlatMasker(nn.Module, ABC):
         def others() -> Tensor:
             return values.gather(1, other_in_rows(values.shape, valid, generator, values.device))
 
-        context = self.fill(values, hidden, stream=INSTANCE, generator=generator, others=others)
+        def noise() -> Tensor:
+            return normal_like(values, generator, lambda: torch.arange(len(values), device=values.device))
+
+        context = self.fill(values, hidden, stream=INSTANCE, generator=generator, others=others, noise=noise)
         target = values
         if self.indicator:
             context = torch.cat([context, hidden.to(values)], dim=1)
             target = torch.cat([values, torch.zeros_like(values)], dim=1)
             valid = None if valid is None else torch.cat([valid, valid], dim=1)
+        # amax of bytes, for any() takes forty times as long on a CPU.
+        lost = hidden.view(torch.uint8).amax(1) > 0 if hidden.size(1) else hidden.any(1)
         if valid is None:
-            return Views(context, target, {INSTANCE: None})
+            return Views(context, target, {INSTANCE: lost})
         whole = FlatVectors(target, valid) if self.indicator else instance
         assert isinstance(whole, FlatVectors)
-        return Views(FlatVectors(context, valid), whole, {INSTANCE: None})
+        return Views(FlatVectors(context, valid), whole, {INSTANCE: lost})
 
-    def draw(self, instance: Tensor | FlatVectors, *, generator: torch.Generator | None = None) -> Tensor:
+    def draw(self, instance: Tensor | FlatVectors, *, generator: Randomness = None) -> Tensor:
         """Which entries to hide: bool `[batch, entries]`."""
         values, valid = parts(instance)
-        generator_fits(generator, values.device)
+        randomness_fits(generator, len(values), values.device)
         return self._hidden(values, valid, generator)
 
     @abstractmethod
-    def _hidden(self, values: Tensor, valid: Tensor | None, generator: torch.Generator | None) -> Tensor: ...
+    def _hidden(self, values: Tensor, valid: Tensor | None, generator: Randomness) -> Tensor: ...
 
 
 class EntryMasker(FlatMasker):
     """Hides `int(ratio * D)` of the `D` real entries of each vector: at least one, never all, padding never.
 
-    The target view is the whole vector. A vector has one embedding, so the loss is taken on every instance.
+    The target view is the whole vector. A vector has one embedding, so the loss is taken on every instance with at
+    least two real entries.
 
     Args:
         ratio: share of the entries to hide, in (0, 1).
@@ -91,7 +98,7 @@ class EntryMasker(FlatMasker):
         super().__init__(fill, indicator)
         self.ratio = open_fraction("ratio", ratio)
 
-    def _hidden(self, values: Tensor, valid: Tensor | None, generator: torch.Generator | None) -> Tensor:
+    def _hidden(self, values: Tensor, valid: Tensor | None, generator: Randomness) -> Tensor:
         return draw_in_rows(values.shape, valid, self.ratio, generator, values.device)
 
 
@@ -130,7 +137,7 @@ class GroupMasker(FlatMasker):
         self.register_buffer("columns", torch.tensor(columns), persistent=False)
         self.register_buffer("group_of", torch.tensor(group_of), persistent=False)
 
-    def _hidden(self, values: Tensor, valid: Tensor | None, generator: torch.Generator | None) -> Tensor:
+    def _hidden(self, values: Tensor, valid: Tensor | None, generator: Randomness) -> Tensor:
         batch, entries = values.shape
         if entries < self.least_entries:
             raise ValueError(

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from jepa_ssl.instances import BipartiteGraph
+from jepa_ssl.instances import BipartiteGraph, check_numbers
 from jepa_ssl.maskers.bipartite import (
     KINDS,
     Derived,
@@ -20,7 +20,8 @@ from jepa_ssl.maskers.bipartite import (
 )
 from jepa_ssl.maskers.draw import draw_in_segments
 from jepa_ssl.maskers.fill import Fill, fill_or_zeros
-from jepa_ssl.protocols import Views
+from jepa_ssl.maskers.seeds import Randomness
+from jepa_ssl.protocols import EDGE, Views
 
 
 class GraphMasker(nn.Module, ABC):
@@ -52,31 +53,30 @@ class GraphMasker(nn.Module, ABC):
         self.derived = derived_columns(derived)
 
     def forward(
-        self, instance: BipartiteGraph, *, generator: torch.Generator | None = None
+        self, instance: BipartiteGraph, *, generator: Randomness = None
     ) -> Views[BipartiteGraph, BipartiteGraph]:
+        check_numbers(instance)
         return self.hide(instance, self.draw(instance, generator=generator), generator)
 
     def hide(
-        self, graph: BipartiteGraph, hidden: Mapping[str, Tensor], generator: torch.Generator | None
+        self, graph: BipartiteGraph, hidden: Mapping[str, Tensor], generator: Randomness
     ) -> Views[BipartiteGraph, BipartiteGraph]:
         """The views in which the nodes that are `hidden`, kind -> bool `[nodes]`, are filled."""
-        context = conceal(
-            self.fill,
-            graph,
-            generator,
-            nodes={kind: mark for kind, mark in hidden.items() if self.ratio_of[kind]},
-            edges=edges_at(hidden, graph) if self.hide_edges else None,
-            derived=self.derived,
-        )
-        return node_views(context, graph, hidden, indicator=self.indicator)
+        nodes = {kind: mark for kind, mark in hidden.items() if self.ratio_of[kind]}
+        edges = edges_at(hidden, graph) if self.hide_edges else None
+        context = conceal(self.fill, graph, generator, nodes=nodes, edges=edges, derived=self.derived)
+        columns = dict(hidden) if self.indicator else {}
+        if self.indicator and edges is not None:
+            columns[EDGE] = edges
+        return node_views(context, graph, hidden, columns)
 
-    def draw(self, graph: BipartiteGraph, *, generator: torch.Generator | None = None) -> dict[str, Tensor]:
+    def draw(self, graph: BipartiteGraph, *, generator: Randomness = None) -> dict[str, Tensor]:
         """Which nodes to hide: kind -> bool `[nodes]`."""
-        fits(graph, self.derived, generator, hides_edges=self.hide_edges)
+        fits(graph, self.derived, generator, hides_edges=self.hide_edges, indicator=self.indicator)
         return self._hidden(graph, generator)
 
     @abstractmethod
-    def _hidden(self, graph: BipartiteGraph, generator: torch.Generator | None) -> dict[str, Tensor]: ...
+    def _hidden(self, graph: BipartiteGraph, generator: Randomness) -> dict[str, Tensor]: ...
 
 
 class NodeMasker(GraphMasker):
@@ -92,13 +92,13 @@ class NodeMasker(GraphMasker):
     themselves always stay, so that a degree can be counted in any view.
 
     The graphs of a batch are drawn independently, but from one stream of random numbers: to get the same mask for a
-    graph in every batch, mask it alone, with a generator of its own.
+    graph in every batch, give `Seeds` in place of the generator.
 
     Args:
         ratio: share of the nodes to hide, in (0, 1); or kind -> share, where one kind may have 0 and stays whole.
         fill: what hidden features and coefficients become, zero by default.
         indicator: append to the features of every node, in both views, a column that is 1 where the context lost it;
-            in the target it is 0.
+            in the target it is 0. With `hide_edges` each row of `edge_attr` gets one, too.
         hide_edges: hide the coefficients of the edges at hidden nodes, too.
         derived: kind -> columns of its features that are computed from coefficients. They are hidden at every node
             that loses a coefficient. Goes with `hide_edges`. A column computed from a whole graph (a coefficient's rank
@@ -114,7 +114,7 @@ class NodeMasker(GraphMasker):
     (True, tensor(1.))
     """
 
-    def _hidden(self, graph: BipartiteGraph, generator: torch.Generator | None) -> dict[str, Tensor]:
+    def _hidden(self, graph: BipartiteGraph, generator: Randomness) -> dict[str, Tensor]:
         def of_kind(kind: str) -> Tensor:
             offsets, nodes = graph.offsets(kind), len(graph.features(kind))
             if not self.ratio_of[kind]:

@@ -1,12 +1,9 @@
 """What the parts cost, side by side with the plain way to write them. Run with `make bench`; read the ratios."""
 
-import copy
-
 import pytest
 import torch
-from torch import nn
 
-from jepa_ssl import EMATeacher, EntryMasker, FlatVectors
+from jepa_ssl import EntryMasker, FlatVectors
 
 
 def plain_mask(values: torch.Tensor, ratio: float) -> torch.Tensor:
@@ -30,18 +27,3 @@ def test_flat_masking(benchmark, batch, entries, way):
         "EntryMasker, padded": lambda: masker(FlatVectors(values, valid)),
     }
     benchmark(ways[way])
-
-
-@pytest.mark.parametrize(("width", "layers"), [(32, 16), (32, 200), (128, 48), (512, 24)])
-@pytest.mark.parametrize("way", ["mul and add, one by one", "EMATeacher.update"])
-def test_ema_update(benchmark, width, layers, way):
-    student = nn.Sequential(*(nn.Linear(width, width) for _ in range(layers)))
-    benchmark.group = f"EMA of {sum(p.numel() for p in student.parameters()):,} parameters in {2 * layers} tensors"
-    plain, teacher = copy.deepcopy(student), EMATeacher(student)
-
-    @torch.no_grad()
-    def one_by_one():
-        for t, o in zip(plain.parameters(), student.parameters(), strict=True):
-            t.mul_(0.996).add_(o, alpha=0.004)
-
-    benchmark({"mul and add, one by one": one_by_one, "EMATeacher.update": lambda: teacher.update(student)}[way])

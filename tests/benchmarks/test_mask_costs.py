@@ -1,10 +1,15 @@
-"""What masking graphs costs, side by side with copying them. Run with `make bench`; read the ratios."""
+"""What masking costs, side by side with loops, copies and training steps. Run with `make bench`; read the ratios."""
+
+from collections.abc import Callable
+from time import perf_counter
 
 import pytest
 import torch
+from torch import Tensor, nn
 
-from jepa_ssl import BipartiteGraph, BlockMasker, EdgeMasker, NodeMasker
-from jepa_ssl.maskers.draw import draw_in_segments, hidden_counts
+from jepa_ssl import BipartiteGraph, BlockMasker, EdgeMasker, EntryMasker, NodeMasker
+from jepa_ssl.maskers import Seeds
+from jepa_ssl.maskers.draw import draw_in_rows, draw_in_segments, hidden_counts
 
 WAYS = {
     "NodeMasker": NodeMasker(0.3),
@@ -70,3 +75,92 @@ def test_node_draws(benchmark, count, size, way):
         "clone of a feature": lambda: features.clone(),
     }
     benchmark(ways[way])
+
+
+def masked_by_a_loop(values: Tensor) -> Tensor:
+    """Half of the entries of each vector, by one permutation a vector, in a Python loop."""
+    context = values.clone()
+    for row in context:
+        row[torch.randperm(len(row))[: len(row) // 2]] = 0.0
+    return context
+
+
+def training_step(entries: int) -> Callable[[Tensor], None]:
+    """A step of a network of two hidden layers of 256, as small as one would train on such vectors."""
+    net = nn.Sequential(nn.Linear(entries, 256), nn.ReLU(), nn.Linear(256, 256), nn.ReLU(), nn.Linear(256, 1))
+    optimizer = torch.optim.Adam(net.parameters())
+
+    def step(values: Tensor) -> None:
+        optimizer.zero_grad()
+        net(values).square().mean().backward()
+        optimizer.step()
+
+    return step
+
+
+SHAPES = [(8, 2600), (256, 2600), (64, 20_000)]
+
+
+def flat_ways(batch: int, entries: int) -> dict[str, Callable[[], object]]:
+    values, names = torch.randn(batch, entries), torch.arange(batch)
+    half, step = EntryMasker(0.5), training_step(entries)
+    return {
+        "loop": lambda: masked_by_a_loop(values),
+        "EntryMasker(0.5)": lambda: half(values),
+        "EntryMasker(0.3)": lambda: EntryMasker(0.3)(values),
+        "with Seeds": lambda: half(values, generator=Seeds(names)),
+        "draw alone": lambda: draw_in_rows(values.shape, None, 0.5, None, values.device),
+        "coins, not exact": lambda: torch.rand(batch, entries) < 0.5,
+        "clone": lambda: values.clone(),
+        "training step": lambda: step(values),
+    }
+
+
+@pytest.mark.parametrize(("batch", "entries"), SHAPES)
+@pytest.mark.parametrize("way", flat_ways(1, 8))
+def test_flat_masking(benchmark, batch, entries, way):
+    benchmark.group = f"hide half of {batch} x {entries:,} entries"
+    benchmark(flat_ways(batch, entries)[way])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("batch", "entries"), SHAPES)
+def test_flat_masking_in_ratios(batch, entries, capsys):
+    """The fastest of many rounds in turn, so that what else the machine does falls on all ways alike."""
+    ways, best = flat_ways(batch, entries), {}
+    for _ in range(20):
+        for name, way in ways.items():
+            start = perf_counter()
+            way()
+            best[name] = min(best.get(name, 1e9), perf_counter() - start)
+    ours = best["EntryMasker(0.5)"]
+    with capsys.disabled():
+        print(
+            f"\n{batch} x {entries}: loop / ours {best['loop'] / ours:.1f}, "
+            f"coins / our draw {best['coins, not exact'] / best['draw alone']:.1f}, "
+            f"ours / training step {ours / best['training step']:.3f}, ours / clone {ours / best['clone']:.1f}, "
+            f"with Seeds / ours {best['with Seeds'] / ours:.1f}"
+        )
+    if batch * entries > 10**5:
+        assert best["loop"] / ours > 3
+
+
+@pytest.mark.slow
+def test_masking_is_linear_in_the_edges_and_nodes_cost_less_than_ten_clones(capsys):
+    ways = {"clone": lambda graph: [tensor.clone() for tensor in tensors(graph)], **WAYS}
+    per_edge: dict[str, list[float]] = {name: [] for name in ways}
+    for edges in (10**4, 10**5, 10**6, 10**7):
+        graph = graphs(edges, edges // 20)
+        for name, way in ways.items():
+            seconds = []
+            for _ in range(3 if edges == 10**7 else 10):
+                start = perf_counter()
+                way(graph)
+                seconds.append(perf_counter() - start)
+            per_edge[name].append(min(seconds) / edges * 1e9)
+    with capsys.disabled():
+        for name, costs in per_edge.items():
+            print(f"\n{name:25s} ns an edge: {', '.join(f'{cost:.1f}' for cost in costs)}", end="")
+    assert per_edge["NodeMasker"][-1] < 10 * per_edge["clone"][-1]
+    for name in WAYS:  # ten times the edges, a hundred times the cost would be quadratic; caches overflow
+        assert per_edge[name][-1] < 8 * per_edge[name][-2]

@@ -1,6 +1,5 @@
 """What solver states cost beside a training step of the example's GNN. One thread; read the ratios."""
 
-import time
 from argparse import Namespace
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -11,9 +10,10 @@ from dataset import GraphBatch, collate_graphs, prepare
 from generators import generate
 from losses import kkt_loss, pad_predictions
 from models import GNNPolicy
+from timing import least_seconds
 
-from jepa_ssl.lp import SolverState
-from jepa_ssl.lp.instances import DenseLP, SparseLP
+from jepa_ssl.integrations.pyg import bipartite_graph
+from jepa_ssl.lp import DenseLP, SolverState, SparseLP
 
 
 @pytest.fixture(autouse=True)
@@ -31,10 +31,7 @@ def batch() -> GraphBatch:
 
 
 def sparse(batch: GraphBatch) -> SparseLP:
-    graph: Any = batch.batch_graph
-    real = batch.mask_m != 0, batch.mask_n != 0
-    offsets = graph.constraint_features_ptr, graph.variable_features_ptr
-    return SparseLP.inequalities(graph.edge_index, graph.edge_attr[:, 0], batch.b[real[0]], batch.c[real[1]], *offsets)
+    return SparseLP.inequalities_of(bipartite_graph(batch.batch_graph))
 
 
 def dense(batch: GraphBatch) -> DenseLP:
@@ -75,25 +72,6 @@ def ways(batch: GraphBatch) -> dict[str, Callable[[], Any]]:
 def test_solver_states(benchmark: Any, batch: GraphBatch, way: str):
     benchmark.group = "32 LPs of 70 nodes"
     benchmark(ways(batch)[way])
-
-
-@pytest.mark.slow
-def test_a_hundred_steps_cost_at_most_a_fifth_of_a_training_step(batch: GraphBatch):
-    seconds = least_seconds(ways(batch))
-    step = seconds["training step of the GNN"]
-    assert seconds["100 steps, sparse"] < step / 5
-    assert seconds["from the cache"] < step / 50
-
-
-def least_seconds(ways: dict[str, Callable[[], Any]], rounds: int = 30) -> dict[str, float]:
-    """The least time of each way; they take turns, so that a busy machine slows all of them."""
-    least = dict.fromkeys(ways, float("inf"))
-    for _ in range(rounds):
-        for name, way in ways.items():
-            start = time.perf_counter()
-            way()
-            least[name] = min(least[name], time.perf_counter() - start)
-    return least
 
 
 if __name__ == "__main__":

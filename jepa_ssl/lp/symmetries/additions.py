@@ -8,8 +8,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from jepa_ssl.checks import non_negative
-from jepa_ssl.lp.checks import count_of
+from jepa_ssl.checks import non_negative, whole_number
 from jepa_ssl.lp.instances import DenseLP, SparseLP
 from jepa_ssl.lp.symmetries.forms import (
     LPT,
@@ -108,7 +107,7 @@ class RedundantRow(Symmetry):
     """
 
     def __init__(self, terms: int = 2, slack: float = 1.0) -> None:
-        self.terms = count_of("terms", terms, "2 adds up two rows.")
+        self.terms = whole_number("terms", terms, 1, "2 adds up two rows.")
         self.slack = non_negative("slack", slack)
 
     def _draw(self, instance: LPT, generator: torch.Generator | None) -> Image[LPT]:

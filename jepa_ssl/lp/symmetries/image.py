@@ -8,8 +8,8 @@ from typing import Any, Generic, cast
 import torch
 from torch import Tensor
 
-from jepa_ssl.checks import generator_fits
-from jepa_ssl.lp.checks import check_shapes
+from jepa_ssl.checks import generator_fits, reads_freely
+from jepa_ssl.lp.checks import check_shapes, check_values
 from jepa_ssl.lp.instances import DenseLP, SparseLP
 from jepa_ssl.lp.symmetries.forms import LPT
 from jepa_ssl.protocols import CONSTRAINT, VARIABLE, Views
@@ -84,7 +84,8 @@ class Image(Generic[LPT]):
 class SymmetryViews(Views[LPT, LPT]):
     """The image as the context and the source as the target, with the `image` that links them.
 
-    Where the symmetry moves or adds rows or columns of a `SparseLP`, `items` says where the source's are in the image.
+    Each LP of a `SparseLP` weighs the same. Where the symmetry moves or adds rows or columns of one, `items` says where
+    the source's are in the image.
     """
 
     image: Image[LPT]
@@ -102,22 +103,27 @@ class Symmetry(ABC):
 
         Raises:
             TypeError: `instance` is neither a `DenseLP` nor a `SparseLP`.
-            ValueError: the instance's tensors do not fit each other; `generator` is on another device.
+            ValueError: the instance's tensors do not fit each other, or, on a CPU, its numbers are not in order, for
+                to look at them elsewhere is to wait; `generator` is on another device.
         """
         if not isinstance(instance, (DenseLP, SparseLP)):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise TypeError(
                 f"instance is a {type(instance).__name__}, but a symmetry needs to know A, b, c and the bounds; "
                 f"give a DenseLP or a SparseLP (jepa_ssl.lp.instances), and flatten the image instead."
             )
-        check_shapes(instance)
+        check = check_values if reads_freely(instance.c) else check_shapes
+        check(instance)
         generator_fits(generator, instance.c.device)
         return self._draw(instance, generator)
 
     def __call__(self, instance: LPT, *, generator: torch.Generator | None = None) -> SymmetryViews[LPT]:
         image = self.apply(instance, generator=generator)
-        places = {CONSTRAINT: image.rows, VARIABLE: image.columns} if isinstance(instance, SparseLP) else {}
+        if isinstance(instance, DenseLP):
+            return SymmetryViews(context=image.instance, target=instance, image=image)
+        places = {CONSTRAINT: image.rows, VARIABLE: image.columns}
         items = {kind: place for kind, place in places.items() if place is not None}
-        return SymmetryViews(context=image.instance, target=instance, items=items, image=image)
+        weight = instance.equal_weights()
+        return SymmetryViews(context=image.instance, target=instance, weight=weight, items=items, image=image)
 
     @abstractmethod
     def _draw(self, instance: LPT, generator: torch.Generator | None) -> Image[LPT]: ...
@@ -145,7 +151,7 @@ class Compose(Symmetry):
     def _draw(self, instance: LPT, generator: torch.Generator | None) -> Image[LPT]:
         image = Image(instance, instance)
         for symmetry in self.symmetries:
-            image = _chained(image, symmetry.apply(image.instance, generator=generator))
+            image = _chained(image, symmetry._draw(image.instance, generator))
         return image
 
 

@@ -1,0 +1,221 @@
+"""safetensors: encoders as files of their own, checked at both ends. Needs the extra `jepa_ssl[export]`."""
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from jepa_ssl.freezing import freeze as put_to_sleep
+from jepa_ssl.names import without_wrappers
+
+try:
+    from safetensors import safe_open
+    from safetensors.torch import save
+except ImportError as error:
+    raise ImportError(
+        "encoders are exported by way of safetensors, which is not installed; pip install 'jepa_ssl[export]'."
+    ) from error
+
+ENTRY = "jepa_ssl"  # in the file's header. One, for of several the library would write the order at random
+SHOWN = 5  # names in an error
+
+
+def export_encoder(encoder: nn.Module, path: str | os.PathLike[str], metadata: Mapping[str, Any] | None = None) -> None:
+    """Writes the encoder's parameters and persistent buffers, and how it came about, into one safetensors file.
+
+    Names are clean: what `torch.compile` and DDP put into them is left out. Tied tensors are written under each of
+    their names, so that the file can be read without knowing of the tie. The file is there whole or not at all; the
+    same encoder makes the same file, byte for byte. Export what you will use again: the trunk alone, where a projector
+    was there for the JEPA term only.
+
+    Args:
+        path: of the file, in a folder that exists; one that is there is replaced.
+        metadata: what is needed to build such an encoder and to say how it was trained, as JSON takes it: flags, sizes,
+            seeds. It comes back from `read_metadata` and `load_encoder`, tuples as lists.
+
+    Raises:
+        FileNotFoundError: the folder does not exist.
+        TypeError: `encoder` is no module, or holds what is no tensor; or `metadata` is nothing that JSON takes.
+        ValueError: a tensor has no values yet, or is not dense; a parameter is not finite, or a buffer has NaN.
+    """
+    path = Path(path)
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"path is {path}, but there is no folder {path.parent}; make it first.")
+    text = _as_json(metadata or {})
+    # Copies, for the format takes no two tensors that share memory.
+    tensors = {
+        name: tensor.cpu().clone(memory_format=torch.contiguous_format) for name, tensor in _state(encoder).items()
+    }
+    _check_numbers(encoder, tensors)
+    header = {"metadata": text, "sha256": _digest(tensors, text)}
+    _write(path, save(tensors, {ENTRY: json.dumps(header)}))
+
+
+def load_encoder(
+    encoder: nn.Module, path: str | os.PathLike[str], *, strict: bool = True, freeze: bool = False
+) -> dict[str, Any]:
+    """Fills the encoder with what `export_encoder` wrote, and returns the metadata.
+
+    Nothing is unpickled, and nothing of the encoder is changed before all has been checked. It may be compiled or
+    wrapped, or live on another device than the exported one. Its train or eval mode stays as it is.
+
+    Args:
+        encoder: built as the exported one was.
+        strict: whether file and encoder must name the same tensors. Without it those that both name are taken, at
+            least one; shapes and dtypes must agree all the same.
+        freeze: put it to sleep for good, see `jepa_ssl.freezing.freeze`.
+
+    Raises:
+        FileNotFoundError, IsADirectoryError: there is no such file.
+        TypeError: `encoder` is no module, or holds what is no tensor.
+        ValueError: the file is truncated, damaged or of another kind, or does not fit the encoder.
+    """
+    stored, metadata = _read(Path(path))
+    own = _state(encoder)
+    _check_fit(own, stored, path, strict)
+    actual = without_wrappers(encoder, {name: name for name in encoder.state_dict()})
+    encoder.load_state_dict({actual[name]: stored[name] for name in own.keys() & stored.keys()}, strict=strict)
+    if freeze:
+        put_to_sleep(encoder)
+    return metadata
+
+
+def read_metadata(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """The metadata of an exported encoder, from which to build the one to load it into.
+
+    Raises:
+        FileNotFoundError, IsADirectoryError: there is no such file.
+        ValueError: the file is truncated, damaged or of another kind.
+    """
+    return _read(Path(path))[1]
+
+
+def _state(encoder: nn.Module) -> dict[str, Tensor]:
+    """What `state_dict` holds, by clean names."""
+    if not isinstance(encoder, nn.Module):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise TypeError(f"encoder is a {type(encoder).__name__}, but must be an nn.Module; give the network itself.")
+    state = without_wrappers(encoder, cast(Mapping[str, object], encoder.state_dict()))
+    tensors: dict[str, Tensor] = {}
+    for name, value in state.items():
+        if not isinstance(value, Tensor):
+            raise TypeError(
+                f"encoder holds {name}, a {type(value).__name__}, but only tensors can be exported and loaded; keep "
+                f"the rest in the metadata."
+            )
+        if nn.parameter.is_lazy(value) or value.is_meta or value.layout != torch.strided:
+            reason = "is not dense" if value.layout != torch.strided else "has no values yet"
+            raise ValueError(
+                f"encoder's {name} {reason}; build it in full on a device, and run a lazy module once before."
+            )
+        tensors[name] = value
+    return tensors
+
+
+def _as_json(metadata: Mapping[str, Any]) -> str:
+    try:
+        return json.dumps(dict(metadata), sort_keys=True, allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise TypeError(
+            f"metadata cannot be written as JSON ({error}); use text, finite numbers, booleans, None, lists and "
+            f"dictionaries with text as keys."
+        ) from error
+
+
+def _check_numbers(encoder: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+    """A buffer may hold infinities: an attention mask does."""
+    parameters = without_wrappers(encoder, dict(encoder.named_parameters(remove_duplicate=False)))
+    bad = [
+        name
+        for name, tensor in tensors.items()
+        if (not tensor.isfinite().all() if name in parameters else tensor.isnan().any())
+    ]
+    if bad:
+        raise ValueError(
+            f"encoder has values that are not finite in {_listed(bad)}, and is of use to nobody; export an earlier "
+            f"checkpoint, and lower the learning rate."
+        )
+
+
+def _digest(tensors: Mapping[str, Tensor], metadata: str) -> str:
+    """SHA-256 of metadata, names, dtypes, shapes and values; the format itself would not notice a flipped byte."""
+    names = sorted(tensors)
+    heads = [(name, str(tensors[name].dtype), list(tensors[name].shape)) for name in names]
+    digest = hashlib.sha256(json.dumps([metadata, heads]).encode())
+    for name in names:
+        digest.update(cast(Any, tensors[name].reshape(-1).view(torch.uint8).numpy()))
+    return digest.hexdigest()
+
+
+def _write(path: Path, content: bytes) -> None:
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(temporary, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    if path.is_dir():
+        raise IsADirectoryError(f"{path} is a folder; name the file in it that export_encoder wrote.")
+    if not path.exists():
+        raise FileNotFoundError(f"{path} does not exist; name a file that export_encoder wrote.")
+    try:
+        with cast(Any, safe_open(path, framework="pt")) as file:
+            header = json.loads(file.metadata()[ENTRY])
+            tensors: dict[str, Tensor] = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        text, expected = header["metadata"], header["sha256"]
+        if _digest(tensors, text) == expected:
+            return tensors, json.loads(text)
+    except Exception as error:  # of many kinds, for many kinds of damage
+        raise ValueError(
+            f"{path} cannot be read as an exported encoder: truncated, damaged or of another kind. Export it again."
+        ) from error
+    raise ValueError(f"{path} is damaged: its content does not fit its checksum. Export it again.")
+
+
+def _check_fit(
+    own: Mapping[str, Tensor], stored: Mapping[str, Tensor], path: str | os.PathLike[str], strict: bool
+) -> None:
+    common = own.keys() & stored.keys()
+    other = [
+        f"{name} ({_shown(stored[name])}, not {_shown(own[name])})"
+        for name in sorted(common)
+        if (stored[name].shape, stored[name].dtype) != (own[name].shape, own[name].dtype)
+    ]
+    missing, unexpected = sorted(own.keys() - common), sorted(stored.keys() - common)
+    if other or not common or (strict and (missing or unexpected)):
+        parts = (("lacks", missing), ("adds", unexpected), ("has of another shape or dtype", other))
+        said = "; ".join(f"it {verb} {_listed(names)}" for verb, names in parts if names)
+        raise ValueError(
+            f"{path} does not fit the encoder: {said or 'neither has any tensor'}. Build the encoder as the exported "
+            f"one was (read_metadata says how), load into the part of your model that was exported, convert dtypes "
+            f"after loading{', or pass strict=False to take what both name' if common and not other else ''}."
+        )
+    first: dict[Any, str] = {}
+    for name in sorted(common):
+        place = (own[name].data_ptr(), own[name].dtype, own[name].shape, own[name].stride())
+        tied = first.setdefault(place, name)
+        if not torch.equal(stored[tied], stored[name]):
+            raise ValueError(
+                f"the encoder ties {tied} and {name}, but {path} holds different values for them; load it into an "
+                f"encoder without that tie."
+            )
+
+
+def _shown(tensor: Tensor) -> str:
+    return f"{str(tensor.dtype).removeprefix('torch.')} {list(tensor.shape)}"
+
+
+def _listed(names: Iterable[str]) -> str:
+    names = list(names)
+    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    return ", ".join(names[:SHOWN]) + more

@@ -1,0 +1,49 @@
+"""Names of a module's tensors that do not change when it is compiled or wrapped."""
+
+from collections.abc import Iterator, Mapping
+from typing import TypeVar, cast
+
+from torch import nn
+
+T = TypeVar("T")
+
+
+def without_wrappers(module: nn.Module, named: Mapping[str, T]) -> dict[str, T]:
+    """`named`, whose keys are names inside `module`, without what `torch.compile` and DDP put into them.
+
+    >>> model = nn.Sequential(nn.Linear(1, 1), nn.DataParallel(nn.Linear(1, 1)))
+    >>> [*model.state_dict()]
+    ['0.weight', '0.bias', '1.module.weight', '1.module.bias']
+    >>> [*without_wrappers(model, model.state_dict())]
+    ['0.weight', '0.bias', '1.weight', '1.bias']
+    """
+    clean = dict(named)
+    for wrapper in reversed(_wrappers(module)):  # the innermost first
+        unwrapped = wrapper[: wrapper.rstrip(".").rfind(".") + 1]
+        clean = {
+            unwrapped + name.removeprefix(wrapper) if name.startswith(wrapper) else name: value
+            for name, value in clean.items()
+        }
+    return clean
+
+
+def _wrappers(module: nn.Module) -> list[str]:
+    """Prefixes of names that stand for a wrapper."""
+    prefixes: list[str] = []
+    # With duplicates, for a module in two places has its names in both.
+    found = module.named_modules(remove_duplicate=False)  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
+    for path, parent in cast(Iterator[tuple[str, nn.Module]], found):
+        if is_wrapper(parent):
+            (child,) = (name for name, _ in parent.named_children())
+            prefixes.append(f"{path}.{child}.".removeprefix("."))
+    return prefixes
+
+
+def is_wrapper(module: nn.Module) -> bool:
+    """Whether it is what `torch.compile` or DDP make: nothing of its own, and one child of a wrapper's name.
+
+    A model's own attribute `module` with others beside it is no wrapper, and keeps its name.
+    """
+    children = [name for name, _ in module.named_children()]
+    own = (*module.parameters(recurse=False), *module.buffers(recurse=False))
+    return children in (["_orig_mod"], ["module"]) and not own

@@ -1,0 +1,8 @@
+"""Teachers: who embeds the target view. They differ in whose weights they use, and are exchanged by one argument."""
+
+from jepa_ssl.teachers.ema import EMATeacher
+from jepa_ssl.teachers.encoder import SharedTeacher, StopGradTeacher
+from jepa_ssl.teachers.momentum import CosineMomentum, LinearMomentum
+from jepa_ssl.teachers.network import TargetNetwork
+
+__all__ = ["CosineMomentum", "EMATeacher", "LinearMomentum", "SharedTeacher", "StopGradTeacher", "TargetNetwork"]

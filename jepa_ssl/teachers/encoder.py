@@ -1,0 +1,38 @@
+"""Teachers that are the encoder itself: no copy, no state."""
+
+from typing import Any
+
+import torch
+
+from jepa_ssl.protocols import Embeddings, Encoded, Encoder, detached
+
+
+class StopGradTeacher:
+    """The encoder itself, without gradient: SimSiam. No copy, no state.
+
+    Source: Chen and He, "Exploring simple Siamese representation learning", CVPR 2021.
+    """
+
+    def __call__(self, encoder: Encoder[Any], target: Any) -> Embeddings | Encoded:
+        with torch.no_grad():
+            encoded = encoder(target)
+        # The encoder may hand out what was computed before, with gradient.
+        return encoded.detach() if isinstance(encoded, Encoded) else detached(encoded)
+
+    def update(self, encoder: Encoder[Any]) -> None:
+        """Nothing to do: the teacher is the encoder."""
+
+
+class SharedTeacher:
+    """The encoder itself, with gradient through both views; only a regulariser keeps the embeddings from collapsing.
+
+    Source: Bardes, Ponce and LeCun, "VICReg", ICLR 2022; Balestriero and LeCun, "LeJEPA", 2025.
+    """
+
+    learns = True
+
+    def __call__(self, encoder: Encoder[Any], target: Any) -> Embeddings | Encoded:
+        return encoder(target)
+
+    def update(self, encoder: Encoder[Any]) -> None:
+        """Nothing to do: the teacher is the encoder."""

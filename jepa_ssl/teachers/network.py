@@ -1,0 +1,139 @@
+"""A network of its own for targets that the encoder cannot read."""
+
+from collections.abc import Mapping
+from typing import Any, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from jepa_ssl.protocols import Embeddings, Encoded, Encoder
+from jepa_ssl.teachers.seeding import seeded
+
+
+class TargetNetwork(nn.Module):
+    """Embeds targets that are no instances, such as the state of a solver: stream -> `[items, numbers]`.
+
+    Not learned, it stays at its random initialisation, which the seed decides alone: what it makes of an informative
+    target is informative, and cannot collapse. Learned, it is trained with the encoder, and needs a regulariser.
+
+    Source: frozen random networks as targets are those of Burda et al., "Exploration by random network distillation",
+    ICLR 2019.
+
+    Args:
+        sizes: `(numbers, dim)` of each stream: how many numbers an item has in the target, and the size of its
+            embedding. Built is `Linear(numbers, hidden) - GELU - Linear(hidden, dim)`, then layer norm without scale
+            and shift. Or a module of your own, from the target to embeddings, which is used as it is.
+        hidden: width of the hidden layer; twice that of the embedding by default.
+        learned: whether it is trained; give the optimizer its parameters then, as those of the objective.
+        seed: decides the initialisation; global random numbers neither matter nor move.
+
+    >>> teacher = TargetNetwork({"constraint": (2, 8), "variable": (2, 8)})
+    >>> states = {"constraint": torch.randn(3, 2), "variable": torch.randn(5, 2)}
+    >>> {stream: list(z.shape) for stream, z in teacher(None, states).items()}
+    {'constraint': [3, 8], 'variable': [5, 8]}
+    """
+
+    def __init__(
+        self,
+        sizes: Mapping[str, tuple[int, int]] | nn.Module,
+        *,
+        hidden: int | None = None,
+        learned: bool = False,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        self.learns = learned
+        if isinstance(sizes, nn.Module):
+            if hidden is not None:
+                raise ValueError(f"hidden is {hidden}, but a module of your own has its width already; leave it out.")
+            self.network = sizes
+        else:
+            _check(sizes, hidden)
+            with seeded(seed), torch.device("cpu"):
+                self.network = _StateMLPs(sizes, hidden)
+        if not learned:
+            self.network.requires_grad_(False)
+            self.train()
+
+    def train(self, mode: bool = True) -> "TargetNetwork":
+        super().train(mode)
+        if not self.learns:
+            self.network.eval()
+        return self
+
+    def forward(self, encoder: Encoder[Any] | None, target: Any) -> Embeddings | Encoded:
+        """The embeddings of a target; `encoder` is not used.
+
+        Raises:
+            TypeError: the target is not a mapping from streams to numbers.
+            ValueError: its streams or its numbers are not those that the network was built for.
+        """
+        with torch.set_grad_enabled(self.learns and torch.is_grad_enabled()):
+            return self.network(target)
+
+    def update(self, encoder: Encoder[Any]) -> None:
+        """Nothing to do: it stays as it is, or the optimizer moves it."""
+
+
+class _StateMLPs(nn.Module):
+    def __init__(self, sizes: Mapping[str, tuple[int, int]], hidden: int | None) -> None:
+        super().__init__()
+        self.numbers = {stream: numbers for stream, (numbers, _) in sizes.items()}
+        self.streams = nn.ModuleDict(
+            {
+                stream: _mlp(numbers, 2 * dim if hidden is None else hidden, dim)
+                for stream, (numbers, dim) in sizes.items()
+            }
+        )
+
+    def forward(self, target: Any) -> dict[str, Tensor]:
+        states = self._checked(target)
+        embeddings: dict[str, Tensor] = {}
+        for stream, mlp in self.streams.items():
+            z = mlp(states[stream].to(next(mlp.parameters()).dtype))  # solvers work in float64
+            embeddings[stream] = F.layer_norm(z, z.shape[-1:])
+        return embeddings
+
+    def _checked(self, target: Any) -> Mapping[str, Tensor]:
+        if not isinstance(target, Mapping):
+            raise TypeError(
+                f"the target is a {type(target).__name__}, but a TargetNetwork built from sizes embeds a mapping from "
+                f"streams to [items, numbers], such as the target of SolverState; give it a module of your own that "
+                f"reads your target, or use another teacher."
+            )
+        states = cast(Mapping[str, Tensor], target)
+        if states.keys() != self.numbers.keys():
+            raise ValueError(
+                f"the target has the streams {sorted(states)}, but this TargetNetwork was built for "
+                f"{sorted(self.numbers)}; name the same streams in sizes."
+            )
+        for stream, numbers in self.numbers.items():
+            if states[stream].ndim != 2 or states[stream].size(1) != numbers:
+                raise ValueError(
+                    f"stream {stream!r}: the target is {list(states[stream].shape)}, but this TargetNetwork was built "
+                    f"for [items, {numbers}]; give in sizes how many numbers an item has."
+                )
+        return states
+
+
+def _mlp(inputs: int, hidden: int, outputs: int) -> nn.Sequential:
+    return nn.Sequential(nn.Linear(inputs, hidden), nn.GELU(), nn.Linear(hidden, outputs))
+
+
+def _check(sizes: Mapping[str, tuple[int, int]], hidden: int | None) -> None:
+    if not isinstance(sizes, Mapping):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise TypeError(
+            f"sizes is a {type(sizes).__name__}, but must be a mapping from streams to (numbers, dim), or an nn.Module "
+            f"that embeds the target; give one of these."
+        )
+    if not sizes:
+        raise ValueError("sizes is empty, but must have (numbers, dim) for each stream of the target.")
+    for stream, size in sizes.items():
+        if len(size) != 2 or min(size) < 1:
+            raise ValueError(
+                f"sizes[{stream!r}] is {size}, but must be (numbers, dim), each at least 1: how many numbers an item "
+                f"has in the target, and the size of its embedding."
+            )
+    if hidden is not None and hidden < 1:
+        raise ValueError(f"hidden is {hidden}, but must be at least 1; leave it out for twice the embedding's size.")

@@ -1,0 +1,154 @@
+"""The tensors of a teacher beside those of its student: matched by name, and kept until one of them is exchanged."""
+
+# pyright: reportPrivateUsage=false, reportPrivateImportUsage=false
+# torch has its operations on lists of tensors under private names alone.
+
+from collections.abc import Callable, Collection, Iterator, Mapping
+from itertools import chain
+from operator import attrgetter, is_
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from jepa_ssl.names import is_wrapper
+
+Walk = list[tuple[str, nn.Module]]
+Lists = tuple[list[Tensor], list[Tensor]]  # teacher, student
+
+version: Callable[[Tensor], int] = attrgetter("_version")  # how often a tensor was written to
+_dtype: Callable[[Tensor], torch.dtype] = attrgetter("dtype")
+_END = object()  # a removal at the very end would go unnoticed without
+
+
+def walk(module: nn.Module, left_out: Collection[str] = (), path: str = "") -> Iterator[tuple[str, nn.Module]]:
+    """All submodules by path, `"trunk.1."`, without the prefixes that `torch.compile` and DDP put in front.
+
+    Nothing below a path that is left out is visited.
+    """
+    if path in left_out:
+        return
+    yield path, module
+    wraps = is_wrapper(module)
+    for name, child in module.named_children():
+        yield from walk(child, left_out, path if wraps else f"{path}{name}.")
+
+
+def named_tensors(modules: Walk) -> dict[str, Tensor]:
+    """Parameters and buffers by name; one that has several names by its first."""
+    named = {path + name: tensor for path, module in modules for name, tensor in _own(module).items()}
+    first = {id(tensor): name for name, tensor in reversed(named.items())}
+    return {name: tensor for name, tensor in named.items() if first[id(tensor)] == name}
+
+
+def _own(module: nn.Module) -> dict[str, Tensor]:
+    return {**dict(module.named_parameters(recurse=False)), **dict(module.named_buffers(recurse=False))}
+
+
+def _floating(module: nn.Module) -> list[Tensor]:
+    return [tensor for tensor in _own(module).values() if tensor.is_floating_point()]
+
+
+class Pairs:
+    """Which tensor of the teacher follows which of the student.
+
+    Looking them up costs more than the average itself, so it is done once, and again when `hold` finds that a tensor or
+    a module was put in another's place: by `.to`, by loading, by hand.
+
+    Args:
+        owner: the teacher, whose children `average` and `run` are.
+        average: follows the student.
+        run: a copy of `average` in another precision, if there is one.
+        left_out: paths of submodules that the teacher does not have.
+        averages_buffers: average floating point buffers, or copy them.
+
+    Raises:
+        ValueError: teacher and student do not have the same tensors.
+    """
+
+    def __init__(
+        self,
+        owner: nn.Module,
+        average: nn.Module,
+        run: nn.Module | None,
+        student: nn.Module,
+        left_out: Collection[str],
+        averages_buffers: bool,
+    ) -> None:
+        walks = [list(walk(root, left_out)) for root in (student, average, run) if root is not None]
+        online, teacher = (named_tensors(modules) for modules in walks[:2])
+        _check_match(teacher, online)
+        parameters = {id(p) for p in average.parameters()}
+        moving = {
+            name: tensor
+            for name, tensor in teacher.items()
+            if (tensor.is_floating_point() or tensor.is_complex()) and (averages_buffers or id(tensor) in parameters)
+        }
+        alike = [name for name, tensor in moving.items() if tensor.dtype == online[name].dtype]
+        self._alike = _both(teacher, online, alike)
+        self._unlike = _both(teacher, online, [name for name in moving if teacher[name].dtype != online[name].dtype])
+        self._copied = _both(teacher, online, [name for name in teacher if name not in moving])
+        self._run: Lists = ([], [])
+        if run is not None:
+            self._run = list(named_tensors(walks[2]).values()), list(teacher.values())
+        plain = all(type(tensor) in (Tensor, nn.Parameter) for tensor in chain(teacher.values(), online.values()))
+        # The quicker of the two, where it is understood.
+        self._without_grad = torch.inference_mode() if plain else torch.no_grad()
+        self.trainable = [tensor for tensor in online.values() if tensor.requires_grad]
+        self._remember(owner, student, walks)
+
+    def _remember(self, owner: nn.Module, student: nn.Module, walks: list[Walk]) -> None:
+        self._student = student
+        places = [vars(m)[kind] for w in walks for _, m in w for kind in ("_parameters", "_buffers", "_modules")]
+        of_student = 3 * len(walks[0])  # where a place that is empty may be filled
+        # Views of dictionaries, which stay up to date.
+        self._places: list[Any] = [place.values() for i, place in enumerate(places) if place or i < of_student]
+        self._places.append(vars(owner)["_modules"].values())
+        self._places.append((_END,))
+        self._things = list(chain.from_iterable(self._places))
+        # `.half()` leaves parameters in their place; it works on whole modules, so one of each tells.
+        firsts = [[tensor for _, m in w for tensor in _floating(m)[:1]] for w in walks]
+        self._some = [*firsts[0], *(tensor for of_teacher in firsts[1:] for tensor in of_teacher[:1])]
+        self._dtypes = list(map(_dtype, self._some))
+
+    def hold(self, student: nn.Module) -> bool:
+        """Are these still the tensors of teacher and student?"""
+        return (
+            student is self._student
+            and all(map(is_, chain.from_iterable(self._places), self._things))
+            and list(map(_dtype, self._some)) == self._dtypes
+        )
+
+    def move(self, share: float) -> None:
+        """`teacher + share * (student - teacher)`."""
+        # lerp, not mul and add: a teacher that equals its student stays exactly equal.
+        with self._without_grad:
+            if share:  # an encoder that diverged does not spoil a teacher that stays as it is
+                if self._alike[0]:
+                    torch._foreach_lerp_(*self._alike, share)
+                if self._unlike[0]:
+                    teacher, student = self._unlike
+                    torch._foreach_lerp_(teacher, [o.to(t.dtype) for t, o in zip(teacher, student, strict=True)], share)
+            if self._copied[0]:
+                torch._foreach_copy_(*self._copied)
+            if self._run[0]:
+                torch._foreach_copy_(*self._run)
+
+
+def _both(teacher: Mapping[str, Tensor], student: Mapping[str, Tensor], names: list[str]) -> Lists:
+    return [teacher[name] for name in names], [student[name] for name in names]
+
+
+def _check_match(teacher: Mapping[str, Tensor], student: Mapping[str, Tensor]) -> None:
+    if teacher.keys() != student.keys():
+        raise ValueError(
+            f"encoder lacks {sorted(teacher.keys() - student.keys())} and adds "
+            f"{sorted(student.keys() - teacher.keys())} against the encoder that EMATeacher copied; update with that "
+            f"same encoder, built in full before the copy."
+        )
+    for name, tensor in teacher.items():
+        if tensor.shape != student[name].shape:
+            raise ValueError(
+                f"encoder has {name} of shape {list(student[name].shape)}, but EMATeacher copied it as "
+                f"{list(tensor.shape)}; update with the encoder that was copied."
+            )

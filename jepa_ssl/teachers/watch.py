@@ -1,0 +1,70 @@
+"""Notices that a teacher is not moved once per optimizer step, by looking at whether the encoder's weights changed."""
+
+import weakref
+from collections.abc import Sequence
+from warnings import warn
+
+from torch import Tensor, nn
+
+from jepa_ssl.teachers.tensors import version
+
+STEPS_WITHOUT_UPDATE = 30
+REPEATED = 4  # a GradScaler that skips a step now and then does not do so before each of four steps
+
+
+class StepWatch:
+    """Each warning is given once. Nothing is said of an encoder that does not move at all."""
+
+    def __init__(self) -> None:
+        self._updated = False
+        self._forgotten = 0
+        self._idle = 0
+        self._repeated = 0
+        self._encoder: weakref.ref[nn.Module] | None = None
+        self._trainable: Sequence[Tensor] | None = None
+        self._seen: Sequence[Tensor] = ()
+        self._versions: list[int] = []
+
+    def forward(self, encoder: object) -> None:
+        """A teacher's pass in training; `encoder` may be any callable."""
+        if self._updated or not isinstance(encoder, nn.Module):
+            return
+        if self._encoder is None or self._encoder() is not encoder:
+            self._encoder = weakref.ref(encoder)
+            self._look_at([p for p in encoder.parameters() if p.requires_grad][:8])
+        elif self._moved():
+            self._forgotten += 1
+            if self._forgotten == STEPS_WITHOUT_UPDATE:
+                warn(
+                    f"the encoder has moved {STEPS_WITHOUT_UPDATE} times and EMATeacher never; call update(encoder) "
+                    f"after each optimizer step, or give momentum=1 if the teacher is to stay as it is.",
+                    stacklevel=3,
+                )
+
+    def update(self, trainable: Sequence[Tensor]) -> None:
+        """An update; `trainable` is what may move, always the same list unless one of them was exchanged."""
+        self._updated = True
+        if trainable is not self._trainable:
+            self._trainable = trainable
+            self._look_at(trainable[:: len(trainable) // 4 + 1])
+        elif not self._moved():
+            self._idle += 1
+            self._look_at(trainable)  # a second optimizer may move those that a few did not show
+        else:
+            self._repeated = self._repeated + 1 if self._idle else 0
+            self._idle = 0
+            if self._repeated == REPEATED:
+                warn(
+                    f"EMATeacher.update was called more than once between two optimizer steps, {REPEATED} times in a "
+                    f"row; call it once, behind optimizer.step(), and not behind each micro-batch.",
+                    stacklevel=3,
+                )
+
+    def _look_at(self, sample: Sequence[Tensor]) -> None:
+        self._seen, self._versions = sample, list(map(version, sample))
+
+    def _moved(self) -> bool:
+        versions = list(map(version, self._seen))
+        moved = versions != self._versions
+        self._versions = versions
+        return moved

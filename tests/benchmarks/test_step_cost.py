@@ -1,0 +1,146 @@
+"""What a joint step costs beside its irreducible parts: the task's step, and the passes that JEPA cannot do without.
+
+Run with `make bench`, or `python tests/benchmarks/test_step_cost.py` for the ratios alone, measured in turns.
+"""
+
+import sys
+from argparse import Namespace
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+if __name__ == "__main__":
+    sys.path[:0] = [str(Path(__file__).parents[2] / "examples/kkt_nets"), str(Path(__file__).parents[1])]
+
+from dataset import FlatCollate, collate_graphs, prepare
+from generators import generate
+from jepa_adapter import KKTJepa, instance
+from models import GNNPolicy, KKTNetMLP
+from options import parse
+from paths import kkt, trunk_output
+from timing import least_seconds
+
+SIZES = {"flat, batch 256": ((), 256), "flat, batch 8": ((), 8), "graph, batch 32": (("--use_bipartite_graphs",), 32)}
+MODES = ("ema", "simsiam")
+EVERY = 10  # the default cadence of the monitor; a round has so many steps
+
+
+def joint(
+    size: str, mode: str, *flags: str, with_jepa: bool = True
+) -> tuple[Any, KKTJepa | None, Any, Namespace, torch.optim.Optimizer]:
+    """Network, JEPA term, batch, options and optimizer: set covers of 20 variables and 50 rows, 40 of them bounds."""
+    path, count = SIZES[size]
+    args = parse([*path, "--use_jepa", "--jepa_mode", mode, *flags])
+    samples = [prepare(generate("set_cover", (10, 20), seed)) for seed in range(count)]
+    m, n = max(len(s.b) for s in samples), max(len(s.c) for s in samples)
+    torch.manual_seed(0)
+    model: Any = GNNPolicy(args) if path else KKTNetMLP(m, n)
+    batch = collate_graphs(samples) if path else FlatCollate(m, n)(samples)
+    jepa = KKTJepa(model, args, torch.device("cpu")) if with_jepa else None
+    added = jepa.parameters() if jepa else ()
+    return model, jepa, batch, args, torch.optim.Adam([*model.parameters(), *added], lr=1e-3)
+
+
+def whole_step(size: str, mode: str) -> Callable[[], None]:
+    """As `train.py` takes it: views, monitor, everything."""
+    model, jepa, batch, args, optimizer = joint(size, mode)
+    assert jepa is not None
+    jepa.objective.train()
+
+    def step() -> None:
+        with trunk_output(model) as trunk:
+            loss = kkt(model, batch, args)[0] + 0.2 * jepa.loss(batch, *trunk).total
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        jepa.update()
+
+    return step
+
+
+def irreducible_step(size: str, mode: str) -> Callable[[], None]:
+    """The task's pass, the context's and, with a copy, the target's; one backward; the optimizer's step.
+
+    The views were made before, the loss is a plain mean, the copy moves by cached lists.
+    """
+    model, jepa, batch, args, optimizer = joint(size, mode)
+    assert jepa is not None
+    views = jepa.objective.views(instance(batch), generator=jepa.generator)
+    encoder, predictor, teacher = jepa.encoder, jepa.predictor, jepa.objective.teacher
+    copy = teacher.target_model if mode == "ema" else None
+    slow, fast = ([p.data for p in module.parameters()] for module in (copy or encoder, encoder))
+
+    def step() -> None:
+        with trunk_output(model) as trunk:
+            task = kkt(model, batch, args)[0]
+        predictions = predictor(encoder(views.context).embeddings)
+        with torch.no_grad():
+            targets = (copy(views.target) if copy else encoder.project(trunk[0])).embeddings
+        terms: list[Tensor] = [
+            2 - 2 * torch.nn.functional.cosine_similarity(predictions[stream], targets[stream]).mean()
+            for stream in predictions
+        ]
+        optimizer.zero_grad()
+        (task + 0.2 * torch.stack(terms).mean()).backward()
+        optimizer.step()
+        if copy:
+            with torch.no_grad():
+                torch._foreach_lerp_(slow, fast, 0.004)  # pyright: ignore[reportPrivateImportUsage]
+
+    return step
+
+
+def task_step(size: str) -> Callable[[], None]:
+    model, _, batch, args, optimizer = joint(size, "ema", with_jepa=False)
+
+    def step() -> None:
+        optimizer.zero_grad()
+        kkt(model, batch, args)[0].backward()
+        optimizer.step()
+
+    return step
+
+
+WAYS = ("task alone", *(f"{mode}, {way}" for mode in MODES for way in ("irreducible", "whole")))
+
+
+def ways(size: str) -> dict[str, Callable[[], None]]:
+    makers = [task_step(size)]
+    for mode in MODES:
+        makers += [irreducible_step(size, mode), whole_step(size, mode)]
+    return dict(zip(WAYS, makers, strict=True))
+
+
+def repeated(step: Callable[[], None]) -> Callable[[], None]:
+    def steps() -> None:
+        for _ in range(EVERY):
+            step()
+
+    return steps
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("way", WAYS)
+def test_a_joint_step(benchmark: Any, size: str, way: str):
+    benchmark.group = f"{EVERY} joint steps, {size}"
+    benchmark(repeated(ways(size)[way]))
+
+
+def main() -> None:
+    torch.set_num_threads(1)
+    for size in SIZES:
+        seconds = least_seconds({name: repeated(step) for name, step in ways(size).items()}, rounds=10)
+        print(f"{size}: the task's step alone {1e3 * seconds['task alone'] / EVERY:.2f} ms")
+        for mode in MODES:
+            whole, parts = seconds[f"{mode}, whole"], seconds[f"{mode}, irreducible"]
+            print(
+                f"  {mode:8s} {whole / seconds['task alone']:.2f} of it, {whole / parts:.3f} of the irreducible parts"
+            )
+
+
+if __name__ == "__main__":
+    main()
