@@ -9,7 +9,7 @@ import pytest
 import torch
 from hypothesis import register_random, settings
 
-settings.register_profile("default", deadline=None, max_examples=15)
+settings.register_profile("default", deadline=None, max_examples=8)
 settings.register_profile(
     "ci", parent=settings.get_profile("default"), derandomize=True, print_blob=True, max_examples=50
 )
@@ -27,6 +27,16 @@ class TorchRandom:
 
 _torch_random = TorchRandom()  # hypothesis keeps only a weak reference
 register_random(_torch_random)
+
+
+BENCHMARKS = Path(__file__).parent / "benchmarks"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """`make bench` measures them; in a test run each runs once, to see that it does, among the slow ones."""
+    for item in items:
+        if BENCHMARKS in item.path.parents:
+            item.add_marker(pytest.mark.slow)
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

@@ -60,6 +60,7 @@ def test_the_maskers_of_the_package_pass(fill: Any, indicator: bool):
     check_masker(StructureMasker(2, 3, 0.5, 0.4, 0.1, fill=fill, indicator=indicator), LPS, seeds=seeds)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("indicator", [False, True])
 def test_the_maskers_of_edges_and_blocks_pass(indicator: bool):
     derived = {"constraint": [0, 2], "variable": [1]}
@@ -81,6 +82,7 @@ def test_the_maskers_of_the_package_draw_uniformly():
     check_masker(BlockMasker(0.5, hops=1), [ragged_graphs([5], [1])], uniform=["constraint"])  # a star: all alike
 
 
+@pytest.mark.slow
 def test_combined_maskers_pass():
     check_masker(ComposeMaskers(EntryMasker(0.3), EntryMasker(0.2, GaussianNoise())), FLAT[3:] + LPS, seeds=Seeds)
     check_masker(ComposeMaskers(EntryMasker(0.5), EntryMasker(0.5)), [torch.randn(1000, 4)])

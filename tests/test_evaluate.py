@@ -246,6 +246,7 @@ def test_a_network_that_answers_with_the_optimum_has_no_gap_no_violation_no_resi
             assert instance[name] < 1e-5 * size
 
 
+@pytest.mark.slow
 def test_what_is_not_finite_is_reported_and_the_json_is_valid(runs, tmp_path, capsys):
     state = torch.load(runs["gnn-ema"] / "last.pt", weights_only=True)
     state["model"]["head_x.2.bias"].fill_(math.nan)
@@ -346,6 +347,7 @@ def files(tmp_path):
     return [str(path) for path in paths]
 
 
+@pytest.mark.slow
 def test_a_run_over_files_is_evaluated_on_them_and_says_that_it_knew_them(files, tmp_path, capsys):
     train.main([*TINY, "--use_bipartite_graphs", "--output_dir", f"{tmp_path}/run", "--lp_files", *files])
     [report] = evaluate.main([f"{tmp_path}/run/last.pt"])
@@ -354,6 +356,7 @@ def test_a_run_over_files_is_evaluated_on_them_and_says_that_it_knew_them(files,
     assert "3 of these files were there when it was trained" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_other_files_than_the_run_s_can_be_named(runs, files, tmp_path, capsys):
     [report] = evaluate.main(
         [f"{runs['gnn']}/last.pt", "--lp_files", *files, "--output_dir", str(tmp_path / "out"), "--batch_size", "1"]

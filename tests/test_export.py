@@ -279,6 +279,8 @@ def test_an_export_replaces_the_one_before(tmp_path):
 def test_no_folder_no_file(tmp_path):
     with pytest.raises(FileNotFoundError, match=re.escape(f"there is no folder {tmp_path / 'no'}")):
         export_encoder(nn.Linear(1, 1), tmp_path / "no" / "file")
+    with pytest.raises(IsADirectoryError, match=re.escape(f"path is {tmp_path}, a folder")):
+        export_encoder(nn.Linear(1, 1), tmp_path)
     assert "does not exist" in refused(nn.Linear(1, 1), tmp_path / "no", FileNotFoundError)
     assert "is a folder" in refused(nn.Linear(1, 1), tmp_path, IsADirectoryError)
 

@@ -238,6 +238,7 @@ def test_the_objective_owns_predictor_and_copy_and_not_the_encoder():
     assert {key.split(".")[1] for key in jepa.state_dict() if key.startswith("teacher")} == {"target_model", "updates"}
 
 
+@pytest.mark.slow  # to look at all objects takes a second
 def test_a_simsiam_step_creates_no_network_anywhere():
     def networks() -> tuple[int, ...]:
         gc.collect()

@@ -228,6 +228,7 @@ def test_a_negated_variable_and_a_negated_equality_change_their_signs_alone(size
     assert_point(image, torch.tensor(d) * x, torch.tensor(e) * lam)
 
 
+@pytest.mark.slow
 def test_scaling_single_columns_changes_the_way_and_not_the_end():
     """Diagonal steps at alpha = 1 follow a scale of all columns, not of each by its own."""
     lp = random_lp(3, 4, 5, equalities=False)

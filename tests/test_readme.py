@@ -8,7 +8,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 
 
-@pytest.mark.parametrize("document", ["README.md", "docs/views.md"])
+@pytest.mark.parametrize("document", ["README.md", "docs/views.md", "docs/alarm.md"])
 def test_python_blocks_run(document):
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / document).read_text(), flags=re.DOTALL)
     assert blocks

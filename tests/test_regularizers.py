@@ -258,6 +258,7 @@ def test_half_precision_is_computed_in_float32_under_autocast_too(regularizer: V
     torch.testing.assert_close(gradient(got, z), gradient(expected, wide).to(dtype))
 
 
+@pytest.mark.slow
 @both
 def test_it_compiles_to_one_graph_for_each_number_of_items(regularizer: VICReg | SIGReg):
     compiled = torch.compile(regularizer, fullgraph=True, backend="eager")

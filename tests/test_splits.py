@@ -41,6 +41,7 @@ def test_lps_are_generated_once_and_are_those_of_the_generators(tmp_path):
         assert lp.c.tolist() == expected.c.tolist()
 
 
+@pytest.mark.slow
 def test_splits_and_seeds_share_no_lp(tmp_path):
     names = [
         {lp.name for lp in open_split(options(tmp_path, "--data_seed", seed), split)}

@@ -40,12 +40,15 @@ def export_encoder(encoder: nn.Module, path: str | os.PathLike[str], metadata: M
 
     Raises:
         FileNotFoundError: the folder does not exist.
+        IsADirectoryError: `path` is a folder itself.
         TypeError: `encoder` is no module, or holds what is no tensor; or `metadata` is nothing that JSON takes.
         ValueError: a tensor has no values yet, or is not dense; a parameter is not finite, or a buffer has NaN.
     """
     path = Path(path)
     if not path.parent.is_dir():
         raise FileNotFoundError(f"path is {path}, but there is no folder {path.parent}; make it first.")
+    if path.is_dir():
+        raise IsADirectoryError(f"path is {path}, a folder; name a file in it, such as {path / 'encoder.safetensors'}.")
     text = _as_json(metadata or {})
     # Copies, for the format takes no two tensors that share memory.
     tensors = {
