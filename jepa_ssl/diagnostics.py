@@ -121,8 +121,13 @@ def uniformity(
         first, second = torch.triu_indices(items, items, 1, device=z.device)
     else:
         generator_fits(generator, z.device)
-        first = torch.randint(items, (pairs,), generator=generator, device=z.device)
-        second = (first + torch.randint(1, items, (pairs,), generator=generator, device=z.device)) % items
+        draw = torch.rand(2, pairs, generator=generator, dtype=torch.float64, device=z.device)
+        count = items if valid is None else valid.sum().clamp(min=2)
+        first = (draw[0] * count).long()
+        second = (first + 1 + (draw[1] * (count - 1)).long()) % count
+        if valid is not None:  # drawn among the real ones, for of few of them in much padding no pair would be met
+            real = valid.to(torch.uint8).argsort(descending=True, stable=True)
+            first, second = real[first], real[second]
     closeness = (-t * (unit[first] - unit[second]).square().sum(dim=-1)).exp()
     both = weight[first] * weight[second] if isinstance(weight, Tensor) else weight
     return _mean(closeness, both).log()

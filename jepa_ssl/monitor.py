@@ -121,6 +121,7 @@ class CollapseMonitor(nn.Module):
         self.episodes: list[Episode] = []
         self._pools: dict[str, list[dict[str, Tensor]]] = {}
         self._sizes: dict[str, int] = {}  # items in each pool
+        self._fresh: set[str] = set()  # streams with items that were not measured yet
         self._general: dict[str, Tensor] = {}
         self._unread: list[_Measurement] = []
         self._watches: dict[str, _Watch] = {}
@@ -141,14 +142,25 @@ class CollapseMonitor(nn.Module):
             pool = self._pools.setdefault(stream, [])
             # Views that add or drop items have predictions of others.
             same = {part: z for part, z in parts.items() if z is not None and len(z) == len(embedding)}
-            pool.append({part: self._some(z) for part, z in same.items()})
+            pool.append(self._some(same))
             self._sizes[stream] = self._sizes.get(stream, 0) + len(pool[-1]["embedding"])
+            self._fresh.add(stream)
             while self._sizes[stream] - len(pool[0]["embedding"]) >= self.items:
                 self._sizes[stream] -= len(pool.pop(0)["embedding"])
 
-    def _some(self, z: Tensor) -> Tensor:
-        """At most `items` rows, evenly over the batch; copied, so that they do not keep a large batch alive."""
-        return z.detach() if len(z) <= self.items else z.detach()[:: len(z) // self.items][: self.items].clone()
+    def _some(self, parts: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """At most `items` rows, evenly over the real ones; copied, so that they do not keep a large batch alive."""
+        rows, valid = len(parts["embedding"]), parts.get("valid")
+        place = torch.arange(min(rows, self.items), device=parts["embedding"].device)
+        if valid is None:
+            chosen = place * rows // max(len(place), 1)
+            return {part: z.detach().index_select(0, chosen) for part, z in parts.items()}
+        up_to = valid.cumsum(0)
+        real = valid.sum()
+        nth = torch.where(real >= len(place), place * real // max(len(place), 1), place)
+        chosen = torch.searchsorted(up_to, nth + 1).clamp(max=rows - 1)
+        # Where there are fewer real ones than places, the last places hold padding.
+        return {part: z.detach().index_select(0, chosen) for part, z in parts.items()} | {"valid": place < real}
 
     def observe_gradients(self, norms: Mapping[str, Tensor]) -> None:
         """Takes `gradient_share({"task": ..., "jepa": ...}, trunk.parameters())`; once in a hundred steps is enough.
@@ -164,12 +176,15 @@ class CollapseMonitor(nn.Module):
             row = self._read()
             if self.log is not None:
                 self.log(row, self.steps)
-        full = {stream: self._pools[stream] for stream, size in self._sizes.items() if size >= self.items}
+        # What was seen once counts once: a stream may pause, for the task may be trained alone.
+        fresh = {stream: size for stream, size in self._sizes.items() if stream in self._fresh}
+        full = {stream: self._pools[stream] for stream, size in fresh.items() if size >= self.items}
         if self.steps % self.every:  # a reference is taken as soon as can be
             known = self._watches.keys() | {stream for unread in self._unread for stream, _ in unread.names}
             full = {stream: pool for stream, pool in full.items() if stream not in known}
         if full:
             self._unread.append(self._measure(full))
+            self._fresh -= full.keys()
 
     # ---- on the device -------------------------------------------------------------------------------------
 
@@ -189,7 +204,8 @@ class CollapseMonitor(nn.Module):
                 scalars[stream, "prediction_cosine"] = prediction_cosine(z["prediction"], z["target"], valid)
                 if z["target"].shape == z["embedding"].shape:
                     scalars[stream, "teacher_distance"] = teacher_distance(z["embedding"], z["target"], valid)
-        values = torch.stack([value.float() for value in scalars.values()])
+        device = self._general["loss"].device  # what was resumed may be elsewhere
+        values = torch.stack([value.to(device, torch.float32) for value in scalars.values()])
         on_host = {name: g.to("cpu", non_blocking=True) for name, g in grams.items()}
         measured = _Measurement(self.steps, list(scalars), values.to("cpu", non_blocking=True), on_host)
         if values.is_cuda:
@@ -208,7 +224,8 @@ class CollapseMonitor(nn.Module):
         """Judges what was measured; the row of the log."""
         row: dict[str, Any] = {}
         said = len(self.episodes)
-        for measured in self._unread:
+        unread, self._unread = self._unread, []  # at once, for warnings may be errors
+        for measured in unread:
             measured.wait()
             streams: dict[str, dict[str, float]] = {}
             values: list[float] = measured.values.tolist()  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
@@ -226,13 +243,14 @@ class CollapseMonitor(nn.Module):
                 self._judge(stream, measured.step, measures, general["loss"])
             if "jepa_gradient" in general:
                 self._judge_gradients(measured.step, general["task_gradient"], general["jepa_gradient"])
-        self._unread = []
         if said < len(self.episodes):
             row["monitor/warning"] = " ".join(episode.message for episode in self.episodes[said:])
         return row
 
     def _judge(self, stream: str, step: int, measures: dict[str, float], loss: float) -> None:
         now = measures | {"loss": loss}
+        if stream not in self._watches and not all(map(math.isfinite, (measures["spread"], measures["rank"]))):
+            return  # nothing could be told by it; in half precision the first steps may overflow
         watch = self._watches.setdefault(stream, _Watch(step, now))
         falls = _falls(watch.reference, now)
         count = max(falls.values(), default=0.0)
@@ -279,6 +297,7 @@ class CollapseMonitor(nn.Module):
             "steps": self.steps,
             "episodes": [asdict(episode) for episode in self.episodes],
             "pools": {stream: list(pool) for stream, pool in self._pools.items()},
+            "fresh": sorted(self._fresh),
             "general": dict(self._general),
             "unread": [{**vars(measured), "copied": None} for measured in self._unread],
             "watches": {stream: asdict(watch) for stream, watch in self._watches.items()},
@@ -290,6 +309,7 @@ class CollapseMonitor(nn.Module):
         self.episodes = [Episode(**episode) for episode in state["episodes"]]
         self._pools = {stream: list(pool) for stream, pool in state["pools"].items()}
         self._sizes = {s: sum(len(some["embedding"]) for some in pool) for s, pool in self._pools.items()}
+        self._fresh = set(state["fresh"])
         self._general = dict(state["general"])
         self._unread = [_Measurement(**measured) for measured in state["unread"]]
         self._watches = {stream: _Watch(**watch) for stream, watch in state["watches"].items()}

@@ -112,8 +112,8 @@ class JEPAObjective(nn.Module, Generic[InstanceT]):
                 then saves its pass. Of no use to a teacher with weights of its own.
 
         Raises:
-            ValueError: predictions, targets and views do not name the same streams, or differ in shape; or `whole` is
-                given, but the target is not the instance as it is.
+            ValueError: predictions, targets and views do not name the same streams, or differ in shape; `whole` is
+                given, but the target is not the instance as it is, or lacks what a teacher needs that learns from it.
         """
         # Not every view maker takes Seeds; one that does not says so itself.
         drawn_by = generator if seeds is None else cast(torch.Generator, seeds)
@@ -128,9 +128,9 @@ class JEPAObjective(nn.Module, Generic[InstanceT]):
             if id(views.target) not in targets:  # the teacher sees each target once, however many views predict it
                 targets[id(views.target)] = self._teach(encoder, instance, views.target, whole)
             contexts.append(context)
-            losses.append(self._loss(predictions, targets[id(views.target)].embeddings, views, context))
+            losses.append(self._loss(predictions, targets[id(views.target)], views, context))
         loss = losses[0] if len(losses) == 1 else _mean(losses)
-        learned = list(targets.values()) if getattr(self.teacher, "learns", False) else []
+        learned = list(targets.values()) if self._teacher_learns else []
         loss = self._regularized(loss, [*contexts, *learned], generator)
         if self.monitor is not None and self.training and not torch.compiler.is_compiling():
             self.monitor.observe(loss)
@@ -149,24 +149,40 @@ class JEPAObjective(nn.Module, Generic[InstanceT]):
                 f"whole is given, but the target of {type(self.views).__name__} is not the instance as it is, of which "
                 f"those are the embeddings; leave whole out."
             )
+        given = Encoded.of(whole)
+        if self._teacher_learns and torch.is_grad_enabled():
+            if not any(z.requires_grad for z in given.embeddings.values()):
+                raise ValueError(
+                    f"whole carries no gradient, but {type(self.teacher).__name__} learns through it; compute it "
+                    f"outside torch.no_grad()."
+                )
+            if self.regularizer is not None and self.regularize == "features" and not given.features:
+                raise ValueError(
+                    "whole names no features, but they are regularised on this side too; give "
+                    "whole=Encoded(embeddings, features), as the encoder returns it."
+                )
 
-        def encoded(_: InstanceT) -> Embeddings | Encoded:
+        def encoded(_: Any) -> Any:  # a type that is put together here would break torch.compile's graph
             return whole
 
         return Encoded.of(self.teacher(encoded, target))
 
-    def _loss(self, predictions: Embeddings, targets: Embeddings, views: Views[Any, Any], context: Encoded) -> JEPALoss:
-        _check(predictions, targets, views)
-        terms = {
-            stream: _mean_where_hidden(self.loss(prediction, targets[stream]), stream, views)
-            for stream, prediction in predictions.items()
-        }
+    @property
+    def _teacher_learns(self) -> bool:
+        return getattr(self.teacher, "learns", False)
+
+    def _loss(self, predictions: Embeddings, target: Encoded, views: Views[Any, Any], context: Encoded) -> JEPALoss:
+        _check(predictions, target.embeddings, views)
+        terms: dict[str, Tensor] = {}
+        for stream, prediction in predictions.items():
+            marks = (views.hidden.get(stream), views.weight.get(stream), target.valid.get(stream))
+            terms[stream] = _mean_where(marks, self.loss(prediction, target.embeddings[stream]))
         total = self._mean_over_streams(terms)
         return JEPALoss(
             total=total,
             terms={"total": total.detach()} | {f"prediction/{stream}": term.detach() for stream, term in terms.items()},
             predictions=detached(predictions),
-            targets=detached(targets),
+            targets=detached(target.embeddings),
             context=context.detach(),
         )
 
@@ -178,7 +194,7 @@ class JEPAObjective(nn.Module, Generic[InstanceT]):
                 f"stream_weights names the streams {sorted(self.stream_weights)}, but the encoder returns "
                 f"{sorted(terms)}; give each of them a weight, 0 to leave it out."
             )
-        weighted = [self.stream_weights[stream] * term for stream, term in terms.items()]
+        weighted = [weight * terms[stream] for stream, weight in self.stream_weights.items() if weight]
         return torch.stack(weighted).sum() / sum(self.stream_weights.values())
 
     def _regularized(self, loss: JEPALoss, sides: list[Encoded], generator: torch.Generator | None) -> JEPALoss:
@@ -186,15 +202,17 @@ class JEPAObjective(nn.Module, Generic[InstanceT]):
         if self.regularizer is None:
             return loss
         values: list[Tensor] = []
-        for place, encoded in enumerate(sides):
-            on_features = self.regularize == "features"
-            if on_features and not place and not encoded.features:
-                raise ValueError(
-                    "regularize is 'features', but the encoder names none; let it return "
-                    "Encoded(embeddings, features), or regularize the 'embeddings'."
-                )
+        for encoded in sides:
+            seen = encoded.embeddings
             # A target network has a trunk of its own, whose features are its own affair.
-            seen = encoded.features if on_features and encoded.features else encoded.embeddings
+            if self.regularize == "features" and (encoded.features or encoded is sides[0]):
+                seen = encoded.features
+                if seen.keys() != encoded.embeddings.keys():
+                    raise ValueError(
+                        f"regularize is 'features', but the encoder names features of {sorted(seen)} for embeddings of "
+                        f"{sorted(encoded.embeddings)}; let it return Encoded(embeddings, features) with the same "
+                        f"streams, or regularize the 'embeddings'."
+                    )
             values.append(self.regularizer(seen, valid=encoded.valid, generator=generator))
         term = torch.stack(values).mean()
         total = loss.total + self.regularizer_weight * term
@@ -231,14 +249,16 @@ def _in_target_order(predictions: Embeddings, views: Views[Any, Any]) -> Embeddi
     }
 
 
-def _mean_where_hidden(losses: Tensor, stream: str, views: Views[Any, Any]) -> Tensor:
+def _mean_where(marks: tuple[Tensor | None, ...], losses: Tensor) -> Tensor:
+    """The mean of `losses [items]`, each counting by the product of its marks."""
     # In float32 at least, for a float16 sum overflows at 65504.
     counts = torch.ones_like(losses, dtype=torch.promote_types(losses.dtype, torch.float32))
-    for mark in (views.hidden.get(stream), views.weight.get(stream)):
+    for mark in marks:
         if mark is not None:
             counts = counts * mark
     # No boolean indexing, which would wait for the device; and nothing hidden is 0 / tiny = 0, not NaN.
-    return (losses * counts).sum() / counts.sum().clamp(min=torch.finfo(counts.dtype).tiny)
+    counted = torch.where(counts > 0, losses * counts, 0.0)
+    return counted.sum() / counts.sum().clamp(min=torch.finfo(counts.dtype).tiny)
 
 
 def _check(predictions: Embeddings, targets: Embeddings, views: Views[Any, Any]) -> None:

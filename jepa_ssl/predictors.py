@@ -50,7 +50,12 @@ class MLPProjector(_StreamMLPs):
         super().__init__({stream: (width, width, dim) for stream, width in widths.items()}, activation)
 
     def forward(self, embeddings: Embeddings) -> dict[str, Tensor]:
-        return {stream: F.normalize(z, dim=-1) for stream, z in super().forward(embeddings).items()}
+        return {stream: _unit(z) for stream, z in super().forward(embeddings).items()}
+
+
+def _unit(z: Tensor) -> Tensor:
+    # torch's 1e-12, which keeps zeros from becoming NaN, is itself 0 in float16.
+    return F.normalize(z, dim=-1, eps=max(1e-12, torch.finfo(z.dtype).tiny))
 
 
 class MLPPredictor(_StreamMLPs):

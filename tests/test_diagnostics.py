@@ -160,6 +160,16 @@ def test_many_pairs_are_drawn_on_request():
     assert uniformity(cross, pairs=5, generator=seeded()).item() <= -4.0
 
 
+def test_pairs_are_drawn_among_the_few_real_items_of_much_padding():
+    z, valid = torch.full((20_000, 4), torch.nan), torch.zeros(20_000, dtype=torch.bool)
+    valid[::100] = True
+    z[valid] = torch.randn(200, 4, generator=seeded(0))
+    drawn = uniformity(z, valid, pairs=10_000, generator=seeded(1))
+    torch.testing.assert_close(drawn, uniformity(z[valid]), atol=0.05, rtol=0)
+    for few in (0, 1):
+        assert uniformity(z, valid & (valid.cumsum(0) <= few), pairs=10, generator=seeded(1)).isnan()
+
+
 def test_what_is_not_finite_gives_nan():
     bad = cloud(5, 3)
     bad[2, 1] = math.nan

@@ -172,6 +172,27 @@ def test_padding_and_what_is_not_finite_raise_no_alarm():
     assert watch(CollapseMonitor(), [one(torch.full((64, 16), torch.nan))] * 60) == []
 
 
+@pytest.mark.parametrize("wrong", [torch.nan, torch.inf])
+def test_the_reference_is_finite(wrong: float):
+    """In half precision the first steps overflow until their scale is found."""
+    monitor = CollapseMonitor()
+    assert not watch(monitor, [one(cloud(step) * wrong) for step in range(5)])
+    assert not watch(monitor, [one(cloud(step)) for step in range(150)])
+    assert len(watch(monitor, [one(1e-6 * cloud(step)) for step in range(50)])) == 1
+
+
+def test_what_was_seen_once_counts_once():
+    """A stream that pauses, for its LPs are not in the batches or the task is trained alone, is not measured again."""
+    rows: list[dict[str, Any]] = []
+    monitor = CollapseMonitor(log=lambda row, _: rows.append(row))
+    assert not watch(monitor, [one(cloud(step)) for step in range(120)])
+    assert not watch(monitor, [one(0.01 * cloud(step)) for step in range(10)])  # a single low value is no alarm
+    for _ in range(100):
+        monitor.step()
+    assert not monitor.episodes
+    assert rows[-1]["monitor/step"] == 130
+
+
 def test_a_large_batch_is_not_kept_alive_and_nothing_carries_a_gradient():
     monitor = CollapseMonitor(items=32)
     z = torch.randn(1000, 16, requires_grad=True)
@@ -190,6 +211,29 @@ def with_gradients(monitor: CollapseMonitor, pairs: list[tuple[float, float]]) -
         monitor.observe_gradients({"task": torch.tensor(task), "jepa": torch.tensor(jepa)})
         said += watch(monitor, [one(cloud(10 * number + step)) for step in range(10)])
     return said
+
+
+def test_padding_takes_no_place_of_real_items():
+    """Every fourth item is real: every 256 // 64th, from the first, would be padding."""
+    valid = torch.arange(256) % 4 == 3
+
+    def padded(step: int, scale: float = 1.0) -> JEPALoss:
+        z = scale * torch.where(valid.unsqueeze(1), cloud(step, 256), torch.nan)
+        return JEPALoss(torch.tensor(1.0), {}, {"node": z}, {"node": z}, Encoded({"node": z}, {}, {"node": valid}))
+
+    rows: list[dict[str, Any]] = []
+    monitor = CollapseMonitor(log=lambda row, _: rows.append(row))
+    assert not watch(monitor, map(padded, range(150)))
+    assert rows[-1]["monitor/rank/node"] == pytest.approx(effective_rank(cloud(139, 256)[valid]).item(), rel=1e-5)
+    assert len(watch(monitor, [padded(step, 1e-6) for step in range(50)])) == 1
+
+
+def test_slices_of_a_large_tensor_are_not_kept_alive():
+    """Encoders that embed all nodes at once return parts of one tensor."""
+    monitor, file = CollapseMonitor(), io.BytesIO()
+    monitor.observe(one(torch.randn(10_000, 16, generator=seeded())[:32]))
+    torch.save(monitor.state_dict(), file)
+    assert len(file.getvalue()) < 50_000
 
 
 def test_a_jepa_gradient_out_of_proportion_is_said_once_an_episode():

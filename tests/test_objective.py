@@ -24,6 +24,7 @@ from jepa_ssl import (
     MLPPredictor,
     NodeMasker,
     Seeds,
+    SharedTeacher,
     StopGradTeacher,
     Views,
     cosine_loss,
@@ -475,7 +476,7 @@ def test_where_both_sides_learn_both_are_regularised():
 
 def test_features_are_named_before_they_are_regularised():
     jepa = JEPAObjective(EntryMasker(0.5), lambda z: z, StopGradTeacher(), regularizer=squares, regularize="features")
-    with pytest.raises(ValueError, match=r"regularize is 'features', but the encoder names none; .*Encoded"):
+    with pytest.raises(ValueError, match=r"names features of \[\] for embeddings of \['instance'\]; .*Encoded"):
         jepa(lambda x: {"instance": x}, torch.ones(2, 4))
     with pytest.raises(ValueError, match=r"regularize is 'trunk'"):
         JEPAObjective(EntryMasker(0.5), lambda z: z, StopGradTeacher(), regularize="trunk")  # pyright: ignore[reportArgumentType]
@@ -562,3 +563,49 @@ def test_seeds_decide_what_is_hidden_of_each_instance_and_the_generator_the_rest
     assert not torch.equal(*drawn)
     other = jepa(encoder, graph, seeds=Seeds(names, epoch=1), generator=seeded())
     assert any(not torch.equal(first.predictions[kind], other.predictions[kind]) for kind in KINDS)
+
+
+def test_a_teacher_that_learns_needs_all_of_what_it_is_given():
+    x, encoder = torch.randn(3, 6), FlatEncoder().eval()
+    jepa = JEPAObjective(
+        EntryMasker(0.5), MLPPredictor({"instance": 4}), SharedTeacher(), regularizer=squares, regularize="features"
+    )
+    encode = given_features(encoder)
+    with torch.no_grad():
+        silent = encode(x)
+    with pytest.raises(ValueError, match="whole carries no gradient, but SharedTeacher learns through it"):
+        jepa(encode, x, whole=silent)
+    with pytest.raises(ValueError, match="whole names no features, but they are regularised on this side too"):
+        jepa(encode, x, whole=encoder(x))
+    plain, saved = (jepa(encode, x, whole=whole, generator=seeded()) for whole in (None, encode(x)))
+    torch.testing.assert_close(plain.total, saved.total)
+
+
+def test_padding_counts_in_no_mean_whatever_it_holds():
+    """An encoder with a row of padding an instance, of which the views know nothing."""
+
+    def encode(instance: Tensor) -> Encoded:
+        z = torch.tensor([[1.0, 0.0], [0.0, 1.0], [torch.nan, torch.nan]])
+        return Encoded({"a": z}, valid={"a": torch.tensor([True, True, False])})
+
+    jepa = JEPAObjective(views_of({}), lambda z: {"a": z["a"].roll(1, 1)}, StopGradTeacher())
+    loss = jepa(encode, torch.ones(3, 1))
+    assert loss.total == 2.0  # both real items are orthogonal to their targets
+
+
+def test_a_stream_of_weight_zero_may_hold_anything():
+    z = {"a": torch.ones(2, 2), "b": torch.full((2, 2), torch.nan)}
+    jepa = JEPAObjective(views_of({}), lambda z: z, StopGradTeacher(), stream_weights={"a": 1, "b": 0})
+    assert jepa(lambda _: z, z["a"]).total < 1e-6
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("teacher", [StopGradTeacher(), SharedTeacher()])
+def test_a_joint_step_that_saves_a_pass_compiles_to_one_graph(teacher: Any):
+    encoder, x = FlatEncoder().eval(), torch.randn(4, 6)
+    jepa = JEPAObjective(EntryMasker(0.5), MLPPredictor({"instance": 4}), teacher)
+
+    def step(flat: Tensor) -> Tensor:
+        return jepa(encoder, flat, whole=encoder(flat)).total
+
+    assert torch.compile(step, fullgraph=True)(x).isfinite()

@@ -158,3 +158,11 @@ def test_the_condition_and_the_predictor_need_no_number_from_the_device_and_comp
     meta = graph.to("meta")
     hidden, items = torch.ones(5, dtype=torch.bool, device="meta"), torch.arange(5, device="meta")
     assert predict(Views(meta, meta, {"constraint": hidden}, items={"constraint": items})).is_meta
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_features_of_zero_are_projected_to_numbers(dtype: torch.dtype):
+    projector = MLPProjector({"instance": 4}, dim=4).to(dtype)
+    for parameter in projector.parameters():
+        nn.init.zeros_(parameter)
+    assert (projector({"instance": torch.zeros(2, 4, dtype=dtype)})["instance"] == 0).all()

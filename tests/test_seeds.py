@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import chi2_contingency, chisquare, kstest
 from torch import Tensor
+from torch.nn.functional import pad
 
 from jepa_ssl import (
     BipartiteGraph,
@@ -28,7 +29,7 @@ from jepa_ssl import (
     NodeMasker,
     Shuffled,
 )
-from jepa_ssl.lp import StructureMasker
+from jepa_ssl.lp import StructureMasker, flatten, valid_entries
 from jepa_ssl.maskers import Seeds
 from jepa_ssl.maskers.seeds import _GOLDEN, _mixed, _shifted, lottery, normal_like, places_in
 
@@ -148,6 +149,29 @@ def test_padding_behind_a_vector_does_not_move_its_draw():
     wider = FlatVectors(torch.cat([values, torch.zeros(2, 4)], 1), (torch.arange(11) < 7).expand(2, 11))
     masker = EntryMasker(0.4)
     assert torch.equal(masker.draw(values, generator=Seeds(names)), masker.draw(wider, generator=Seeds(names))[:, :7])
+
+
+@pytest.mark.parametrize(
+    "masker",
+    [
+        EntryMasker(0.5),
+        EntryMasker(0.5, GaussianNoise(1.0)),
+        EntryMasker(0.5, Shuffled()),
+        ComposeMaskers(EntryMasker(0.9), EntryMasker(0.9)),  # spares one
+    ],
+)
+def test_padding_between_the_entries_of_an_lp_does_not_move_its_draw(masker: Any):
+    """In `[vec(A), b, c]` the padded columns of one row of A stand before the next row."""
+    A, b, c = (torch.randn(*shape, generator=seeded(0)) for shape in ((9, 2, 3), (9, 2), (9, 3)))
+
+    def visible(m: int, n: int) -> Tensor:
+        padded = (pad(A, (0, n - 3, 0, m - 2)), pad(b, (0, m - 2)), pad(c, (0, n - 3)))
+        real = valid_entries(torch.arange(m).expand(9, m) < 2, torch.arange(n).expand(9, n) < 3)
+        context = masker(FlatVectors(flatten(*padded), real), generator=Seeds(torch.arange(9))).context
+        return context.values[real]
+
+    for m, n in ((3, 3), (2, 4), (5, 7)):
+        torch.testing.assert_close(visible(m, n), visible(2, 3), rtol=0, atol=0)
 
 
 def test_other_names_epochs_and_draws_are_other_numbers():

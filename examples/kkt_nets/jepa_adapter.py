@@ -87,7 +87,7 @@ class KKTJepa(Resumable):
 
     def prepare(self, batches: Iterable[Any]) -> None:
         """On some batches of the training set, before the first step."""
-        recipe.prepare(self.objective, map(instance, batches))
+        recipe.prepare(self.objective.views, map(instance, batches))
 
     def loss(self, batch: FlatBatch | GraphBatch, trunk: Any = None) -> jepa_ssl.JEPALoss:
         """On a batch as the KKT loss takes it; `trunk` is what the trunk made of it there, to save a second pass."""

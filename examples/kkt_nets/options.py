@@ -98,37 +98,37 @@ def parser() -> configargparse.ArgumentParser:
     training.add_argument("--jepa_mode", choices=MODES, default="ema", help=f"who is the teacher: {_said(MODES)}")
     training.add_argument("--jepa_weight", type=float, default=0.2, help="loss = loss_kkt + jepa_weight * loss_jepa")
     training.add_argument("--jepa_pretrain_epochs", type=int, default=0, help="epochs of JEPA alone, first")
-    training.add_argument("--jepa_mask_ratio_entries", type=float, default=0.5, help="share hidden, MLP")
-    training.add_argument("--jepa_mask_ratio_nodes", type=float, default=0.3, help="share hidden, GNN")
+    training.add_argument("--jepa_mask_ratio_entries", type=float, default=0.5, help="share hidden, MLP, rows too")
+    training.add_argument("--jepa_mask_ratio_nodes", type=float, default=0.3, help="share hidden, GNN, edges too")
     training.add_argument("--ema_momentum", type=float, default=0.996, help="of the teacher, mode ema")
 
-    recipe = p.add_argument_group("JEPA beyond the plain recipe")
-    recipe.add_argument(
+    beyond = p.add_argument_group("JEPA beyond the plain recipe")
+    beyond.add_argument(
         "--jepa_views", choices=VIEWS, help=f"what is predicted: {_said(VIEWS)}; default: entries (MLP), nodes (GNN)"
     )
-    recipe.add_argument("--jepa_solver_steps", type=int, default=100, help="of the solver, views solver_state")
-    recipe.add_argument("--jepa_loss", choices=LOSSES, default="cosine", help="between prediction and target")
-    recipe.add_argument("--jepa_regularizer", choices=REGULARIZERS, default="none", help="on the trunk's features")
-    recipe.add_argument("--jepa_regularizer_weight", type=float, default=0.3, help="beside the prediction loss's 1")
-    recipe.add_argument(
+    beyond.add_argument("--jepa_solver_steps", type=int, default=100, help="of the solver, views solver_state")
+    beyond.add_argument("--jepa_loss", choices=LOSSES, default="cosine", help="between prediction and target")
+    beyond.add_argument("--jepa_regularizer", choices=REGULARIZERS, default="none", help="on the trunk's features")
+    beyond.add_argument("--jepa_regularizer_weight", type=float, default=0.3, help="beside the prediction loss's 1")
+    beyond.add_argument(
         "--jepa_balance", action="store_true", help="--jepa_weight is a share: JEPA's gradient on the trunk over KKT's"
     )
-    recipe.add_argument(
+    beyond.add_argument(
         "--ema_schedule", choices=SCHEDULES, default="constant", help="of the momentum, from --ema_momentum to 1"
     )
-    recipe.add_argument(
+    beyond.add_argument(
         "--monitor_every", type=int, default=10, metavar="STEPS", help="look for collapse so often; 0 is never"
     )
 
-    training = p.add_argument_group("optimisation")
-    training.add_argument("--epochs", type=int, default=30)
-    training.add_argument("--batch_size", type=int, default=8)
-    training.add_argument("--lr", type=float, default=1e-3, help="of Adam")
-    training.add_argument("--seed", type=int, default=0, help="of weights, order and masks")
-    training.add_argument("--primal_weight", type=float, default=0.1)
-    training.add_argument("--dual_weight", type=float, default=0.1)
-    training.add_argument("--stationarity_weight", type=float, default=0.6)
-    training.add_argument("--complementary_slackness_weight", type=float, default=0.2)
+    optimisation = p.add_argument_group("optimisation")
+    optimisation.add_argument("--epochs", type=int, default=30)
+    optimisation.add_argument("--batch_size", type=int, default=8)
+    optimisation.add_argument("--lr", type=float, default=1e-3, help="of Adam")
+    optimisation.add_argument("--seed", type=int, default=0, help="of weights, order and masks")
+    optimisation.add_argument("--primal_weight", type=float, default=0.1)
+    optimisation.add_argument("--dual_weight", type=float, default=0.1)
+    optimisation.add_argument("--stationarity_weight", type=float, default=0.6)
+    optimisation.add_argument("--complementary_slackness_weight", type=float, default=0.2)
 
     model = p.add_argument_group("model")
     model.add_argument("--use_bipartite_graphs", action="store_true", help="GNNPolicy instead of KKTNetMLP")
@@ -224,21 +224,48 @@ def check(args: Namespace) -> None:
             raise ValueError(f"--{name}_size is {' '.join(map(str, size))}, but must have {expected}.")
 
 
+PLAIN = {"jepa_loss": "cosine", "jepa_regularizer": "none", "ema_schedule": "constant", "jepa_balance": False}
+
+
 def _check_recipe(args: Namespace) -> None:
+    """Refuses flags that contradict each other, and flags that would silently do nothing."""
     path, known = ("GNN", GRAPH_VIEWS) if args.use_bipartite_graphs else ("MLP", FLAT_VIEWS)
     if args.jepa_views not in known:
         raise ValueError(
             f"--jepa_views is {args.jepa_views}, but the {path} has {', '.join(known)}; choose among them."
         )
+    if not args.use_jepa:
+        given = [name for name, value in PLAIN.items() if getattr(args, name) != value]
+        given += ["jepa_views"] if args.jepa_views != known[0] else []
+        if given:
+            raise ValueError(f"--{given[0]} is of the JEPA term, but JEPA is off; add --use_jepa.")
+        return
     reads_states = args.jepa_mode in ("frozen", "learned")
-    if args.use_jepa and reads_states != (args.jepa_views == "solver_state"):
+    if reads_states != (args.jepa_views == "solver_state"):
         raise ValueError(
             f"--jepa_mode is {args.jepa_mode} and --jepa_views {args.jepa_views}, but solver states are read by a "
             f"network of their own, and by nothing else; give --jepa_views solver_state with --jepa_mode frozen or "
             f"learned, or neither."
         )
-    if args.jepa_balance and not args.use_jepa:
-        raise ValueError("--jepa_balance weighs the JEPA term, but JEPA is off; add --use_jepa.")
+    if args.ema_schedule != "constant" and args.jepa_mode != "ema":
+        raise ValueError(
+            f"--ema_schedule is {args.ema_schedule}, but --jepa_mode {args.jepa_mode} has no momentum; leave it out."
+        )
+    regularized = args.jepa_regularizer != "none" and args.jepa_regularizer_weight > 0
+    if args.jepa_regularizer != "none" and not regularized:
+        raise ValueError("--jepa_regularizer_weight is 0, so that --jepa_regularizer does nothing; leave it out.")
+    if args.jepa_mode in ("shared", "learned") and not regularized:
+        raise ValueError(
+            f"--jepa_mode is {args.jepa_mode}, where both sides learn and would agree on one point; add "
+            f"--jepa_regularizer vicreg or sigreg."
+        )
+    joint = args.jepa_weight > 0 and args.jepa_pretrain_epochs < args.epochs
+    if args.jepa_balance and not joint:
+        raise ValueError("--jepa_balance weighs JEPA against KKT, but no epoch trains both; leave it out.")
+    if not joint and not args.jepa_pretrain_epochs:
+        raise ValueError(
+            "--jepa_weight is 0 and --jepa_pretrain_epochs too, so JEPA does nothing; leave --use_jepa out."
+        )
 
 
 def _require(name: str, args: Namespace, expected: str, holds) -> None:

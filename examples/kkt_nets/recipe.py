@@ -36,10 +36,10 @@ def objective(
     )
 
 
-def prepare(objective: jepa_ssl.JEPAObjective[Any], instances: Iterable[Any]) -> None:
+def prepare(views: Any, instances: Iterable[Any]) -> None:
     """What the views have to know of the training set: the statistics of solver states."""
-    if isinstance(objective.views, lp.SolverState):
-        objective.views.fit(instances)
+    if isinstance(views, lp.SolverState):
+        views.fit(instances)
 
 
 def _views(model: Any, args: Namespace) -> Any:

@@ -140,7 +140,7 @@ def _hide(
         if before is not None:
             visible = ~before if real is None else real & ~before
             groups = context.num_graphs if isinstance(context, BipartiteGraph) else len(drawn)
-            drawn = spare_one(drawn, visible, group(), groups, generator)
+            drawn = spare_one(drawn, visible, group(), groups, generator, real)
         taken[stream] = drawn if before is None else before | drawn
         return drawn
 

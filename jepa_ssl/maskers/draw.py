@@ -33,7 +33,7 @@ def _draw_by_topk(
     batch, entries = shape
     most = int(hidden_counts(torch.tensor(entries), ratio))
     rows, columns = torch.arange(batch, device=device).unsqueeze(1), torch.arange(entries, device=device)
-    keys = lottery(generator, rows.expand(shape), lambda: columns)
+    keys = lottery(generator, rows.expand(shape), lambda: columns if valid is None else real_places(valid))
     if valid is not None:
         # topk takes the same number from every row. So that a padded row ends with fewer, the surplus is drawn from its
         # padding: those keys come first, the rest of the padding last. There is always enough of it, for a row that is
@@ -44,6 +44,14 @@ def _draw_by_topk(
     chosen = keys.topk(most, largest=False, sorted=False).indices
     hidden = torch.zeros(batch, entries, dtype=torch.bool, device=device).scatter_(-1, chosen, True)
     return hidden if valid is None else hidden & valid
+
+
+def real_places(valid: Tensor) -> Tensor:
+    """How many valid entries come before each valid one in its row: int64 `[batch, entries]`, at least 0.
+
+    This is an entry's place in its instance: the column depends on how far the batch is padded.
+    """
+    return (valid.cumsum(-1) - 1).clamp(min=0)
 
 
 def _draw_by_repair(shape: torch.Size, valid: Tensor | None, ratio: float, generator: torch.Generator | None) -> Tensor:
@@ -220,13 +228,12 @@ def other_in_rows(shape: torch.Size, valid: Tensor | None, generator: Randomness
     """
     batch, entries = shape
     rows, here = torch.arange(batch, device=device).unsqueeze(1), torch.arange(entries, device=device)
-    jump = lottery(generator, rows.expand(shape), lambda: here)
+    jump = lottery(generator, rows.expand(shape), lambda: here if valid is None else real_places(valid))
     if valid is None:
         return (here + 1 + jump % max(entries - 1, 1)) % max(entries, 1)
     sizes = valid.sum(1, keepdim=True)
-    rank = valid.cumsum(1) - 1
     order = valid.to(torch.uint8).argsort(dim=1, descending=True, stable=True)  # valid entries first, in their order
-    return order.gather(1, (rank + 1 + jump % (sizes - 1).clamp(min=1)).clamp(min=0) % sizes.clamp(min=1))
+    return order.gather(1, (real_places(valid) + 1 + jump % (sizes - 1).clamp(min=1)) % sizes.clamp(min=1))
 
 
 def other_in_segments(segment: Tensor, segments: int, generator: Randomness) -> Tensor:
@@ -244,11 +251,13 @@ def other_in_segments(segment: Tensor, segments: int, generator: Randomness) -> 
     return order[first + (rank - first + 1 + jump % (sizes - 1).clamp(min=1)) % sizes]
 
 
-def spare_one(drawn: Tensor, visible: Tensor, group: Tensor, groups: int, generator: Randomness) -> Tensor:
+def spare_one(
+    drawn: Tensor, visible: Tensor, group: Tensor, groups: int, generator: Randomness, valid: Tensor | None = None
+) -> Tensor:
     """`drawn`, less one item in each group whose `visible` items it has all; which one is drawn uniformly.
 
     All of one shape: `drawn` and `visible` are bool, `group` is int64, the group number of each item, in any order,
-    below `groups`.
+    below `groups`. `valid`, bool, is False on the padding of rows.
     """
     group_of = group.reshape(-1)
     kept, last = (visible & ~drawn).reshape(-1), (visible & drawn).reshape(-1)
@@ -259,6 +268,10 @@ def spare_one(drawn: Tensor, visible: Tensor, group: Tensor, groups: int, genera
     # Seeds draw in any case: what they draw next must not depend on what else is in the batch.
     if on_cpu and not isinstance(generator, Seeds) and not bool(last.any()):
         return drawn
-    tickets = lottery(generator, group_of, lambda: places_in(group_of)).masked_fill(~last, -1)
+
+    def place() -> Tensor:
+        return places_in(group_of) if valid is None else real_places(valid).reshape(-1)
+
+    tickets = lottery(generator, group_of, place).masked_fill(~last, -1)
     winner = tickets.new_full((groups,), -1).scatter_reduce(0, group_of, tickets, "amax")
     return drawn & ~(last & (tickets == winner[group_of])).view_as(drawn)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from jepa_ssl.checks import open_fraction
 from jepa_ssl.instances import FlatVectors, check_numbers
-from jepa_ssl.maskers.draw import draw_in_rows, other_in_rows
+from jepa_ssl.maskers.draw import draw_in_rows, other_in_rows, real_places
 from jepa_ssl.maskers.fill import Fill, fill_or_zeros
 from jepa_ssl.maskers.seeds import Randomness, normal_like, randomness_fits
 from jepa_ssl.protocols import INSTANCE, Views
@@ -51,7 +51,8 @@ class FlatMasker(nn.Module, ABC):
             return values.gather(1, other_in_rows(values.shape, valid, generator, values.device))
 
         def noise() -> Tensor:
-            return normal_like(values, generator, lambda: torch.arange(len(values), device=values.device))
+            drawn = normal_like(values, generator, lambda: torch.arange(len(values), device=values.device))
+            return drawn if valid is None else drawn.gather(1, real_places(valid))
 
         context = self.fill(values, hidden, stream=INSTANCE, generator=generator, others=others, noise=noise)
         target = values

@@ -17,9 +17,9 @@ class Seeds:
 
     With a generator, the numbers go through the batch from its first instance to its last, and what an instance gets
     depends on the batch. With `Seeds` every item has numbers of its own, hashed from the name of its instance, from its
-    place there, and from how many draws came before; so the same instance loses the same items in any order of the
-    batch, in any company, on any device, compiled or not. All maskers and fills of `jepa_ssl` take it, and what is
-    made of them: each part of `ComposeMaskers` and `MultiView` goes on with other numbers.
+    place there (padding does not count), and from how many draws came before; so the same instance loses the same items
+    in any order of the batch, in any company, on any device, compiled or not. All maskers and fills of `jepa_ssl` take
+    it, and what is made of them: each part of `ComposeMaskers` and `MultiView` goes on with other numbers.
 
     Like a generator it moves on: make a new one for each batch, of the instances' numbers in the data set and of the
     epoch, so that each epoch hides other things. Draws are by sorting: on a CPU, for large vectors, a generator is
