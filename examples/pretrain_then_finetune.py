@@ -185,7 +185,7 @@ def table(found: Sequence[Curves], marks: Sequence[int]) -> str:
 
 
 def figure(found: Sequence[Curves], marks: Sequence[int]) -> Figure:
-    drawn, [[axes]] = figures.panels(1, 1, 6.4, 4.2)
+    drawn, [[axes]] = figures.panels(1, 1, 8.2, 4.2)
     for i, (label, values) in enumerate(by_arm(found)):
         line = "--" if ARMS[label].frozen else "-"
         for seed, curve in enumerate(values):
@@ -194,7 +194,7 @@ def figure(found: Sequence[Curves], marks: Sequence[int]) -> Figure:
     axes.set(xlabel="steps on the KKT residual", ylabel="KKT residual, test LPs", yscale="log")
     axes.set_title("One line a seed; dashed: the trunk is frozen", fontsize="medium")
     axes.grid(alpha=0.3)
-    axes.legend(fontsize="small")
+    axes.legend(fontsize="small", loc="upper left", bbox_to_anchor=(1.0, 1.0))
     return drawn
 
 
