@@ -9,6 +9,8 @@ from torch import Tensor, nn
 from jepa_ssl.checks import closed_fraction, whole_number
 from jepa_ssl.diagnostics import gradient_share
 
+LARGEST = 1e6  # KKT residuals of LPs have gradients up to a hundred thousand times JEPA's
+
 
 class GradientBalance(nn.Module):
     """The factor on the JEPA loss that makes its gradient on the shared parameters as long as the task's.
@@ -18,7 +20,9 @@ class GradientBalance(nn.Module):
 
     The ratio of the two norms is measured every `every` calls, each time at the cost of about one more backward pass,
     and its logarithm averaged. A measurement in which one of the gradients is zero or not finite is left out; before
-    the first that counts, the factor is 1. The state is saved and resumed.
+    the first that counts, the factor is 1. It stays below `LARGEST`: where a collapse or a solved task leaves JEPA
+    without a gradient, its rounding errors would be trained on. The state is saved and resumed. Copy it together with
+    the trunk, for it holds the parameters themselves.
 
     Args:
         shared: what both losses train, `trunk.parameters()`. The last layer of the trunk alone costs less.
@@ -40,8 +44,11 @@ class GradientBalance(nn.Module):
     def __init__(self, shared: Iterable[Tensor], *, every: int = 20, smoothing: float = 0.9) -> None:
         super().__init__()
         self.shared = list(shared)
-        if not self.shared:
-            raise ValueError("shared holds no parameters; give those of the trunk that both losses train.")
+        if not any(parameter.requires_grad for parameter in self.shared):
+            raise ValueError(
+                f"shared holds {len(self.shared)} parameters, and none that is trained; give those of the trunk that "
+                f"both losses train."
+            )
         self.every = whole_number("every", every, least=1)
         self.smoothing = closed_fraction("smoothing", smoothing)
         self.calls = 0
@@ -53,7 +60,7 @@ class GradientBalance(nn.Module):
         if self.calls % self.every == 0:
             self._measure(gradient_share({"task": task, "jepa": jepa}, self.shared))
         self.calls += 1
-        return self.log_ratio.exp()
+        return self.log_ratio.exp().clamp(max=LARGEST)
 
     def _measure(self, norms: dict[str, Tensor]) -> None:
         log_ratio = norms["task"].log() - norms["jepa"].log()

@@ -49,9 +49,8 @@ def spread(embeddings: Tensor, valid: Tensor | None = None) -> Tensor:
 def effective_rank(embeddings: Tensor, valid: Tensor | None = None) -> Tensor:
     """exp of the entropy of the normalised singular values of the centred embeddings: `[items, dim]` -> scalar.
 
-    At most min(items - 1, dim); 0 where all items are alike, or fewer than two; NaN where
-    one is not finite. Source: Roy and Vetterli, "The
-    effective rank", EUSIPCO 2007; RankMe (Garrido et al., ICML 2023) applies it to embeddings.
+    At most min(items - 1, dim); 0 where all items are alike, or fewer than two; NaN where one is not finite. Source:
+    Roy and Vetterli, "The effective rank", EUSIPCO 2007; RankMe (Garrido et al., ICML 2023) applies it to embeddings.
 
     >>> cross = torch.tensor([[1.0, 0.0], [-1.0, 0.0], [0.0, 1.0], [0.0, -1.0]])
     >>> effective_rank(cross), effective_rank(torch.ones(4, 2))
@@ -182,7 +181,8 @@ def _gradient_norm(loss: Tensor, parameters: list[Tensor]) -> Tensor:
     if not loss.requires_grad or not parameters:
         return loss.new_zeros((), dtype=torch.float32)
     gradients = torch.autograd.grad(loss, parameters, retain_graph=True, allow_unused=True, materialize_grads=True)
-    return torch.stack([gradient.float().square().sum() for gradient in gradients]).sum().sqrt()
+    # In float64, for the squares of small gradients are 0 in float32.
+    return torch.stack([gradient.double().square().sum() for gradient in gradients]).sum().sqrt().float()
 
 
 def describe(embeddings: Embeddings) -> dict[str, Tensor]:

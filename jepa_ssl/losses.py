@@ -23,10 +23,10 @@ def cosine_loss(predictions: Tensor, targets: Tensor) -> Tensor:
 def smooth_l1_loss(predictions: Tensor, targets: Tensor) -> Tensor:
     """Smooth L1 distance to the layer-normalised target, mean over the dimensions: `[items, dim] x 2 -> [items]`.
 
-    Each target is shifted and scaled to mean 0 and variance 1 over its dimensions, so that a teacher cannot lower the
-    loss by shrinking. A difference counts half its square up to 1, and grows linearly from there. Source: I-JEPA
-    (Assran et al., "Self-supervised learning from images with a joint-embedding predictive architecture", CVPR 2023),
-    whose code has these two steps and beta = 1.
+    Each target is shifted and scaled to mean 0 and variance 1 over its dimensions, so that a teacher does not lower the
+    loss by shrinking, down to a deviation of 1e-2. A difference counts half its square up to 1, and grows linearly from
+    there. Source: I-JEPA (Assran et al., "Self-supervised learning from images with a joint-embedding predictive
+    architecture", CVPR 2023), whose code has these two steps and beta = 1.
 
     >>> smooth_l1_loss(torch.tensor([[1.5, -1.5], [3.0, -1.0]]), torch.tensor([[7.0, 5.0], [7.0, 5.0]]))
     tensor([0.1250, 0.7500])

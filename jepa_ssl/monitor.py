@@ -172,6 +172,7 @@ class CollapseMonitor(nn.Module):
     def step(self) -> None:
         """Counts an optimizer step; every `every` steps it measures, and half as many steps later it reads."""
         self.steps += 1
+        said = len(self.episodes)
         if self.steps % self.every == self.every // 2 and self._unread:
             row = self._read()
             if self.log is not None:
@@ -185,6 +186,8 @@ class CollapseMonitor(nn.Module):
         if full:
             self._unread.append(self._measure(full))
             self._fresh -= full.keys()
+        for episode in self.episodes[said:]:  # last of all, for warnings may be errors
+            warnings.warn(episode.message, CollapseWarning, stacklevel=3)  # the training loop, behind the objective
 
     # ---- on the device -------------------------------------------------------------------------------------
 
@@ -224,7 +227,7 @@ class CollapseMonitor(nn.Module):
         """Judges what was measured; the row of the log."""
         row: dict[str, Any] = {}
         said = len(self.episodes)
-        unread, self._unread = self._unread, []  # at once, for warnings may be errors
+        unread, self._unread = self._unread, []
         for measured in unread:
             measured.wait()
             streams: dict[str, dict[str, float]] = {}
@@ -280,7 +283,6 @@ class CollapseMonitor(nn.Module):
 
     def _begin(self, what: str, since: int, message: str) -> None:
         self.episodes.append(Episode(what, since, None, message))
-        warnings.warn(message, CollapseWarning, stacklevel=6)  # the training loop, behind the objective
 
     def _end(self, what: str, step: int) -> None:
         self.episodes = [

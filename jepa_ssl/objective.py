@@ -199,7 +199,7 @@ class JEPAObjective(nn.Module, Generic[InstanceT]):
 
     def _regularized(self, loss: JEPALoss, sides: list[Encoded], generator: torch.Generator | None) -> JEPALoss:
         """`loss` and the regulariser, which is the mean over the sides that gradients flow through."""
-        if self.regularizer is None:
+        if self.regularizer is None or not self.regularizer_weight:
             return loss
         values: list[Tensor] = []
         for encoded in sides:

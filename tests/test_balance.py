@@ -105,9 +105,20 @@ def test_it_adds_no_parameters_and_no_weights_to_a_checkpoint():
 
 def test_bad_arguments_are_refused():
     weight = torch.ones(1)
-    with pytest.raises(ValueError, match=r"shared holds no parameters; give those of the trunk"):
+    with pytest.raises(ValueError, match=r"shared holds 0 parameters, and none that is trained"):
         GradientBalance([])
     with pytest.raises(ValueError, match="every is 0"):
         GradientBalance([weight], every=0)
     with pytest.raises(ValueError, match="smoothing is 2"):
         GradientBalance([weight], smoothing=2.0)
+
+
+def test_a_jepa_term_without_a_gradient_is_not_blown_up():
+    w = torch.ones(4, requires_grad=True)
+    balance = GradientBalance([w], every=1, smoothing=0.0)
+    assert balance(w.sum(), 1e-12 * w.sum()) == 1e6
+
+
+def test_what_is_not_trained_cannot_be_balanced():
+    with pytest.raises(ValueError, match=r"shared holds 2 parameters, and none that is trained"):
+        GradientBalance([torch.ones(2), torch.ones(3)])

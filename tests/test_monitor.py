@@ -202,17 +202,6 @@ def test_a_large_batch_is_not_kept_alive_and_nothing_carries_a_gradient():
     assert all(part.untyped_storage().nbytes() == 32 * 16 * 4 for part in kept.values())
 
 
-# ---- gradients ---------------------------------------------------------------------------------------------
-
-
-def with_gradients(monitor: CollapseMonitor, pairs: list[tuple[float, float]]) -> list[str]:
-    said: list[str] = []
-    for number, (task, jepa) in enumerate(pairs):
-        monitor.observe_gradients({"task": torch.tensor(task), "jepa": torch.tensor(jepa)})
-        said += watch(monitor, [one(cloud(10 * number + step)) for step in range(10)])
-    return said
-
-
 def test_padding_takes_no_place_of_real_items():
     """Every fourth item is real: every 256 // 64th, from the first, would be padding."""
     valid = torch.arange(256) % 4 == 3
@@ -234,6 +223,17 @@ def test_slices_of_a_large_tensor_are_not_kept_alive():
     monitor.observe(one(torch.randn(10_000, 16, generator=seeded())[:32]))
     torch.save(monitor.state_dict(), file)
     assert len(file.getvalue()) < 50_000
+
+
+# ---- gradients ---------------------------------------------------------------------------------------------
+
+
+def with_gradients(monitor: CollapseMonitor, pairs: list[tuple[float, float]]) -> list[str]:
+    said: list[str] = []
+    for number, (task, jepa) in enumerate(pairs):
+        monitor.observe_gradients({"task": torch.tensor(task), "jepa": torch.tensor(jepa)})
+        said += watch(monitor, [one(cloud(10 * number + step)) for step in range(10)])
+    return said
 
 
 def test_a_jepa_gradient_out_of_proportion_is_said_once_an_episode():
@@ -326,3 +326,21 @@ def test_a_stream_without_predictions_of_its_items_is_still_watched():
     watch(CollapseMonitor(log=lambda row, step: rows.append(row)), [loss] * 10)
     assert "monitor/rank/node" in rows[0]
     assert "monitor/prediction_cosine/node" not in rows[0]
+
+
+def test_a_warning_that_is_an_error_costs_no_row_and_no_measurement():
+    rows: list[dict[str, Any]] = []
+    monitor = CollapseMonitor(log=lambda row, step: rows.append(row))
+    watch(monitor, [one(cloud(step)) for step in range(150)])
+    raised = 0
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", CollapseWarning)
+        for _ in range(50):
+            monitor.observe(one(torch.ones_like(cloud(0))))
+            try:
+                monitor.step()
+            except CollapseWarning:
+                raised += 1
+    assert raised == 1
+    assert sum("monitor/warning" in row for row in rows) == 1
+    assert [row["monitor/step"] for row in rows[-3:]] == [170, 180, 190]
