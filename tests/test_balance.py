@@ -104,7 +104,7 @@ def test_it_adds_no_parameters_and_no_weights_to_a_checkpoint():
 
 
 def test_bad_arguments_are_refused():
-    weight = torch.ones(1)
+    weight = torch.ones(1, requires_grad=True)
     with pytest.raises(ValueError, match=r"shared holds 0 parameters, and none that is trained"):
         GradientBalance([])
     with pytest.raises(ValueError, match="every is 0"):
