@@ -10,25 +10,13 @@ import torch
 from torch import Tensor, nn
 
 from jepa_ssl.checks import whole_number
+from jepa_ssl.collapse import Watch, gradient_message, gradient_side
 from jepa_ssl.diagnostics import gram, mean_cosine, prediction_cosine, rank_of_gram, spread, teacher_distance
 from jepa_ssl.protocols import JEPALoss
 
-# A stream falls below one of these. All three, for a cloud around one point can have a healthy rank, a wide one can
-# lie on a line, and a normalised embedding does not show the scale of its features.
-RANK = 0.2  # of the rank above 1 that the same encoder had at first
-SPREAD = 0.05  # of the spread that it had
-APART = 1e-3  # 1 - mean cosine of embeddings; absolute, so that an encoder that starts out collapsed is found too
-# A fall has to be deep, or to last: each measurement counts by its logarithm, and the counts add up.
-STEEPEST = 3.0  # what one measurement adds, or takes away, at most
-ENOUGH = 6.5
-# Healthy runs, too, draw their embeddings together at first, as far as a mean cosine of 0.9999, and spread them after
-# fifty steps or so. Until here the evidence counts for half of what is needed at most.
-SETTLED = 100
 # The share of a gradient changes from batch to batch: so many in a row are believed.
 IN_A_ROW = 3
-LEAST_SHARE = 1e-3
 
-TINY = 1e-30
 GENERAL = ""  # the stream of what concerns all of them
 GRADIENTS = "gradients"
 
@@ -45,16 +33,6 @@ class Episode:
     since: int
     until: int | None  # None while it lasts
     message: str
-
-
-@dataclass
-class _Watch:
-    """What is known of one stream."""
-
-    step: int  # of the reference
-    reference: dict[str, float]
-    evidence: float = 0.0
-    since: int = 0  # where the evidence began
 
 
 @dataclass
@@ -124,7 +102,7 @@ class CollapseMonitor(nn.Module):
         self._fresh: set[str] = set()  # streams with items that were not measured yet
         self._general: dict[str, Tensor] = {}
         self._unread: list[_Measurement] = []
-        self._watches: dict[str, _Watch] = {}
+        self._watches: dict[str, Watch] = {}
         self._shares: list[tuple[int, str]] = []  # the latest steps with gradients, and on which side of the limits
 
     def observe(self, loss: JEPALoss) -> None:
@@ -254,29 +232,24 @@ class CollapseMonitor(nn.Module):
         now = measures | {"loss": loss}
         if stream not in self._watches and not all(map(math.isfinite, (measures["spread"], measures["rank"]))):
             return  # nothing could be told by it; in half precision the first steps may overflow
-        watch = self._watches.setdefault(stream, _Watch(step, now))
-        falls = _falls(watch.reference, now)
-        count = max(falls.values(), default=0.0)
-        if watch.evidence == 0.0:
-            watch.since = step
-        watch.evidence += min(max(count, -STEEPEST), STEEPEST)
-        watch.evidence = min(max(watch.evidence, 0.0), ENOUGH if step > SETTLED else ENOUGH / 2)
-        if watch.evidence == ENOUGH and not self._lasts(stream):
-            self._begin(stream, watch.since, _collapse_message(stream, step, watch, now, falls))
-        elif watch.evidence == 0.0:
+        watch = self._watches.setdefault(stream, Watch(step, now))
+        watch.weigh(step, now)
+        if watch.has_collapsed and not self._lasts(stream):
+            self._begin(stream, watch.since, watch.message(stream, step, now))
+        elif watch.is_well:
             self._end(stream, step)
 
     def _judge_gradients(self, step: int, task: float, jepa: float) -> None:
         if not (math.isfinite(task) and math.isfinite(jepa) and task + jepa > 0.0):
             return
-        side = "under" if jepa < LEAST_SHARE * task else "above" if jepa > task else "between"
+        side = gradient_side(task, jepa)
         self._shares = [*self._shares, (step, side)][-IN_A_ROW:]
         if [seen for _, seen in self._shares] != [side] * IN_A_ROW:
             return
         if side == "between":
             self._end(GRADIENTS, step)
         elif not self._lasts(GRADIENTS):
-            self._begin(GRADIENTS, self._shares[0][0], _gradient_message(side, self._shares[0][0], task, jepa))
+            self._begin(GRADIENTS, self._shares[0][0], gradient_message(side, self._shares[0][0], task, jepa))
 
     def _lasts(self, what: str) -> bool:
         return any(episode.what == what and episode.until is None for episode in self.episodes)
@@ -314,61 +287,5 @@ class CollapseMonitor(nn.Module):
         self._fresh = set(state["fresh"])
         self._general = dict(state["general"])
         self._unread = [_Measurement(**measured) for measured in state["unread"]]
-        self._watches = {stream: _Watch(**watch) for stream, watch in state["watches"].items()}
+        self._watches = {stream: Watch(**watch) for stream, watch in state["watches"].items()}
         self._shares = list(state["shares"])
-
-
-def _falls(reference: Mapping[str, float], now: Mapping[str, float]) -> dict[str, float]:
-    """How far below its limit each measure is, as a logarithm; negative above the limit."""
-    falls = {"mean_cosine": _log_ratio(APART, 1.0 - now["mean_cosine"])}
-    for prefix in ("", "feature_"):
-        spread, rank = prefix + "spread", prefix + "rank"
-        if spread in reference and spread in now:
-            falls[spread] = _log_ratio(SPREAD * reference[spread], now[spread])
-        if reference.get(rank, 0.0) > 1.5 and rank in now:  # a line has nothing to lose
-            falls[rank] = _log_ratio(RANK * (reference[rank] - 1.0), now[rank] - 1.0)
-    return {name: fall for name, fall in falls.items() if not math.isnan(fall)}
-
-
-def _log_ratio(limit: float, value: float) -> float:
-    return math.nan if math.isnan(value) else math.log(max(limit, TINY) / max(value, TINY))
-
-
-def _collapse_message(
-    stream: str, step: int, watch: _Watch, now: Mapping[str, float], falls: Mapping[str, float]
-) -> str:
-    fallen = [name for name in falls if falls[name] > 0.0]
-    digits = {name: ".5f" if name == "mean_cosine" else ".3g" for name in fallen}  # 0.99990 is not 1
-    changes = ", ".join(
-        f"{name.replace('_', ' ')} {watch.reference[name]:{digits[name]}} -> {now[name]:{digits[name]}}"
-        for name in sorted(fallen)
-    )
-    if watch.since == watch.step and fallen == ["mean_cosine"]:
-        return (
-            f"Stream {stream!r} is collapsed from the start, seen at step {step}: {changes}, so its items look alike "
-            f"to the encoder; standardise the input features, or initialise the trunk without biases."
-        )
-    if all(name.startswith("feature_spread") for name in fallen):
-        remedy = "its features shrink towards zero: lower weight decay or learning rate, or regularize='features'."
-    else:
-        remedy = (
-            "add a regularizer, VICReg() or SIGReg(), or predict what the encoder cannot make trivial, such as the "
-            "targets of SolverState with a TargetNetwork."
-        )
-    return (
-        f"Stream {stream!r} has collapsed by step {step}, since step {watch.since}: {changes}, while the loss went "
-        f"{watch.reference['loss']:.3g} -> {now['loss']:.3g}; {remedy}"
-    )
-
-
-def _gradient_message(side: str, since: int, task: float, jepa: float) -> str:
-    measured = f"since step {since} the norm of its gradient on the shared parameters, now {jepa:.2g}, is"
-    if side == "under":
-        return (
-            f"JEPA hardly trains the trunk: {measured} under a thousandth of the task's, {task:.2g}; raise its weight, "
-            f"or hold its share with GradientBalance."
-        )
-    return (
-        f"JEPA outweighs the task: {measured} above the task's, {task:.2g}; lower its weight, or hold its share with "
-        f"GradientBalance."
-    )

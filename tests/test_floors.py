@@ -26,6 +26,7 @@ FLOORS = {
     "losses": 1,
     "regularizers": 1,
     "diagnostics": 1,
+    "collapse": 1,
     "objective": 2,
     "joint": 2,
     "balance": 2,

@@ -26,7 +26,7 @@ from timing import least_seconds
 from jepa_ssl import CollapseMonitor, GradientBalance, LossWeights
 
 SIZES = {"MLP, batch 256": ((), 256), "MLP, batch 8": ((), 8), "GNN, batch 32": (("--use_bipartite_graphs",), 32)}
-MONITOR_EVERY, BALANCE_EVERY = CollapseMonitor().every, GradientBalance([torch.zeros(1)]).every
+MONITOR_EVERY, BALANCE_EVERY = CollapseMonitor().every, GradientBalance([torch.zeros(1, requires_grad=True)]).every
 
 
 def parts(size: str) -> tuple[Any, Any, Namespace, KKTJepa]:

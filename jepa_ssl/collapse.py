@@ -1,0 +1,103 @@
+"""When a stream counts as collapsed, and what is said of it."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+# A stream falls below one of these. All three, for a cloud around one point can have a healthy rank, a wide one can
+# lie on a line, and a normalised embedding does not show the scale of its features.
+RANK = 0.2  # of the rank above 1 that the same encoder had at first
+SPREAD = 0.05  # of the spread that it had
+APART = 1e-3  # 1 - mean cosine of embeddings; absolute, so that an encoder that starts out collapsed is found too
+# A fall has to be deep, or to last: each measurement counts by its logarithm, and the counts add up.
+STEEPEST = 3.0  # what one measurement adds, or takes away, at most
+ENOUGH = 6.5
+# Healthy runs, too, draw their embeddings together at first, as far as a mean cosine of 0.9999, and spread them after
+# fifty steps or so. Until here the evidence counts for half of what is needed at most.
+SETTLED = 100
+LEAST_SHARE = 1e-3  # of the task's gradient, that JEPA's should have
+TINY = 1e-30
+
+
+@dataclass
+class Watch:
+    """What is known of one stream: its reference, and the evidence against it."""
+
+    step: int  # of the reference
+    reference: dict[str, float]
+    evidence: float = 0.0
+    since: int = 0  # where the evidence began
+
+    @property
+    def has_collapsed(self) -> bool:
+        return self.evidence == ENOUGH
+
+    @property
+    def is_well(self) -> bool:
+        return self.evidence == 0.0
+
+    def weigh(self, step: int, now: Mapping[str, float]) -> None:
+        """Adds what was measured at `step` to the evidence."""
+        if self.is_well:
+            self.since = step
+        count = max(self._falls(now).values(), default=0.0)
+        self.evidence += min(max(count, -STEEPEST), STEEPEST)
+        self.evidence = min(max(self.evidence, 0.0), ENOUGH if step > SETTLED else ENOUGH / 2)
+
+    def _falls(self, now: Mapping[str, float]) -> dict[str, float]:
+        """How far below its limit each measure is, as a logarithm; negative above the limit."""
+        falls = {"mean_cosine": _log_ratio(APART, 1.0 - now["mean_cosine"])}
+        for prefix in ("", "feature_"):
+            spread, rank = prefix + "spread", prefix + "rank"
+            if spread in self.reference and spread in now:
+                falls[spread] = _log_ratio(SPREAD * self.reference[spread], now[spread])
+            if self.reference.get(rank, 0.0) > 1.5 and rank in now:  # a line has nothing to lose
+                falls[rank] = _log_ratio(RANK * (self.reference[rank] - 1.0), now[rank] - 1.0)
+        return {name: fall for name, fall in falls.items() if not math.isnan(fall)}
+
+    def message(self, stream: str, step: int, now: Mapping[str, float]) -> str:
+        """What fell, since when, and what to try."""
+        fallen = sorted(name for name, fall in self._falls(now).items() if fall > 0.0)
+        digits = {name: ".5f" if name == "mean_cosine" else ".3g" for name in fallen}  # 0.99990 is not 1
+        changes = ", ".join(
+            f"{name.replace('_', ' ')} {self.reference[name]:{digits[name]}} -> {now[name]:{digits[name]}}"
+            for name in fallen
+        )
+        if self.since == self.step and fallen == ["mean_cosine"]:
+            return (
+                f"Stream {stream!r} is collapsed from the start, seen at step {step}: {changes}, so its items look "
+                f"alike to the encoder; standardise the input features, or initialise the trunk without biases."
+            )
+        if all(name.startswith("feature_spread") for name in fallen):
+            remedy = "its features shrink towards zero: lower weight decay or learning rate, or regularize='features'."
+        else:
+            remedy = (
+                "add a regularizer, VICReg() or SIGReg(), or predict what the encoder cannot make trivial, such as the "
+                "targets of SolverState with a TargetNetwork."
+            )
+        return (
+            f"Stream {stream!r} has collapsed by step {step}, since step {self.since}: {changes}, while the loss went "
+            f"{self.reference['loss']:.3g} -> {now['loss']:.3g}; {remedy}"
+        )
+
+
+def _log_ratio(limit: float, value: float) -> float:
+    return math.nan if math.isnan(value) else math.log(max(limit, TINY) / max(value, TINY))
+
+
+def gradient_side(task: float, jepa: float) -> str:
+    """Whether JEPA's gradient is "under" a thousandth of the task's, "above" it, or "between"."""
+    return "under" if jepa < LEAST_SHARE * task else "above" if jepa > task else "between"
+
+
+def gradient_message(side: str, since: int, task: float, jepa: float) -> str:
+    measured = f"since step {since} the norm of its gradient on the shared parameters, now {jepa:.2g}, is"
+    if side == "under":
+        return (
+            f"JEPA hardly trains the trunk: {measured} under a thousandth of the task's, {task:.2g}; raise its weight, "
+            f"or hold its share with GradientBalance."
+        )
+    return (
+        f"JEPA outweighs the task: {measured} above the task's, {task:.2g}; lower its weight, or hold its share with "
+        f"GradientBalance."
+    )
