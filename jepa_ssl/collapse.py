@@ -9,6 +9,7 @@ from dataclasses import dataclass
 RANK = 0.2  # of the rank above 1 that the same encoder had at first
 SPREAD = 0.05  # of the spread that it had
 APART = 1e-3  # 1 - mean cosine of embeddings; absolute, so that an encoder that starts out collapsed is found too
+OPENING = 1.0  # by how much a fall of the rank is excused, as a logarithm, where the cloud has opened
 # A fall has to be deep, or to last: each measurement counts by its logarithm, and the counts add up.
 STEEPEST = 3.0  # what one measurement adds, or takes away, at most
 ENOUGH = 6.5
@@ -52,8 +53,18 @@ class Watch:
             if spread in self.reference and spread in now:
                 falls[spread] = _log_ratio(SPREAD * self.reference[spread], now[spread])
             if self.reference.get(rank, 0.0) > 1.5 and rank in now:  # a line has nothing to lose
-                falls[rank] = _log_ratio(RANK * (self.reference[rank] - 1.0), now[rank] - 1.0)
+                fall = _log_ratio(RANK * (self.reference[rank] - 1.0), now[rank] - 1.0)
+                falls[rank] = fall - self._opening(prefix + "mean_cosine", now)
         return {name: fall for name, fall in falls.items() if not math.isnan(fall)}
+
+    def _opening(self, cosine: str, now: Mapping[str, float]) -> float:
+        """How much wider the angles between items have become, as a logarithm from 0 to `OPENING`.
+
+        A cloud that opens along a few directions loses rank as it learns; one that ends on a line does not get away
+        with it.
+        """
+        wider = -_log_ratio(1.0 - self.reference[cosine], 1.0 - now[cosine])
+        return min(max(0.0, wider), OPENING)  # in this order 0 of NaN
 
     def message(self, stream: str, step: int, now: Mapping[str, float]) -> str:
         """What fell, since when, and what to try."""

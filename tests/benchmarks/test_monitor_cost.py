@@ -83,13 +83,6 @@ def shares(size: str, rounds: int = 30) -> tuple[float, float]:
     return seconds["watch"] / (MONITOR_EVERY * step), seconds["balance"] / (BALANCE_EVERY * step)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("size", SIZES)
-def test_the_monitor_costs_less_than_three_percent_of_a_step(size: str):
-    """Twice what it takes of the smallest step, 8 ms; of larger ones it is under one percent."""
-    assert shares(size)[0] < 0.03
-
-
 if __name__ == "__main__":
     torch.set_num_threads(1)
     for size in SIZES:
