@@ -11,7 +11,7 @@ from hypothesis import register_random, settings
 
 settings.register_profile("default", deadline=None, max_examples=8)
 settings.register_profile(
-    "ci", parent=settings.get_profile("default"), derandomize=True, print_blob=True, max_examples=50
+    "ci", parent=settings.get_profile("default"), derandomize=True, print_blob=True, max_examples=25
 )
 settings.register_profile("thorough", parent=settings.get_profile("default"), max_examples=3000)
 settings.load_profile("ci" if os.environ.get("CI") else "default")
