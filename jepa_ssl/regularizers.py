@@ -8,6 +8,7 @@ items, however many each has, and the gradient is right once the processes' grad
 All processes must call with the same streams. In eval mode each has its own statistics, so that one may validate alone.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from itertools import islice
@@ -20,7 +21,7 @@ from jepa_ssl.checks import generator_fits, non_negative, whole_number
 from jepa_ssl.protocols import Embeddings
 
 
-class _StreamRegularizer(nn.Module):
+class _StreamRegularizer(nn.Module, ABC):
     """The mean over streams of a term of one stream, which subclasses have."""
 
     def __init__(self, on_sphere: bool) -> None:
@@ -40,8 +41,8 @@ class _StreamRegularizer(nn.Module):
                 terms.append(self._term(z * z.size(1) ** 0.5 if self.on_sphere else z, real, generator))
         return torch.stack(terms).mean()
 
-    def _term(self, z: Tensor, valid: Tensor, generator: torch.Generator | None) -> Tensor:
-        raise NotImplementedError
+    @abstractmethod
+    def _term(self, z: Tensor, valid: Tensor, generator: torch.Generator | None) -> Tensor: ...
 
     def _processes(self) -> int:
         """How many processes have a part in the statistics."""

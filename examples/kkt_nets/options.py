@@ -224,7 +224,7 @@ def check(args: Namespace) -> None:
             raise ValueError(f"--{name}_size is {' '.join(map(str, size))}, but must have {expected}.")
 
 
-PLAIN = {"jepa_loss": "cosine", "jepa_regularizer": "none", "ema_schedule": "constant", "jepa_balance": False}
+OF_JEPA = ("jepa_loss", "jepa_regularizer", "ema_schedule", "jepa_balance")  # that would do nothing without it
 
 
 def _check_recipe(args: Namespace) -> None:
@@ -235,7 +235,8 @@ def _check_recipe(args: Namespace) -> None:
             f"--jepa_views is {args.jepa_views}, but the {path} has {', '.join(known)}; choose among them."
         )
     if not args.use_jepa:
-        given = [name for name, value in PLAIN.items() if getattr(args, name) != value]
+        defaults = parser()
+        given = [name for name in OF_JEPA if getattr(args, name) != defaults.get_default(name)]
         given += ["jepa_views"] if args.jepa_views != known[0] else []
         if given:
             raise ValueError(f"--{given[0]} is of the JEPA term, but JEPA is off; add --use_jepa.")

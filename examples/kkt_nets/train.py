@@ -57,8 +57,8 @@ class Run:
         tested = () if args.use_bipartite_graphs else (LPDataset(open_split(args, "test")),)
         self.model, self.collate = build(args, *largest(self.data, self.validation, *tested))
         self.model.to(self.device)
-        steps = args.epochs * -(-len(self.data) // args.batch_size)
-        self.jepa = KKTJepa(self.model, args, self.device, steps, self._log_alarm) if args.use_jepa else None
+        self.steps = args.epochs * -(-len(self.data) // args.batch_size)  # of the whole run
+        self.jepa = KKTJepa(self.model, args, self.device, self.steps, self._log_alarm) if args.use_jepa else None
         self.schedule = JointSchedule(
             jepa_weight=args.jepa_weight if self.jepa else 0.0, pretrain_epochs=args.jepa_pretrain_epochs
         )
@@ -74,8 +74,7 @@ class Run:
             self.jepa.prepare(self._batches(self.data, some))
 
     def train(self) -> None:
-        per_epoch = -(-len(self.data) // self.args.batch_size)
-        bar = tqdm(initial=self.step, total=self.args.epochs * per_epoch, unit="step", dynamic_ncols=True)
+        bar = tqdm(initial=self.step, total=self.steps, unit="step", dynamic_ncols=True)
         earlier = Path(self.args.resume).parent if self.args.resume else None
         log = RunLog(self.folder, vars(self.args), self.run_id, earlier, self.step)
         with bar, log, warnings.catch_warnings():
@@ -83,18 +82,18 @@ class Run:
             self.log, self.bar, self.run_id = log, bar, log.run_id
             while self.epoch < self.args.epochs:
                 bar.set_description(f"epoch {self.epoch + 1}/{self.args.epochs}")
-                self._train_epoch(log, bar)
+                self._train_epoch()
                 pretraining = self.schedule.is_pretraining(self.epoch)
                 self.epoch += 1
                 # In an epoch of JEPA alone the heads are not trained: their KKT loss would say nothing.
-                improved = not pretraining and self._validate(log, bar)
+                improved = not pretraining and self._validate()
                 self._check_weights()
                 state = self._state()
                 if improved:
                     checkpoints.save(self.folder / "best.pt", state)
                 checkpoints.save(self.folder / "last.pt", state)
 
-    def _train_epoch(self, log: RunLog, bar: Any) -> None:
+    def _train_epoch(self) -> None:
         weights = self.schedule(self.epoch)
         meter = Meter(self.data.name)
         order = batches(epoch_order(len(self.data), self.args.seed, self.epoch), self.args.batch_size)
@@ -120,12 +119,12 @@ class Run:
             if joint.jepa:
                 losses["train/loss_jepa"] = joint.jepa.terms["total"]
             meter.add(self.step, instances, losses, joint.jepa.context.embeddings if joint.jepa else None)
-            bar.update()
+            self.bar.update()
             if self.step % self.args.log_every == 0:
                 row, embeddings = meter.read()
                 row |= {f"train/{name}": float(value) for name, value in describe(embeddings).items()}
-                log({"epoch": self.epoch, **row}, self.step)
-                bar.set_postfix(_short(row))
+                self.log({"epoch": self.epoch, **row}, self.step)
+                self.bar.set_postfix(_short(row))
         meter.read()  # the losses since the last row are not logged, but they are checked
 
     def _kkt(self, batch: Any, losses: dict[str, Tensor]) -> Tensor:
@@ -135,7 +134,7 @@ class Run:
         return loss
 
     @torch.no_grad()
-    def _validate(self, log: RunLog, bar: Any) -> bool:
+    def _validate(self) -> bool:
         """Logs the mean KKT loss of the validation LPs; is it the best so far?"""
         self.model.eval()
         order = batches(range(len(self.validation)), self.args.batch_size)
@@ -147,8 +146,8 @@ class Run:
             total += loss * len(batch.b)
         meter.read()  # for its check alone: the mean is over LPs, not over batches
         loss = total.item() / len(self.validation)
-        log({"epoch": self.epoch - 1, "val/loss_kkt": loss}, self.step)
-        bar.write(f"epoch {self.epoch}: validation KKT {loss:.3e}", file=sys.stderr)
+        self.log({"epoch": self.epoch - 1, "val/loss_kkt": loss}, self.step)
+        self.bar.write(f"epoch {self.epoch}: validation KKT {loss:.3e}", file=sys.stderr)
         improved = loss < self.best
         self.best = min(loss, self.best)
         return improved

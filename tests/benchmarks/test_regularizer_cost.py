@@ -1,6 +1,6 @@
 """What regularisers cost beside a training step of the example's GNN. One thread; read the ratios."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -13,14 +13,6 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from jepa_ssl.regularizers import SIGReg, VICReg
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def eighty_nodes() -> GraphBatch:

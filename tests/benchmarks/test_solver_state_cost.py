@@ -1,7 +1,7 @@
 """What solver states cost beside a training step of the example's GNN. One thread; read the ratios."""
 
 from argparse import Namespace
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -14,14 +14,6 @@ from timing import least_seconds
 
 from jepa_ssl.integrations.pyg import bipartite_graph
 from jepa_ssl.lp import DenseLP, SolverState, SparseLP
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture

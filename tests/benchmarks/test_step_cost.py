@@ -16,12 +16,11 @@ from torch import Tensor
 if __name__ == "__main__":
     sys.path[:0] = [str(Path(__file__).parents[2] / "examples/kkt_nets"), str(Path(__file__).parents[1])]
 
-from dataset import FlatCollate, collate_graphs, prepare
+from dataset import prepare
 from generators import generate
 from jepa_adapter import KKTJepa, instance
-from models import GNNPolicy, KKTNetMLP
 from options import parse
-from paths import kkt, trunk_output
+from paths import build, kkt, trunk_output
 from timing import least_seconds
 
 SIZES = {"flat, batch 256": ((), 256), "flat, batch 8": ((), 8), "graph, batch 32": (("--use_bipartite_graphs",), 32)}
@@ -29,27 +28,20 @@ MODES = ("ema", "simsiam")
 EVERY = 10  # the default cadence of the monitor; a round has so many steps
 
 
-def joint(
-    size: str, mode: str, *flags: str, with_jepa: bool = True
-) -> tuple[Any, KKTJepa | None, Any, Namespace, torch.optim.Optimizer]:
+def joint(size: str, *flags: str) -> tuple[Any, KKTJepa, Any, Namespace, torch.optim.Optimizer]:
     """Network, JEPA term, batch, options and optimizer: set covers of 20 variables and 50 rows, 40 of them bounds."""
     path, count = SIZES[size]
-    args = parse([*path, "--use_jepa", "--jepa_mode", mode, *flags])
+    args = parse([*path, "--use_jepa", *flags])
     samples = [prepare(generate("set_cover", (10, 20), seed)) for seed in range(count)]
-    m, n = max(len(s.b) for s in samples), max(len(s.c) for s in samples)
     torch.manual_seed(0)
-    model: Any = GNNPolicy(args) if path else KKTNetMLP(m, n)
-    batch = collate_graphs(samples) if path else FlatCollate(m, n)(samples)
-    jepa = KKTJepa(model, args, torch.device("cpu")) if with_jepa else None
-    added = jepa.parameters() if jepa else ()
-    return model, jepa, batch, args, torch.optim.Adam([*model.parameters(), *added], lr=1e-3)
+    model, collate = build(args, max(len(s.b) for s in samples), max(len(s.c) for s in samples))
+    jepa = KKTJepa(model, args, torch.device("cpu"))
+    return model, jepa, collate(samples), args, torch.optim.Adam([*model.parameters(), *jepa.parameters()], lr=args.lr)
 
 
-def whole_step(size: str, mode: str) -> Callable[[], None]:
+def whole_step(size: str, *flags: str) -> Callable[[], None]:
     """As `train.py` takes it: views, monitor, everything."""
-    model, jepa, batch, args, optimizer = joint(size, mode)
-    assert jepa is not None
-    jepa.objective.train()
+    model, jepa, batch, args, optimizer = joint(size, *flags)
 
     def step() -> None:
         with trunk_output(model) as trunk:
@@ -67,8 +59,7 @@ def irreducible_step(size: str, mode: str) -> Callable[[], None]:
 
     The views were made before, the loss is a plain mean, the copy moves by cached lists.
     """
-    model, jepa, batch, args, optimizer = joint(size, mode)
-    assert jepa is not None
+    model, jepa, batch, args, optimizer = joint(size, "--jepa_mode", mode)
     views = jepa.objective.views(instance(batch), generator=jepa.generator)
     encoder, predictor, teacher = jepa.encoder, jepa.predictor, jepa.objective.teacher
     copy = teacher.target_model if mode == "ema" else None
@@ -95,7 +86,7 @@ def irreducible_step(size: str, mode: str) -> Callable[[], None]:
 
 
 def task_step(size: str) -> Callable[[], None]:
-    model, _, batch, args, optimizer = joint(size, "ema", with_jepa=False)
+    model, _, batch, args, optimizer = joint(size)
 
     def step() -> None:
         optimizer.zero_grad()
@@ -111,7 +102,7 @@ WAYS = ("task alone", *(f"{mode}, {way}" for mode in MODES for way in ("irreduci
 def ways(size: str) -> dict[str, Callable[[], None]]:
     makers = [task_step(size)]
     for mode in MODES:
-        makers += [irreducible_step(size, mode), whole_step(size, mode)]
+        makers += [irreducible_step(size, mode), whole_step(size, "--jepa_mode", mode)]
     return dict(zip(WAYS, makers, strict=True))
 
 
