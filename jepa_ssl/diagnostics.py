@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from jepa_ssl.checks import generator_fits
+from jepa_ssl.processes import number, total
 from jepa_ssl.protocols import Embeddings
 
 TINY = torch.finfo(torch.float64).tiny
@@ -167,7 +168,8 @@ def gradient_share(losses: Mapping[str, Tensor], parameters: Iterable[Tensor]) -
     """Norm of each loss's gradient on parameters that they share: does the JEPA term reach the trunk?
 
     Give the losses with their weights, before `backward`; it costs about one `backward` for each. No `.grad` changes,
-    and a loss that does not depend on the parameters has norm 0.
+    and a loss that does not depend on the parameters has norm 0. Several processes (`torch.distributed`, its default
+    group) must all call: the gradients are then the means over them, as with DDP.
 
     >>> w = torch.tensor([3.0, 4.0], requires_grad=True)
     >>> gradient_share({"task": (w * w).sum(), "jepa": 0.2 * w.sum()}, [w])
@@ -181,6 +183,9 @@ def _gradient_norm(loss: Tensor, parameters: list[Tensor]) -> Tensor:
     if not loss.requires_grad or not parameters:
         return loss.new_zeros((), dtype=torch.float32)
     gradients = torch.autograd.grad(loss, parameters, retain_graph=True, allow_unused=True, materialize_grads=True)
+    processes = number(training=True)
+    if processes > 1:
+        gradients = [total(torch.cat([gradient.flatten() for gradient in gradients]), training=True) / processes]
     # In float64, for the squares of small gradients are 0 in float32.
     return torch.stack([gradient.double().square().sum() for gradient in gradients]).sum().sqrt().float()
 

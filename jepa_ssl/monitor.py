@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from jepa_ssl.checks import whole_number
 from jepa_ssl.collapse import Watch, gradient_message, gradient_side
 from jepa_ssl.diagnostics import gram, mean_cosine, prediction_cosine, rank_of_gram, spread, teacher_distance
+from jepa_ssl.processes import rank
 from jepa_ssl.protocols import JEPALoss
 
 # The share of a gradient changes from batch to batch: so many in a row are believed.
@@ -68,6 +69,9 @@ class CollapseMonitor(nn.Module):
     initialisation. If not, the encoder has moved by then; for the exact reference call the objective on a few batches
     under `torch.no_grad()` before you train.
 
+    Of several processes (`torch.distributed`, its default group) the first watches its own items, and speaks for all:
+    they have the same weights.
+
     Nothing waits for a GPU: what is measured is read half of `every` steps later. The state, with the latest items in
     it, is saved and resumed with the objective's, and can be loaded with `weights_only=True`.
 
@@ -107,6 +111,8 @@ class CollapseMonitor(nn.Module):
 
     def observe(self, loss: JEPALoss) -> None:
         """Keeps some items of a loss; at each forward pass in training."""
+        if rank() > 0:
+            return
         self._general["loss"] = loss.terms.get("total", loss.total).detach()
         context = loss.context
         for stream, embedding in context.embeddings.items():

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from jepa_ssl.checks import non_negative
 from jepa_ssl.losses import cosine_loss
 from jepa_ssl.maskers import Seeds
+from jepa_ssl.processes import total
 from jepa_ssl.protocols import (
     ConditionalPredictor,
     Embeddings,
@@ -39,6 +40,10 @@ class JEPAObjective(nn.Module, Generic[InstanceT]):
     The loss of a stream is the weighted mean over its hidden items (`Views.weight`); the prediction loss is the
     weighted mean over streams. A stream in which nothing is hidden contributes exactly 0. Of several views of the
     instance (`MultiView`) the loss is the mean.
+
+    Several processes (`torch.distributed`, its default group) see one batch together in training: the loss and its
+    terms are those of all their items, the same everywhere, and the gradient is right once the processes' gradients
+    have been averaged, as DDP does. All must call with the same streams. In eval mode each is alone.
 
     Args:
         views: makes the context and the target view, `EntryMasker` or `NodeMasker` for example.
@@ -173,14 +178,24 @@ class JEPAObjective(nn.Module, Generic[InstanceT]):
 
     def _loss(self, predictions: Embeddings, target: Encoded, views: Views[Any, Any], context: Encoded) -> JEPALoss:
         _check(predictions, target.embeddings, views)
-        terms: dict[str, Tensor] = {}
-        for stream, prediction in predictions.items():
-            marks = (views.hidden.get(stream), views.weight.get(stream), target.valid.get(stream))
-            terms[stream] = _mean_where(marks, self.loss(prediction, target.embeddings[stream]))
-        total = self._mean_over_streams(terms)
+        streams = sorted(predictions)  # in one order on all processes, which add up their sums
+        sums = torch.stack(
+            [
+                _sum_where(
+                    (views.hidden.get(stream), views.weight.get(stream), target.valid.get(stream)),
+                    self.loss(predictions[stream], target.embeddings[stream]),
+                )
+                for stream in streams
+            ]
+        )
+        weighed, counts = total(sums, self.training).unbind(dim=1)
+        # Nothing hidden is 0 / tiny = 0, not NaN.
+        means = weighed / counts.clamp(min=torch.finfo(counts.dtype).tiny)
+        terms = dict(zip(streams, means.unbind(), strict=True))
+        mean = self._mean_over_streams(terms)
         return JEPALoss(
-            total=total,
-            terms={"total": total.detach()} | {f"prediction/{stream}": term.detach() for stream, term in terms.items()},
+            total=mean,
+            terms={"total": mean.detach()} | {f"prediction/{stream}": term.detach() for stream, term in terms.items()},
             predictions=detached(predictions),
             targets=detached(target.embeddings),
             context=context.detach(),
@@ -215,9 +230,9 @@ class JEPAObjective(nn.Module, Generic[InstanceT]):
                     )
             values.append(self.regularizer(seen, valid=encoded.valid, generator=generator))
         term = torch.stack(values).mean()
-        total = loss.total + self.regularizer_weight * term
+        both = loss.total + self.regularizer_weight * term
         terms = {"prediction": loss.total.detach(), "regularizer": term.detach()}
-        return replace(loss, total=total, terms={**loss.terms, **terms, "total": total.detach()})
+        return replace(loss, total=both, terms={**loss.terms, **terms, "total": both.detach()})
 
     def update(self, encoder: Encoder[InstanceT]) -> None:
         """Moves the teacher; once per optimizer step, after it."""
@@ -249,16 +264,15 @@ def _in_target_order(predictions: Embeddings, views: Views[Any, Any]) -> Embeddi
     }
 
 
-def _mean_where(marks: tuple[Tensor | None, ...], losses: Tensor) -> Tensor:
-    """The mean of `losses [items]`, each counting by the product of its marks."""
+def _sum_where(marks: tuple[Tensor | None, ...], losses: Tensor) -> Tensor:
+    """The sum of `losses [items]`, each counting by the product of its marks, and the sum of what they count: `[2]`."""
     # In float32 at least, for a float16 sum overflows at 65504.
     counts = torch.ones_like(losses, dtype=torch.promote_types(losses.dtype, torch.float32))
     for mark in marks:
         if mark is not None:
             counts = counts * mark
-    # No boolean indexing, which would wait for the device; and nothing hidden is 0 / tiny = 0, not NaN.
-    counted = torch.where(counts > 0, losses * counts, 0.0)
-    return counted.sum() / counts.sum().clamp(min=torch.finfo(counts.dtype).tiny)
+    weighed = torch.where(counts > 0, losses * counts, 0.0)  # no boolean indexing, which would wait for the device
+    return torch.stack((weighed.sum(), counts.sum()))
 
 
 def _check(predictions: Embeddings, targets: Embeddings, views: Views[Any, Any]) -> None:

@@ -3,9 +3,9 @@
 What stands in padding has no influence, on the value or on a gradient. A stream with fewer than two items contributes
 exactly 0; the value is the mean over streams. Half precision is computed in float32, under autocast too.
 
-Several processes (`torch.distributed`, its default group) see one batch together: the statistics are those of all their
-items, however many each has, and the gradient is right once the processes' gradients have been averaged, as DDP does.
-All processes must call with the same streams. In eval mode each has its own statistics, so that one may validate alone.
+Several processes (`torch.distributed`, its default group) see one batch together in training: the statistics are those
+of all their items, however many each has, and the gradient is right once the processes' gradients have been averaged,
+as DDP does. All must call with the same streams. In eval mode each is alone.
 """
 
 from abc import ABC, abstractmethod
@@ -14,10 +14,10 @@ from contextlib import AbstractContextManager, nullcontext
 from itertools import islice
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 
 from jepa_ssl.checks import generator_fits, non_negative, whole_number
+from jepa_ssl.processes import number, rank, total
 from jepa_ssl.protocols import Embeddings
 
 
@@ -43,20 +43,6 @@ class _StreamRegularizer(nn.Module, ABC):
 
     @abstractmethod
     def _term(self, z: Tensor, valid: Tensor, generator: torch.Generator | None) -> Tensor: ...
-
-    def _processes(self) -> int:
-        """How many processes have a part in the statistics."""
-        return dist.get_world_size() if self.training and dist.is_available() and dist.is_initialized() else 1
-
-    def _total(self, local: Tensor) -> Tensor:
-        """The sum of `local` over the processes."""
-        processes = self._processes()
-        if processes == 1:
-            return local
-        total = local.detach().clone()
-        dist.all_reduce(total)  # pyright: ignore[reportUnknownMemberType]
-        # Each process's gradient is that of its own items, times the number by which the average will divide it.
-        return total + processes * (local - local.detach())
 
 
 class VICReg(_StreamRegularizer):
@@ -88,12 +74,12 @@ class VICReg(_StreamRegularizer):
     def _term(self, z: Tensor, valid: Tensor, generator: torch.Generator | None) -> Tensor:
         real = valid.unsqueeze(1)
         z = torch.where(real, z, 0.0)
-        sums = self._total(torch.cat((z.detach().sum(0), valid.sum(dtype=z.dtype).view(1))))
+        sums = total(torch.cat((z.detach().sum(0), valid.sum(dtype=z.dtype).view(1))), self.training)
         items = sums[-1]
         # Centred, then squared: the variance of a tiny cloud far from the origin is below the rounding of its squares.
         # The mean carries no gradient, for to first order a covariance does not depend on the centre.
         centred = torch.where(real, z - sums[:-1] / items.clamp(min=1.0), 0.0)
-        covariance = self._total(centred.T @ centred) / (items - 1.0).clamp(min=1.0)
+        covariance = total(centred.T @ centred, self.training) / (items - 1.0).clamp(min=1.0)
         variance = covariance.diagonal()
         hinge = (1.0 - (variance + 1e-4).sqrt()).relu().mean()
         off_diagonal = (covariance - variance.diag_embed()).square().sum() / z.size(1)
@@ -141,15 +127,15 @@ class SIGReg(_StreamRegularizer):
         waves = _waves(step * (z @ self._directions(z, generator)))
         # Sums over items alone are passed between processes: of the waves [2 * points, slices], weights, their squares.
         sums = [weight @ wave for pair in islice(waves, self.points) for wave in pair]
-        packed = self._total(torch.cat([*sums, torch.stack((weight.sum(), weight.square().sum()))]))
-        total, squares = packed[-2], packed[-1].clamp(min=1.0)
-        mean = (packed[:-2] / total.clamp(min=1.0)).view(self.points, 2, self.slices)
+        packed = total(torch.cat([*sums, torch.stack((weight.sum(), weight.square().sum()))]), self.training)
+        weights, squares = packed[-2], packed[-1].clamp(min=1.0)
+        mean = (packed[:-2] / weights.clamp(min=1.0)).view(self.points, 2, self.slices)
         t = step * torch.arange(1, self.points + 1, dtype=z.dtype, device=z.device).unsqueeze(1)
         gaussian = (-0.5 * t * t).exp()
         error = (mean[:, 0] - gaussian).square() + mean[:, 1].square()
         # At t = 0 there is no error; of a smooth curve over the whole line the trapezoid rule misses next to nothing.
         integral = 2.0 * step * (error * gaussian).sum(0)
-        size = total.square() / squares  # Kish's effective sample size; the number of items, where all weigh the same
+        size = weights.square() / squares  # Kish's effective sample size; the number of items, where all weigh the same
         return torch.where(size > 1.0, size * integral.mean(), 0.0)
 
     def _sample(self, z: Tensor, valid: Tensor, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
@@ -166,8 +152,8 @@ class SIGReg(_StreamRegularizer):
     def _directions(self, z: Tensor, generator: torch.Generator | None) -> Tensor:
         """Random unit vectors, `[dim, slices]`, the same on all processes."""
         drawn = z.new_empty(z.size(1), self.slices).normal_(generator=generator)
-        if self._processes() > 1:
-            drawn = self._total(drawn if dist.get_rank() == 0 else torch.zeros_like(drawn))
+        if number(self.training) > 1:
+            drawn = total(drawn if rank() == 0 else torch.zeros_like(drawn), self.training)
         return nn.functional.normalize(drawn, dim=0)
 
 

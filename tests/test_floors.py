@@ -18,6 +18,7 @@ FLOORS = {
     "checks": 0,
     "instances": 0,
     "names": 0,
+    "processes": 0,
     "freezing": 1,
     "maskers": 1,
     "lp": 2,
@@ -98,6 +99,7 @@ def test_public_names_exist_and_say_what_they_are():
 # The rooms that every step passes through. What asks for numbers in other words is found on the meta device, in
 # test_objective.py; draws on a CPU and checks of a batch as it is built may look at numbers.
 HOT = ["objective.py", "losses.py", "predictors.py", "regularizers.py", "joint.py", "balance.py", "diagnostics.py"]
+HOT += ["processes.py"]
 HOT += [f"teachers/{name}.py" for name in ("ema", "encoder", "network", "tensors", "watch")]
 HOT += ["maskers/flat.py", "maskers/bipartite.py", "maskers/fill.py", "maskers/seeds.py", "integrations/pyg.py"]
 HOT += ["maskers/combine.py", "maskers/share.py", "lp/maskers.py"]

@@ -1,5 +1,6 @@
-"""Two processes that share a batch unequally have the value and the gradient of one process on all of it."""
+"""Two processes that share a batch unequally have the values and the gradients of one process on all of it."""
 
+import warnings
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -7,9 +8,25 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
+from builders import GraphEncoder, ragged_graphs
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from jepa_ssl import (
+    BipartiteGraph,
+    CollapseMonitor,
+    CollapseWarning,
+    EMATeacher,
+    Encoded,
+    GradientBalance,
+    JEPALoss,
+    JEPAObjective,
+    LossWeights,
+    MLPPredictor,
+    NodeMasker,
+)
+from jepa_ssl.maskers import Seeds
+from jepa_ssl.processes import total
 from jepa_ssl.regularizers import SIGReg, VICReg
 
 # Items of each stream in each process. Of "c" each has one, together two; of "d" there is one in all.
@@ -76,6 +93,89 @@ def compiled(rank: int) -> tuple[Tensor, Tensor]:
     return values[0], values[1]
 
 
+# ---- the objective -----------------------------------------------------------------------------------------
+
+# Constraints and variables of each graph. The second process has the last two, in which no constraint can be hidden.
+GRAPHS = [(4, 5), (2, 3), (6, 2), (1, 4), (1, 7)]
+OF_RANK = ([0, 1, 2], [3, 4])
+
+
+def graphs(names: list[int]) -> BipartiteGraph:
+    return together([ragged_graphs(*([n] for n in GRAPHS[name]), torch.float64, seed=name) for name in names])
+
+
+def together(parts: list[BipartiteGraph]) -> BipartiteGraph:
+    """One batch of several."""
+    rows, columns = ([0, *(len(getattr(g, f"{kind}_features")) for g in parts)] for kind in ("constraint", "variable"))
+    first = torch.tensor([rows, columns]).cumsum(1)
+    return BipartiteGraph(
+        torch.cat([g.constraint_features for g in parts]),
+        torch.cat([g.edge_index + first[:, [i]] for i, g in enumerate(parts)], dim=1),
+        torch.cat([g.edge_attr for g in parts]),
+        torch.cat([g.variable_features for g in parts]),
+        first[0],
+        first[1],
+    )
+
+
+class Step(nn.Module):
+    """One module holds the whole step: a task loss, the mean of the squared features of all nodes, and JEPA's."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.encoder = GraphEncoder().double()
+        self.jepa = JEPAObjective(
+            NodeMasker(0.5),
+            MLPPredictor({"constraint": 4, "variable": 4}).double(),
+            EMATeacher(self.encoder, 0.9),
+            regularizer=VICReg(),
+            stream_weights={"constraint": 1.0, "variable": 3.0},
+        )
+        self.balance = GradientBalance(self.encoder.parameters(), every=1)
+
+    def forward(self, graph: BipartiteGraph, names: list[int], epoch: int) -> tuple[Tensor, Tensor]:
+        z = torch.cat([*self.encoder(graph).values()]).square().mean(1)
+        task = total(z.sum(), True) / total(torch.tensor(len(z), dtype=z.dtype), True)
+        jepa = self.jepa(self.encoder, graph, seeds=Seeds(torch.tensor(names), epoch))
+        joint = LossWeights(1.0, 0.3).combine(lambda: task, lambda: jepa, self.balance)
+        return joint.total, torch.stack([*jepa.terms.values()])
+
+
+def trained(module: nn.Module, names: list[int]) -> dict[str, Any]:
+    """Three steps on these graphs: all losses, the first step's gradients, and the state at the end."""
+    step = module.module if isinstance(module, DistributedDataParallel) else module
+    assert isinstance(step, Step)
+    optimizer = torch.optim.Adam([p for p in step.parameters() if p.requires_grad], lr=0.05)
+    losses: list[Tensor] = []
+    gradients: list[Tensor] = []
+    for epoch in range(3):
+        loss, terms = module(graphs(names), names, epoch)
+        losses += [loss.detach(), terms]
+        optimizer.zero_grad()
+        loss.backward()
+        gradients += [p.grad.clone() for p in step.parameters() if p.grad is not None and epoch == 0]
+        optimizer.step()
+        step.jepa.update(step.encoder)
+    state = {name: value for name, value in step.state_dict().items() if isinstance(value, Tensor)}
+    return {"losses": losses, "gradients": gradients, "state": state}
+
+
+def watched() -> list[str]:
+    """What a monitor of a collapse says in this process."""
+    monitor = CollapseMonitor(every=2)
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always", CollapseWarning)
+        for step in range(200):
+            z = torch.randn(64, 8) if step < 5 else torch.ones(64, 8)
+            monitor.observe(JEPALoss(torch.tensor(0.5), {}, {"node": z}, {"node": z}, Encoded({"node": z})))
+            monitor.step()
+    return [str(warning.message) for warning in said]
+
+
+# ---- the processes -----------------------------------------------------------------------------------------
+
+
 def in_one_process_of_two(rank: int, folder: Path) -> None:
     torch.set_num_threads(1)
     rendezvous, timeout = f"file://{folder / 'rendezvous'}", timedelta(seconds=60)
@@ -83,6 +183,7 @@ def in_one_process_of_two(rank: int, folder: Path) -> None:
     encoder = DistributedDataParallel(Encoder())
     results: dict[str, object] = {name: step(name, encoder, rank) for name in REGULARIZERS}
     results |= {"sampled": sampled(rank, 20), "compiled": compiled(rank)}
+    results |= {"trained": trained(DistributedDataParallel(Step()), OF_RANK[rank]), "watched": watched()}
     if rank == 0:  # in eval mode it waits for nobody
         results["alone"] = VICReg().eval()({"b": batch(0)[0]["b"]}, valid={})
     torch.save(results, folder / f"{rank}.pt")
@@ -128,3 +229,19 @@ def test_it_compiles_with_its_collectives(results: list[Any]):
 @pytest.mark.slow
 def test_in_eval_mode_a_process_is_alone(results: list[Any]):
     torch.testing.assert_close(results[0]["alone"], VICReg()({"b": batch(0)[0]["b"]}, valid={}))
+
+
+@pytest.mark.slow
+def test_the_objective_trains_as_in_one_process(results: list[Any]):
+    expected = trained(Step(), [0, 1, 2, 3, 4])
+    for result in (result["trained"] for result in results):
+        torch.testing.assert_close(result, expected, rtol=1e-9, atol=1e-12)
+    torch.testing.assert_close(results[0]["trained"]["state"], results[1]["trained"]["state"], rtol=0, atol=0)
+
+
+@pytest.mark.slow
+def test_of_several_processes_the_first_sounds_the_alarm(results: list[Any]):
+    said = [result["watched"] for result in results]
+    assert len(said[0]) == 1
+    assert "collapsed" in said[0][0]
+    assert said[1] == []

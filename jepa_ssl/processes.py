@@ -1,0 +1,36 @@
+"""Several processes that train one network, as DDP does: `torch.distributed`, its default group.
+
+In training they see one batch together, however many items each has, and all must make the same calls. In eval mode
+each is alone, so that one may validate while the others wait.
+"""
+
+import torch.distributed as dist
+from torch import Tensor
+
+
+def number(training: bool) -> int:
+    """How many processes see one batch together."""
+    return dist.get_world_size() if training and _are_several() else 1
+
+
+def rank() -> int:
+    """The number of this process, counted from 0."""
+    return dist.get_rank() if _are_several() else 0
+
+
+def total(local: Tensor, training: bool) -> Tensor:
+    """The sum of `local` over the processes, the same on all of them.
+
+    Its gradient is right once the processes' gradients have been averaged, as DDP does: each process's is that of its
+    own items, times the number by which the average will divide it.
+    """
+    processes = number(training)
+    if processes == 1:
+        return local
+    summed = local.detach().clone()
+    dist.all_reduce(summed)  # pyright: ignore[reportUnknownMemberType]
+    return summed + processes * (local - local.detach())
+
+
+def _are_several() -> bool:
+    return dist.is_available() and dist.is_initialized()
