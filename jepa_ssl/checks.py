@@ -6,6 +6,8 @@ from numbers import Integral, Real
 import torch
 from torch import Tensor
 
+MOST = 2**31 - 1  # a larger count is a slip, and overflows further down
+
 
 def _number(name: str, value: object) -> None:
     if isinstance(value, bool) or not isinstance(value, Real):
@@ -40,10 +42,12 @@ def non_negative(name: str, value: float) -> float:
 
 
 def whole_number(name: str, value: int, least: int, remedy: str = "give an int.") -> int:
-    """`value`, if it is of a type for whole numbers and at least `least`; 2.0 is not."""
+    """`value`, if it is of a type for whole numbers, at least `least` and at most `MOST`; 2.0 is not."""
     _number(name, value)
     if not isinstance(value, Integral) or value < least:
         raise ValueError(f"{name} is {value}, but must be a whole number that is at least {least}; {remedy}")
+    if value > MOST:
+        raise ValueError(f"{name} is {value}, but must be a whole number that is at most {MOST}; {remedy}")
     return int(value)
 
 

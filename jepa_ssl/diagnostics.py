@@ -4,7 +4,7 @@ Look at them together: a cloud around one point can have a healthy rank, and a w
 
 All are scalars in float32 without gradient, computed in float64. `valid`, bool `[items]`, is False on padding, which
 does not count, whatever it holds. What is not finite gives NaN. Nothing waits for a GPU, with one exception: there the
-eigenvalues of `effective_rank` do.
+eigenvalues of `effective_rank` do. Other shapes or types raise a ValueError.
 """
 
 from collections.abc import Iterable, Mapping
@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from jepa_ssl.checks import generator_fits
+from jepa_ssl.checks import generator_fits, whole_number
 from jepa_ssl.processes import number, total
 from jepa_ssl.protocols import Embeddings
 
@@ -116,6 +116,7 @@ def uniformity(
     for fewer than two items.
     """
     z, weight = _items(embeddings, valid)
+    pairs = whole_number("pairs", pairs, 1, "the default is usual.")
     unit, items = F.normalize(z, dim=-1, eps=TINY), len(z)
     if items * (items - 1) // 2 <= pairs:
         first, second = torch.triu_indices(items, items, 1, device=z.device)
@@ -144,20 +145,20 @@ def alignment(first: Tensor, second: Tensor, valid: Tensor | None = None) -> Ten
     >>> alignment(torch.tensor([[1.0, 0.0]]), torch.tensor([[0.0, 3.0]]))
     tensor(2.)
     """
-    (a, weight), (b, _) = _items(first, valid), _items(second, valid)
+    a, b, weight = _both(first, second, valid)
     apart = F.normalize(a, dim=-1, eps=TINY) - F.normalize(b, dim=-1, eps=TINY)
     return _mean(apart.square().sum(dim=-1), weight)
 
 
 def teacher_distance(student: Tensor, teacher: Tensor, valid: Tensor | None = None) -> Tensor:
     """Mean Euclidean distance of the student's embedding of an item and the teacher's: two `[items, dim]` -> scalar."""
-    (a, weight), (b, _) = _items(student, valid), _items(teacher, valid)
+    a, b, weight = _both(student, teacher, valid)
     return _mean((a - b).square().sum(dim=-1).sqrt(), weight)
 
 
 def prediction_cosine(predictions: Tensor, targets: Tensor, valid: Tensor | None = None) -> Tensor:
     """Mean cosine of an item's prediction and its target: two `[items, dim]` -> scalar."""
-    (a, weight), (b, _) = _items(predictions, valid), _items(targets, valid)
+    a, b, weight = _both(predictions, targets, valid)
     return _mean((F.normalize(a, dim=-1, eps=TINY) * F.normalize(b, dim=-1, eps=TINY)).sum(dim=-1), weight)
 
 
@@ -182,6 +183,8 @@ def gradient_share(losses: Mapping[str, Tensor], parameters: Iterable[Tensor]) -
 def _gradient_norm(loss: Tensor, parameters: list[Tensor]) -> Tensor:
     if not loss.requires_grad or not parameters:
         return loss.new_zeros((), dtype=torch.float32)
+    if loss.numel() != 1:
+        raise ValueError(f"a loss is {list(loss.shape)}, but must be a scalar; use .mean().")
     gradients = torch.autograd.grad(loss, parameters, retain_graph=True, allow_unused=True, materialize_grads=True)
     processes = number(training=True)
     if processes > 1:
@@ -201,11 +204,32 @@ def describe(embeddings: Embeddings) -> dict[str, Tensor]:
 
 def _items(embeddings: Tensor, valid: Tensor | None) -> tuple[Tensor, Tensor | float]:
     """The items in float64 (the square of 1e-30 is 0 in float32) and what each counts, `[items, 1]`, 0 on padding."""
+    if embeddings.ndim != 2 or not embeddings.is_floating_point():
+        raise ValueError(
+            f"embeddings is {embeddings.dtype} {list(embeddings.shape)}, but must be floating point [items, dim]; "
+            f"flatten it to one row an item."
+        )
     z = embeddings.detach().double()
     if valid is None:
         return z, 1.0
+    if valid.dtype != torch.bool or valid.shape != embeddings.shape[:1]:
+        raise ValueError(
+            f"valid is {valid.dtype} {list(valid.shape)}, but must be bool [{len(embeddings)}], True where an item is "
+            f"real."
+        )
     marks = valid.unsqueeze(-1)
     return torch.where(marks, z, 0.0), marks.double()
+
+
+def _both(first: Tensor, second: Tensor, valid: Tensor | None) -> tuple[Tensor, Tensor, Tensor | float]:
+    """Two clouds and what each item counts, as `_items` has them."""
+    if first.shape != second.shape:  # torch would broadcast
+        raise ValueError(
+            f"the two clouds are {list(first.shape)} and {list(second.shape)}, but must be [items, dim], of one shape; "
+            f"give two embeddings of each item."
+        )
+    (a, weight), (b, _) = _items(first, valid), _items(second, valid)
+    return a, b, weight
 
 
 def _count(z: Tensor, weight: Tensor | float) -> Tensor | float:

@@ -31,6 +31,7 @@ class FlatVectors:
                 f"valid is {_describe(self.valid)}, but must be bool of values' shape {tuple(self.values.shape)}; "
                 f"jepa_ssl.lp.valid_entries builds it from row and column masks."
             )
+        _on_one_device(self)
 
     def check_values(self) -> "FlatVectors":
         """These vectors, if their real entries are finite; waits for the device, so call it where batches are built.
@@ -94,6 +95,7 @@ class BipartiteGraph:
                 f"constraint_offsets counts {len(self.constraint_offsets) - 1} graphs and variable_offsets "
                 f"{len(self.variable_offsets) - 1}; both must come from the same batch."
             )
+        _on_one_device(self)
 
     @classmethod
     def single(
@@ -233,6 +235,17 @@ def check_finite(name: str, values: Tensor) -> None:
 def sums_up(values: Tensor) -> bool:
     """Whether the sum is finite, for then each number is: the quick half of a check, as large numbers may overflow."""
     return bool(values.detach().sum().isfinite())
+
+
+def _on_one_device(instance: FlatVectors | BipartiteGraph) -> None:
+    tensors: dict[str, Tensor] = vars(instance)
+    device = next(iter(tensors.values())).device
+    for name, tensor in tensors.items():
+        if tensor.device != device:
+            raise ValueError(
+                f"{name} is on {tensor.device}, but {next(iter(tensors))} on {device}; put all of an instance on one "
+                f"device, with .to({str(device)!r})."
+            )
 
 
 def _describe(tensor: Tensor) -> str:

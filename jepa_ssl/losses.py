@@ -1,6 +1,6 @@
 """Prediction losses: how far a prediction is from its target, item by item: `[items, dim], [items, dim] -> [items]`.
 
-Half precision is computed, and returned, in float32.
+Half precision is computed, and returned, in float32. Other shapes or types raise a ValueError.
 """
 
 import torch
@@ -16,7 +16,7 @@ def cosine_loss(predictions: Tensor, targets: Tensor) -> Tensor:
     >>> cosine_loss(torch.tensor([[1.0, 0.0], [1.0, 0.0]]), torch.tensor([[2.0, 0.0], [-1.0, 0.0]]))
     tensor([0., 4.])
     """
-    predictions, targets = _in_one_precision(predictions, targets)
+    predictions, targets = _fitting(predictions, targets)
     return 2.0 - 2.0 * F.cosine_similarity(predictions, targets, dim=-1)
 
 
@@ -31,7 +31,7 @@ def smooth_l1_loss(predictions: Tensor, targets: Tensor) -> Tensor:
     >>> smooth_l1_loss(torch.tensor([[1.5, -1.5], [3.0, -1.0]]), torch.tensor([[7.0, 5.0], [7.0, 5.0]]))
     tensor([0.1250, 0.7500])
     """
-    predictions, targets = _in_one_precision(predictions, targets)
+    predictions, targets = _fitting(predictions, targets)
     normalised = F.layer_norm(targets, targets.shape[-1:])
     return F.smooth_l1_loss(predictions, normalised, reduction="none").mean(dim=-1)
 
@@ -42,11 +42,22 @@ def squared_error(predictions: Tensor, targets: Tensor) -> Tensor:
     >>> squared_error(torch.tensor([[1.0, 2.0]]), torch.tensor([[1.0, 4.0]]))
     tensor([2.])
     """
-    predictions, targets = _in_one_precision(predictions, targets)
+    predictions, targets = _fitting(predictions, targets)
     return (predictions - targets).square().mean(dim=-1)
 
 
-def _in_one_precision(predictions: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+def _fitting(predictions: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """Both in one precision."""
+    if predictions.ndim != 2 or predictions.shape != targets.shape:  # torch would broadcast
+        raise ValueError(
+            f"predictions is {list(predictions.shape)} and targets {list(targets.shape)}, but both must be "
+            f"[items, dim], of one shape; give one prediction a target."
+        )
+    if not (predictions.is_floating_point() and targets.is_floating_point()):
+        raise ValueError(
+            f"predictions is {predictions.dtype} and targets {targets.dtype}, but both must be floating point; "
+            f"use .float()."
+        )
     # In float16 squares overflow, and the epsilons that guard a division by zero are themselves zero.
     dtype = torch.promote_types(torch.promote_types(predictions.dtype, targets.dtype), torch.float32)
     return predictions.to(dtype), targets.to(dtype)

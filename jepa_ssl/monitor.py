@@ -116,6 +116,11 @@ class CollapseMonitor(nn.Module):
         self._general["loss"] = loss.terms.get("total", loss.total).detach()
         context = loss.context
         for stream, embedding in context.embeddings.items():
+            if embedding.ndim != 2:
+                raise ValueError(
+                    f"loss.context.embeddings[{stream!r}] is {list(embedding.shape)}, but must be [items, dim]; "
+                    f"flatten it to one row an item."
+                )
             parts = {
                 "embedding": embedding,
                 "feature": context.features.get(stream),
@@ -125,7 +130,7 @@ class CollapseMonitor(nn.Module):
             }
             pool = self._pools.setdefault(stream, [])
             # Views that add or drop items have predictions of others.
-            same = {part: z for part, z in parts.items() if z is not None and len(z) == len(embedding)}
+            same = {part: z for part, z in parts.items() if z is not None and z.shape[:1] == embedding.shape[:1]}
             pool.append(self._some(same))
             self._sizes[stream] = self._sizes.get(stream, 0) + len(pool[-1]["embedding"])
             self._fresh.add(stream)

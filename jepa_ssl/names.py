@@ -1,7 +1,7 @@
 """Names of a module's tensors that do not change when it is compiled or wrapped."""
 
 from collections.abc import Iterator, Mapping
-from typing import TypeVar, cast
+from typing import Any, TypeVar, cast
 
 from torch import nn
 
@@ -39,11 +39,23 @@ def _wrappers(module: nn.Module) -> list[str]:
     return prefixes
 
 
+def unwrapped(module: Any) -> Any:
+    """What is inside of `torch.compile` and DDP; anything else as it is.
+
+    >>> unwrapped(nn.DataParallel(nn.DataParallel(nn.ReLU())))
+    ReLU()
+    """
+    while isinstance(module, nn.Module) and is_wrapper(module):
+        (module,) = module.children()
+    return module
+
+
 def is_wrapper(module: nn.Module) -> bool:
-    """Whether it is what `torch.compile` or DDP make: nothing of its own, and one child of a wrapper's name.
+    """Whether it is what `torch.compile`, DDP or activation checkpointing make: nothing of its own, and one child of a
+    wrapper's name.
 
     A model's own attribute `module` with others beside it is no wrapper, and keeps its name.
     """
     children = [name for name, _ in module.named_children()]
     own = (*module.parameters(recurse=False), *module.buffers(recurse=False))
-    return children in (["_orig_mod"], ["module"]) and not own
+    return children in (["_orig_mod"], ["module"], ["_checkpoint_wrapped_module"]) and not own

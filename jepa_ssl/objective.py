@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import reduce
 from typing import Any, Generic, Literal, TypeVar, cast
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 from jepa_ssl.checks import non_negative
 from jepa_ssl.losses import cosine_loss
 from jepa_ssl.maskers import Seeds
+from jepa_ssl.names import unwrapped
 from jepa_ssl.processes import total
 from jepa_ssl.protocols import (
     ConditionalPredictor,
@@ -123,19 +125,23 @@ class JEPAObjective(nn.Module, Generic[InstanceT]):
         # Not every view maker takes Seeds; one that does not says so itself.
         drawn_by = generator if seeds is None else cast(torch.Generator, seeds)
         made = self.views(instance, generator=drawn_by)
-        targets: dict[int, Encoded] = {}
+        targets: list[tuple[Any, Encoded]] = []
         contexts: list[Encoded] = []
         losses: list[JEPALoss] = []
         for views in made if isinstance(made, tuple) else (made,):
             # Before the teacher: older autocast would keep the weights it cast without gradient, and use them here.
             context = Encoded.of(encoder(views.context))
             predictions = _in_target_order(self._predict(context.embeddings, views), views)
-            if id(views.target) not in targets:  # the teacher sees each target once, however many views predict it
-                targets[id(views.target)] = self._teach(encoder, instance, views.target, whole)
+            # The teacher sees each target once, however many views predict it. No key by `id`: a compiler would take it
+            # for a constant, and compile anew for each batch.
+            target = next((encoded for seen, encoded in targets if seen is views.target), None)
+            if target is None:
+                target = self._teach(encoder, instance, views.target, whole)
+                targets.append((views.target, target))
             contexts.append(context)
-            losses.append(self._loss(predictions, targets[id(views.target)], views, context))
+            losses.append(self._loss(predictions, target, views, context))
         loss = losses[0] if len(losses) == 1 else _mean(losses)
-        learned = list(targets.values()) if self._teacher_learns else []
+        learned = [encoded for _, encoded in targets] if self._teacher_learns else []
         loss = self._regularized(loss, [*contexts, *learned], generator)
         if self.monitor is not None and self.training and not torch.compiler.is_compiling():
             self.monitor.observe(loss)
@@ -174,7 +180,7 @@ class JEPAObjective(nn.Module, Generic[InstanceT]):
 
     @property
     def _teacher_learns(self) -> bool:
-        return getattr(self.teacher, "learns", False)
+        return getattr(unwrapped(self.teacher), "learns", False)
 
     def _loss(self, predictions: Embeddings, target: Encoded, views: Views[Any, Any], context: Encoded) -> JEPALoss:
         _check(predictions, target.embeddings, views)
@@ -182,8 +188,10 @@ class JEPAObjective(nn.Module, Generic[InstanceT]):
         sums = torch.stack(
             [
                 _sum_where(
+                    self.loss,
+                    predictions[stream],
+                    target.embeddings[stream],
                     (views.hidden.get(stream), views.weight.get(stream), target.valid.get(stream)),
-                    self.loss(predictions[stream], target.embeddings[stream]),
                 )
                 for stream in streams
             ]
@@ -236,7 +244,7 @@ class JEPAObjective(nn.Module, Generic[InstanceT]):
 
     def update(self, encoder: Encoder[InstanceT]) -> None:
         """Moves the teacher; once per optimizer step, after it."""
-        self.teacher.update(encoder)
+        unwrapped(self.teacher).update(encoder)
         if self.monitor is not None:
             self.monitor.step()
 
@@ -264,15 +272,24 @@ def _in_target_order(predictions: Embeddings, views: Views[Any, Any]) -> Embeddi
     }
 
 
-def _sum_where(marks: tuple[Tensor | None, ...], losses: Tensor) -> Tensor:
-    """The sum of `losses [items]`, each counting by the product of its marks, and the sum of what they count: `[2]`."""
-    # In float32 at least, for a float16 sum overflows at 65504.
-    counts = torch.ones_like(losses, dtype=torch.promote_types(losses.dtype, torch.float32))
-    for mark in marks:
-        if mark is not None:
-            counts = counts * mark
-    weighed = torch.where(counts > 0, losses * counts, 0.0)  # no boolean indexing, which would wait for the device
+def _sum_where(loss: PredictionLoss, prediction: Tensor, target: Tensor, marks: tuple[Tensor | None, ...]) -> Tensor:
+    """The sum of the losses, each counting by the product of its marks, and the sum of what they count: `[2]`."""
+    given = [mark for mark in marks if mark is not None]
+    if not given:
+        losses = loss(prediction, target)
+        losses = losses.to(torch.promote_types(losses.dtype, torch.float32))  # a float16 sum overflows at 65504
+        return torch.stack((losses.sum(), torch.ones_like(losses).sum()))
+    count = reduce(torch.mul, given)
+    counted = count > 0
+    losses = loss(_learning_where(counted, prediction), _learning_where(counted, target))
+    counts = count.to(torch.promote_types(torch.promote_types(losses.dtype, torch.float32), count.dtype))
+    weighed = torch.where(counted, losses * counts, 0.0)  # no boolean indexing, which would wait for the device
     return torch.stack((weighed.sum(), counts.sum()))
+
+
+def _learning_where(counted: Tensor, z: Tensor) -> Tensor:
+    """`z`, with gradient where it counts alone: elsewhere that of a loss which overflows is 0 * inf, and NaN."""
+    return torch.where(counted.unsqueeze(-1), z, z.detach()) if z.requires_grad else z
 
 
 def _check(predictions: Embeddings, targets: Embeddings, views: Views[Any, Any]) -> None:

@@ -18,11 +18,8 @@ class _StreamMLPs(nn.Module):
     def __init__(self, sizes: Mapping[str, tuple[int, int, int]], activation: Callable[[], nn.Module]) -> None:
         super().__init__()
         for stream, size in sizes.items():
-            if min(size) < 1:
-                raise ValueError(
-                    f"stream {stream!r} has (input, hidden, output) sizes {size}, but each must be at least 1; give "
-                    f"the widths of your trunk and of the embedding."
-                )
+            for name, each in zip(("input", "hidden", "output"), size, strict=True):
+                whole_number(f"{name} size of stream {stream!r}", each, 1, "give the widths of trunk and embedding.")
         self.streams = nn.ModuleDict(
             {
                 stream: nn.Sequential(nn.Linear(inputs, hidden), activation(), nn.Linear(hidden, outputs))
@@ -120,7 +117,12 @@ class ConditionalMLPPredictor(nn.Module):
         }
         self.mlps = _StreamMLPs(sizes, activation)
 
-    def forward(self, embeddings: Embeddings, condition: Embeddings) -> dict[str, Tensor]:
+    def forward(self, embeddings: Embeddings, condition: Embeddings | None = None) -> dict[str, Tensor]:
+        if condition is None:
+            raise ValueError(
+                "condition is None, but a ConditionalMLPPredictor predicts from one; give JEPAObjective a condition, "
+                "hidden_and_degree for example, or use an MLPPredictor."
+            )
         _check("embeddings", embeddings, self.dims, self)
         _check("condition", condition, self.condition_sizes, self)
         return self.mlps({s: torch.cat((z, condition[s].to(z.dtype)), dim=-1) for s, z in embeddings.items()})
@@ -174,8 +176,9 @@ def _check(name: str, given: Embeddings, widths: Mapping[str, int], network: nn.
             f"{sorted(widths)}; name the same streams in both places."
         )
     for stream, width in widths.items():
-        if given[stream].size(-1) != width:
+        z = given[stream]
+        if z.shape[-1:] != (width,) or not z.is_floating_point():
             raise ValueError(
-                f"{name}[{stream!r}] is {list(given[stream].shape)}, but this {type(network).__name__} was built for "
-                f"[items, {width}]; give it that width."
+                f"{name}[{stream!r}] is {z.dtype} {list(z.shape)}, but this {type(network).__name__} was built for "
+                f"floating point [items, {width}]; give it that width."
             )

@@ -9,8 +9,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import checkpoints
 import dataset
 import pytest
+import step
 import torch
 import train
 from lp import read_lp
@@ -238,6 +240,13 @@ def test_a_flag_that_is_unknown_or_out_of_range_is_refused(refused, flags, said)
     ("batch_size: [4, 8]", "batch_size can't be set to a list"),
     ("lr: [1,\nb: {", "is no YAML"),
     ("epochs: 1\nlr: 1\nepochs: 2", "it gives epochs twice; keep one of the two"),
+    ("lr: &a 1\nprimal_weight: *a", "is no YAML: it has an alias, an asterisk and a name; write the value out"),
+    (f"lr: {'[' * 2000}{']' * 2000}", "is nested too deeply"),
+    (f"jepa_weight: {'9' * 5000}", "is no YAML: Exceeds the limit"),
+    ("jepa_pretrain_epochs: --", "--jepa_pretrain_epochs has no value; give it one"),
+    ("".join(f"key{i}: 1\n" for i in range(3000)), "has 3000 keys, more than there are flags"),
+    ("train_instances: 2147483648", "--train_instances is 2147483648, but must be at least 1 and below 2**31"),
+    ("random_size: [3, 2147483648]", "all below 2**31"),
     ("config: other.yaml", "names another config, which would not be read; drop the key config"),
     ("random_size: [4, 0]", "--random_size is 4 0, but must have rows >= 1, columns >= 1"),
     ("", "holds no flags"),
@@ -366,7 +375,7 @@ def test_a_checkpoint_that_has_seen_more_epochs_is_refused(refused, trained):
 def rewritten(last: Path, change: Callable[[dict[str, Any]], object]) -> Path:
     state = checkpoint(last.parent)
     change(state)
-    torch.save(state, last)
+    checkpoints.save(last, state)
     return last
 
 
@@ -422,7 +431,7 @@ def test_a_loss_that_is_not_finite_stops_with_step_instances_and_terms(refused, 
 def test_the_last_good_checkpoint_survives_a_loss_that_is_not_finite(refused, trained, monkeypatch, path):
     last = trained(*PATHS[path], "--use_jepa")
     before = {name: digest for name, digest in contents(last.parent).items() if name.endswith(".pt")}
-    monkeypatch.setattr(train, "kkt", poisoned(train.kkt, step=3))
+    monkeypatch.setattr(step, "kkt", poisoned(step.kkt, call=2))
     said = refused(*PATHS[path], "--use_jepa", "--resume", last)
     assert "the loss is not finite at step 5" in said  # three of the first epoch, and the second of this one
     assert "train/loss_kkt nan" in said
@@ -430,13 +439,13 @@ def test_the_last_good_checkpoint_survives_a_loss_that_is_not_finite(refused, tr
     assert after == before
 
 
-def poisoned(kkt: Callable[..., Any], step: int) -> Callable[..., Any]:
+def poisoned(kkt: Callable[..., Any], call: int) -> Callable[..., Any]:
     calls: list[int] = []
 
     def poison(*args: Any) -> tuple[Tensor, dict[str, Tensor]]:
         calls.append(1)
         loss, terms = kkt(*args)
-        return loss * (float("nan") if len(calls) == step - 1 else 1.0), terms
+        return loss * (float("nan") if len(calls) == call else 1.0), terms
 
     return poison
 
@@ -445,7 +454,7 @@ def poisoned(kkt: Callable[..., Any], step: int) -> Callable[..., Any]:
 def test_a_validation_loss_that_is_not_finite_stops_the_run(refused, trained, monkeypatch, path):
     last = trained(*PATHS[path])
     before = checkpoint(last.parent)
-    monkeypatch.setattr(train, "kkt", poisoned(train.kkt, step=5))  # after three steps, the first batch
+    monkeypatch.setattr(train, "kkt", poisoned(train.kkt, call=1))
     said = refused(*PATHS[path], "--resume", last)
     assert "val/loss_kkt nan" in said
     assert not differences(checkpoint(last.parent), before)
@@ -455,10 +464,10 @@ def test_weights_that_are_not_finite_are_not_saved(refused, trained, monkeypatch
     """The last step's own loss was finite; what it did to the weights would be noticed an epoch later."""
     last = trained("--use_jepa")
     before = checkpoint(last.parent)
-    step = torch.optim.Adam.step
+    plain_step = torch.optim.Adam.step
 
     def overflowing(optimizer: torch.optim.Adam, *args: Any) -> None:
-        step(optimizer, *args)
+        plain_step(optimizer, *args)
         if optimizer.state[optimizer.param_groups[0]["params"][0]]["step"] == 6:
             with torch.no_grad():
                 optimizer.param_groups[0]["params"][-1].fill_(torch.inf)  # the predictor's

@@ -96,6 +96,23 @@ def test_vectors_give_their_lps_back(dtype: torch.dtype, sizes: list[tuple[int, 
     assert torch.equal(bare.A, lps.A)
 
 
+def test_a_bound_that_is_wrong_is_seen_in_the_graph():
+    lp = sparse(LPS)
+    for wrong in (torch.nan, torch.inf):
+        graph = replace(lp, lower=lp.lower.index_fill(0, torch.tensor([1]), wrong)).graph()
+        assert graph.variable_features[1, 1:3].tolist() == pytest.approx([wrong, 1.0], nan_ok=True)
+        with pytest.raises(ValueError, match="variable_features"):
+            graph.check_values()
+
+
+def test_vectors_of_other_lengths_are_refused_where_a_graph_is_made():
+    lp = sparse(LPS)
+    for wrong in (replace(lp, b=lp.b[1:]), replace(lp, constraint_offsets=lp.constraint_offsets[None])):
+        for made in (wrong.graph, wrong.equal_weights):
+            with pytest.raises(ValueError, match=r"have the shapes .*vectors of one length"):
+                made()
+
+
 # What it is for
 
 

@@ -19,12 +19,14 @@ from dataset import (
     make_loader,
     prepare,
 )
+from deal import Deal
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from losses import kkt_loss, pad_predictions
 from lp import LP
 from models import GNNPolicy
 from scipy.sparse import csr_array
+from shards import ShardedLPs, write_shards
 
 
 def make_lp(m, n, seed=0, name="tiny", density=0.6):
@@ -144,6 +146,18 @@ def test_an_lp_is_read_once_until_it_is_the_least_recently_used(lps, monkeypatch
     for i in (0, 1, 0, 0, 2, 0, 1):  # 2 drives out 1, since 0 was used later
         assert data[i].name == data.name(i) == f"lp{i}"
     assert source.reads == [0, 1, 2, 1]
+
+
+def test_large_samples_are_kept_up_to_a_number_of_bytes(lps, monkeypatch):
+    sizes = [prepare(lp).nbytes for lp in lps]
+    assert sizes[1] == 4 * (1 + 1 + 3 + 5 + 1) + 8 * 2  # b, c, their features, and an edge with its two ends
+    monkeypatch.setattr(dataset, "CACHED_BYTES", sizes[0] + sizes[1])
+    source = CountedReads(lps)
+    data = LPDataset(source)
+    for i in (0, 1, 0, 1, 2, 2, 0, 1, 0):  # 2 alone is larger than what is kept
+        assert data[i].name == f"lp{i}"
+        assert sum(sizes[kept] for kept in data._samples) == data._bytes <= sizes[0] + sizes[1]
+    assert source.reads == [0, 1, 2, 2, 0, 1]
 
 
 def test_sizes_are_found_or_believed(lps):
@@ -269,3 +283,42 @@ def test_loader_reads_these_batches_and_leaves_the_random_state_alone(lps, num_w
     assert sizes == [[lps[i].A.shape[0] for i in batch] for batch in plan]
     assert torch.equal(torch.get_rng_state(), state)
     assert str(np.random.get_state()) == numpy_state  # noqa: NPY002
+
+
+@given(
+    count=st.integers(6, 40), processes=st.integers(1, 3), pieces=st.integers(1, 2), extra=st.integers(0, 5),
+    epoch=st.integers(0, 9), done=st.integers(0, 40),
+)  # fmt: skip
+def test_every_instance_is_dealt_once_an_epoch_and_what_is_left_after_any_step_is_the_rest(
+    count, processes, pieces, extra, epoch, done
+):
+    deals = [Deal(processes * pieces + extra, pieces, processes, rank) for rank in range(processes)]
+    order = epoch_order(count, seed=1, epoch=epoch)
+    steps = deals[0].steps(order)
+    own = [[piece for step in steps[done:] for piece in deal.own(step)] for deal in deals]
+    assert all(piece for pieces_of_one in own for piece in pieces_of_one)
+    seen = [i for pieces_of_one in own for piece in pieces_of_one for i in piece]
+    assert sorted(seen) == sorted(order[sum(map(len, steps[:done])) :])
+
+
+@pytest.mark.slow
+def test_workers_of_all_processes_read_every_lp_of_a_store_once_and_go_on_in_mid_epoch(tmp_path):
+    """23 LPs in 5 shards, 5 a step for two processes, the last step of 3."""
+    write_shards((make_lp(3, 2, seed, f"lp{seed}") for seed in range(23)), tmp_path, per_shard=5)
+    order = epoch_order(23, seed=0, epoch=0)
+    for num_workers in (0, 2):
+        for done in (0, 2):
+            read = []
+            for rank in range(2):
+                deal = Deal(batch_size=5, pieces=1, processes=2, rank=rank)
+                own = [piece for step in deal.steps(order)[done:] for piece in deal.own(step)]
+                loader = make_loader(LPDataset(ShardedLPs(tmp_path)), names, own, num_workers)
+                read.append([*loader])
+                assert read[rank] == [[f"lp{i}" for i in piece] for piece in own]
+            assert len(read[0]) == len(read[1]) == 5 - done
+            seen = [name for pieces in read for piece in pieces for name in piece]
+            assert sorted(seen) == sorted(f"lp{i}" for i in order[5 * done :])
+
+
+def names(samples):
+    return [sample.name for sample in samples]

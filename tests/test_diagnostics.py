@@ -207,3 +207,26 @@ def test_gradient_share_is_the_norm_over_all_shared_parameters():
     assert gradient_share({"constant": torch.tensor(1.0)}, trunk.parameters())["constant"].item() == 0.0
     trunk.requires_grad_(False)
     assert gradient_share({"task": losses["task"]}, trunk.parameters())["task"].item() == 0.0
+
+
+@pytest.mark.parametrize("measure", [*OF_ONE, *OF_TWO])
+def test_shapes_and_types_that_do_not_fit_are_refused(measure: Callable[..., torch.Tensor]):
+    z = torch.ones(5, 4)
+    others = (z,) if measure in OF_TWO else ()
+    for wrong in (torch.ones(4), torch.ones(5, 4, 2), z.long()):
+        with pytest.raises(ValueError, match=r"floating point \[items, dim\]"):
+            measure(wrong, *(wrong for _ in others))
+    for valid in (torch.ones(5), torch.ones(4, dtype=torch.bool), torch.ones(5, 1, dtype=torch.bool)):
+        with pytest.raises(ValueError, match=r"valid is .*, but must be bool \[5\]"):
+            measure(z, *others, valid)
+    for other in (torch.ones(1, 4), torch.ones(5, 1)) if others else ():
+        with pytest.raises(ValueError, match=r"\[5, 4\] and \[.*of one shape"):
+            measure(z, other)
+
+
+def test_no_pairs_and_losses_that_are_no_scalars_are_refused():
+    with pytest.raises(ValueError, match=r"pairs is 0, but must be .* at least 1"):
+        uniformity(torch.ones(5, 4), pairs=0)
+    w = torch.ones(3, requires_grad=True)
+    with pytest.raises(ValueError, match=r"a loss is \[3\], but must be a scalar"):
+        gradient_share({"task": 2 * w}, [w])

@@ -6,6 +6,7 @@ from argparse import Namespace
 from dataclasses import replace
 from pathlib import Path
 
+import checkpoints
 import evaluate
 import measures
 import numpy as np
@@ -250,7 +251,7 @@ def test_a_network_that_answers_with_the_optimum_has_no_gap_no_violation_no_resi
 def test_what_is_not_finite_is_reported_and_the_json_is_valid(runs, tmp_path, capsys):
     state = torch.load(runs["gnn-ema"] / "last.pt", weights_only=True)
     state["model"]["head_x.2.bias"].fill_(math.nan)
-    torch.save(state, tmp_path / "last.pt")
+    checkpoints.save(tmp_path / "last.pt", state)
     evaluate.main([str(tmp_path / "last.pt")])
     assert "6 of 6 LPs have a prediction or a measure that is not finite" in capsys.readouterr().out
 
@@ -391,7 +392,7 @@ def test_a_checkpoint_whose_parts_do_not_fit_is_refused_in_one_line(runs, part, 
     state["args"]["embedding_size"] = 16
     if part == "jepa":
         state["model"] = GNNPolicy(Namespace(**state["args"])).state_dict()
-    torch.save(state, tmp_path / "last.pt")
+    checkpoints.save(tmp_path / "last.pt", state)
     said = refused([tmp_path / "last.pt"], capsys)
     assert "last.pt" in said
     assert "Use another checkpoint" in said

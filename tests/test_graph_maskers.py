@@ -583,7 +583,7 @@ def test_bad_arguments_are_refused():
         NodeMasker(0.5, derived={"constraint": [0]})
     with pytest.raises(ValueError, match=r"derived names the kind 'row'.*'constraint', 'variable'"):
         EdgeMasker(0.5, derived={"row": [0]})
-    with pytest.raises(ValueError, match=r"derived\['variable'\] is \[-1\].*count from 0"):
+    with pytest.raises(ValueError, match=r"derived\['variable'\] is -1, but must be .*count from 0"):
         EdgeMasker(0.5, derived={"variable": [-1]})
 
 
@@ -654,3 +654,16 @@ def test_an_edge_between_two_graphs_is_refused(masker: Any):
     edges[1, 0] = 6
     with pytest.raises(ValueError, match=r"edge_index\[:, 0\] joins a constraint of graph 0 to a variable of graph 1"):
         masker(replace(graph, edge_index=edges))
+
+
+def test_hops_beyond_every_path_are_as_many_as_there_are_nodes():
+    graph = ragged_graphs([3, 2], [4, 2])
+    far, whole = (BlockMasker(0.5, hops=hops)(graph, generator=seeded()) for hops in (2**31 - 1, 11))
+    for kind in KINDS:
+        assert torch.equal(far.hidden[kind], whole.hidden[kind])
+
+
+@pytest.mark.parametrize("column", [True, 0.0, -1])
+def test_derived_columns_that_are_no_numbers_of_columns_are_refused(column: Any):
+    with pytest.raises((TypeError, ValueError), match=r"derived\['variable'\] is .*"):
+        NodeMasker(0.5, hide_edges=True, derived={"variable": [column]})

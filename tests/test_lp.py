@@ -578,7 +578,7 @@ def test_real_bad_files_are_refused_by_name(path):
     says = {
         "1448.lp": "no columns",
         "garbage.lp": "no columns",
-        "garbage.mps": "did not read it whole",
+        "garbage.mps": "no line of section",
         "infeasible-mip0.mps": "integer model is infeasible",
         "nan0.mps": "NaN",
         "qpunbounded.lp": "quadratic",

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from meter import Meter, NonFiniteLossError
+from runs import differences
 
 
 def meter() -> Meter:
@@ -54,3 +55,26 @@ def test_it_keeps_no_graph_alive_by_itself():
     m.add(1, [0], {"a": (weight * 2).detach()}, None)
     means, _ = m.read()
     assert means == {"a": 2.0}
+
+
+@pytest.mark.parametrize("cut", [0, 1, 2, 3])
+def test_resumed_between_two_rows_it_reads_what_an_unbroken_one_does(tmp_path, cut):
+    torch.manual_seed(0)
+    steps = [(step, [step], losses(a=torch.rand(()).item()), {"row": torch.rand(2, 3)}) for step in range(3)]
+    unbroken, first, second = meter(), meter(), meter()
+    for step in steps:
+        unbroken.add(*step)
+    for step in steps[:cut]:
+        first.add(*step)
+    torch.save(first.state_dict(), tmp_path / "meter.pt")
+    second.load_state_dict(torch.load(tmp_path / "meter.pt", weights_only=True), torch.device("cpu"))
+    for step in steps[cut:]:
+        second.add(*step)
+    assert not differences(second.read(), unbroken.read())
+
+
+def test_what_is_not_finite_is_not_saved():
+    m = meter()
+    m.add(1, [3], losses(a=float("nan")), None)
+    with pytest.raises(NonFiniteLossError, match="at step 1: a nan; on the instances lp3"):
+        m.state_dict()

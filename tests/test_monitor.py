@@ -344,3 +344,8 @@ def test_a_warning_that_is_an_error_costs_no_row_and_no_measurement():
     assert raised == 1
     assert sum("monitor/warning" in row for row in rows) == 1
     assert [row["monitor/step"] for row in rows[-3:]] == [170, 180, 190]
+
+
+def test_embeddings_without_items_to_count_are_refused():
+    with pytest.raises(ValueError, match=r"embeddings\['node'\] is \[\], but must be \[items, dim\]"):
+        CollapseMonitor().observe(one(torch.tensor(1.0)))

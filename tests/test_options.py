@@ -5,7 +5,7 @@ import shlex
 import pytest
 import yaml
 from generators import FAMILIES
-from options import check, parse, parser
+from options import MOST_KEYS, check, parse, parser
 
 SPECIFIED = {
     "use_jepa": False,
@@ -85,3 +85,7 @@ def test_check_raises_the_line_that_parse_prints():
     args.ema_momentum = 2.0
     with pytest.raises(ValueError, match=r"^--ema_momentum is 2.0, but must be in \[0, 1\].$"):
         check(args)
+
+
+def test_a_config_may_have_as_many_keys_as_there_are_flags():
+    assert len(vars(parse([]))) < MOST_KEYS

@@ -9,9 +9,9 @@ import torch
 from builders import seeded
 from hypothesis import given
 from hypothesis import strategies as st
-from torch import Tensor
+from torch import Tensor, nn
 
-from jepa_ssl import cosine_loss
+from jepa_ssl import Encoded, JEPAObjective, SharedTeacher, Views, cosine_loss
 from jepa_ssl.losses import smooth_l1_loss, squared_error
 
 
@@ -81,3 +81,35 @@ def test_half_precision_is_computed_in_float32(loss, dtype: torch.dtype):
     with torch.autocast("cpu", dtype=torch.bfloat16):
         torch.testing.assert_close(loss(p, z), loss(p.float(), z.float()), rtol=0, atol=0)
     assert loss(p.double(), z).dtype == torch.float64
+
+
+@losses
+def test_shapes_that_torch_would_broadcast_and_numbers_that_are_whole_are_refused(loss):
+    p = torch.ones(5, 4)
+    for z in (torch.ones(5, 1), torch.ones(1, 4), torch.ones(4), torch.ones(0, 4)):
+        with pytest.raises(ValueError, match=r"predictions is \[5, 4\] and targets \[.*of one shape"):
+            loss(p, z)
+    with pytest.raises(ValueError, match=r"targets torch.int64.*floating point"):
+        loss(p, p.long())
+
+
+@losses
+@pytest.mark.parametrize("mark", ["hidden", "weight", "valid"])
+@pytest.mark.parametrize("number", [1e30, math.inf, math.nan])
+def test_an_item_that_does_not_count_leaves_the_gradient_alone_whatever_it_is(loss, mark: str, number: float):
+    counts = torch.tensor([True, False, True])
+    p, z = torch.randn(2, 3, 4, generator=seeded())
+    p[1], z[1] = number, number
+    views = Views(
+        p.requires_grad_(),
+        z.requires_grad_(),
+        hidden={"a": counts if mark == "hidden" else None},
+        weight={"a": counts.float()} if mark == "weight" else {},
+    )
+    valid = {"a": counts} if mark == "valid" else {}
+    jepa = JEPAObjective(lambda *_, **__: views, nn.Identity(), SharedTeacher(), loss)
+    total = jepa(lambda seen: Encoded({"a": seen}, valid=valid), p).total
+    expected = loss(p[counts], z[counts]).mean()
+    torch.testing.assert_close(total, expected)
+    found = torch.autograd.grad(total, (p, z))
+    torch.testing.assert_close(found, torch.autograd.grad(expected, (p, z)))

@@ -101,7 +101,10 @@ OF_RANK = ([0, 1, 2], [3, 4])
 
 
 def graphs(names: list[int]) -> BipartiteGraph:
-    return together([ragged_graphs(*([n] for n in GRAPHS[name]), torch.float64, seed=name) for name in names])
+    sizes = [GRAPHS[name] for name in names]
+    return together(
+        [ragged_graphs([m], [n], torch.float64, seed=name) for name, (m, n) in zip(names, sizes, strict=True)]
+    )
 
 
 def together(parts: list[BipartiteGraph]) -> BipartiteGraph:

@@ -1,14 +1,17 @@
 """The log beside the checkpoints."""
 
 import json
+import os
+import re
+from pathlib import Path
 
 import pytest
 from runlog import RunLog
 from runs import rows
 
 
-def written(folder, steps, earlier=None, step=0):
-    with RunLog(folder, {}, None, earlier, step) as log:
+def written(folder, steps, earlier=None, kept=0):
+    with RunLog(folder, {}, None, earlier, kept) as log:
         for number in steps:
             log({"epoch": 0, "loss": 0.1 * number}, number)
     return [row["step"] for row in rows(folder)]
@@ -32,20 +35,34 @@ def test_a_new_run_starts_a_new_log(tmp_path):
 
 def test_a_resumed_run_drops_the_rows_of_steps_that_it_takes_again(tmp_path):
     written(tmp_path, [1, 2, 3, 4])
-    assert written(tmp_path, [3], earlier=tmp_path, step=2) == [1, 2, 3]
+    assert written(tmp_path, [3], earlier=tmp_path, kept=2) == [1, 2, 3]
+
+
+def test_a_row_of_validation_is_dropped_that_was_logged_after_the_checkpoint_of_its_step(tmp_path):
+    written(tmp_path, [1, 2, 2])
+    assert written(tmp_path, [2, 3], earlier=tmp_path, kept=2) == [1, 2, 2, 3]
+
+
+def test_it_counts_its_rows_those_that_it_kept_included(tmp_path):
+    written(tmp_path, [1, 2, 3])
+    with RunLog(tmp_path, {}, None, tmp_path, 2) as log:
+        assert log.rows == 2
+        log({"loss": 1.0}, 3)
+        log.sync()
+        assert log.rows == 3
 
 
 def test_a_run_resumed_elsewhere_brings_its_rows_along_and_leaves_the_old_log_alone(tmp_path):
     (tmp_path / "new").mkdir()
     written(tmp_path, [1, 2, 3, 4])
     before = (tmp_path / "metrics.jsonl").read_bytes()
-    assert written(tmp_path / "new", [3, 4], earlier=tmp_path, step=2) == [1, 2, 3, 4]
+    assert written(tmp_path / "new", [3, 4], earlier=tmp_path, kept=2) == [1, 2, 3, 4]
     assert (tmp_path / "metrics.jsonl").read_bytes() == before == (tmp_path / "new" / "metrics.jsonl").read_bytes()
 
 
 def test_a_run_resumed_without_its_log_starts_one(tmp_path):
     (tmp_path / "new").mkdir()
-    assert written(tmp_path / "new", [3], earlier=tmp_path, step=2) == [3]
+    assert written(tmp_path / "new", [3], earlier=tmp_path, kept=2) == [3]
 
 
 @pytest.mark.parametrize("torn", ['{"step": 4, "lo', '{"step": 4}', "", "{"])
@@ -53,8 +70,26 @@ def test_half_a_line_at_the_end_is_dropped(tmp_path, torn):
     written(tmp_path, [1, 2, 3])
     with (tmp_path / "metrics.jsonl").open("a") as log:
         log.write(torn)
-    assert written(tmp_path, [4], earlier=tmp_path, step=3) == [1, 2, 3, 4]
+    assert written(tmp_path, [4], earlier=tmp_path, kept=3) == [1, 2, 3, 4]
     assert all(json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines())
+
+
+def test_rows_that_a_power_cut_took_are_lacking_and_no_others(tmp_path):
+    written(tmp_path, [1, 2])
+    with (tmp_path / "metrics.jsonl").open("a") as log:
+        log.write('{"step": 3, "lo')
+    assert written(tmp_path, [5], earlier=tmp_path, kept=4) == [1, 2, 5]
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")
+def test_a_full_disk_is_said_with_the_name_of_the_log_and_does_not_keep_it_from_being_closed(tmp_path):
+    log, full = RunLog(tmp_path, {}, None, None, 0), os.open("/dev/full", os.O_WRONLY)
+    os.dup2(full, log._file.fileno())
+    os.close(full)
+    with log, pytest.raises(OSError, match=re.escape(f"{log.path} cannot be written (No space left on")):
+        log({"loss": 1.0}, 1)
+    assert log._file.closed
+    assert log.rows == 0
 
 
 def test_without_wandb_the_run_has_no_id_and_nothing_is_written_but_the_log(tmp_path):
@@ -82,3 +117,18 @@ def test_a_mode_that_wandb_does_not_know_is_refused_before_the_run(run_training,
         run_training("--output_dir", tmp_path / "run")
     assert "WANDB_MODE is 'offlin'" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.skipif(os.name != "posix", reason="this system has no such locks")
+def test_two_runs_do_not_write_one_log_at_once(tmp_path):
+    with RunLog(tmp_path, {}, None, None, 0) as log:
+        log({"loss": 1.0}, 1)
+        child = os.fork()
+        if not child:
+            try:
+                RunLog(tmp_path, {}, None, tmp_path, 0)
+            except OSError as error:
+                os._exit(7 * str(error).startswith(f"{log.path} is written by another run; wait for its end"))
+            os._exit(1)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
+    assert written(tmp_path, [2], earlier=tmp_path, kept=1) == [1, 2]

@@ -18,6 +18,7 @@ from jepa_ssl.lp.checks import check_values
 from jepa_ssl.lp.instances import DenseLP, SparseLP
 from jepa_ssl.lp.pdhg import Problem, iterate
 from jepa_ssl.lp.symmetries.scales import scale_sides
+from jepa_ssl.maskers import Seeds
 
 KINDS = ("constraint", "variable")
 SIZES = [(4, 5), (1, 3), (6, 2), (0, 2), (3, 4)]
@@ -549,3 +550,40 @@ def test_shapes_that_do_not_fit_are_refused_before_any_work(batch: Any, name: st
 @pytest.mark.parametrize("padding", [torch.nan, 3.0])
 def test_values_in_padding_are_not_looked_at(padding: float):
     check_values(dense(LPS, padding=padding))
+
+
+@pytest.mark.parametrize("batch", [sparse, dense])
+def test_with_names_each_lp_starts_from_a_place_of_its_own(batch: Any):
+    view, names = SolverState(3, start_scale=1.0), torch.tensor([4, 9])
+    lps = [random_lp(seed, 4, 5) for seed in range(2)]
+    together = split_states(batch(lps), view.states(batch(lps), generator=Seeds(names)))
+    for i in range(2):
+        alone = split_states(
+            batch(lps[i : i + 1]), view.states(batch(lps[i : i + 1]), generator=Seeds(names[i : i + 1]))
+        )
+        assert all(torch.equal(together[i][kind], alone[0][kind]) for kind in alone[0])
+    with pytest.raises(ValueError, match=r"Seeds of 2 names, but there are 1 instances"):
+        SolverState(3).states(batch(lps[:1]), generator=Seeds(names))
+
+
+@pytest.mark.parametrize("batch", [sparse, dense])
+def test_autocast_leaves_states_as_they_are(batch: Any):
+    lp, view = batch(LPS, torch.float32), SolverState((3, 20), average=True, restart_every=5, rebalance=True)
+    expected = view.states(lp)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = view.states(lp)
+    for kind in KINDS:
+        assert found[kind].dtype == torch.float32
+        assert torch.equal(found[kind], expected[kind])
+
+
+def test_states_without_a_kind_and_starts_without_a_part_are_refused():
+    lp = sparse(LPS, torch.float32)
+    states = SolverState(3).states(lp)
+    with pytest.raises(ValueError, match=r"states\['variable'\] is missing, but must be"):
+        split_states(lp, {"constraint": states["constraint"]})
+    with pytest.raises(ValueError, match=r"states\['constraint'\] is \[3, 2\], but must be \[14\]"):
+        split_states(lp, {**states, "constraint": states["constraint"][:3]})
+    start: Any = ()
+    with pytest.raises(ValueError, match=r"start has 0 parts, but must be \(x, lam\)"):
+        SolverState(3).states(lp, start=start)

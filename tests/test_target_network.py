@@ -8,7 +8,7 @@ import torch
 from builders import seeded
 from torch import Tensor, nn
 
-from jepa_ssl import JEPAObjective, MLPPredictor, Views
+from jepa_ssl import JEPAObjective, MLPPredictor, VICReg, Views
 from jepa_ssl.teachers import TargetNetwork
 
 SIZES = {"constraint": (2, 8), "variable": (3, 5)}
@@ -158,3 +158,22 @@ def test_bad_sizes_are_refused(sizes: Any):
         TargetNetwork(cast(Any, lambda target: target))  # pyright: ignore
     with pytest.raises(ValueError, match=r"hidden is 0.*at least 1"):
         TargetNetwork(SIZES, hidden=0)
+    with pytest.raises(TypeError, match=r"hidden is True, a bool"):
+        TargetNetwork(SIZES, hidden=True)
+
+
+@pytest.mark.parametrize("seed", [True, -1, 2**63, 1.0])
+def test_what_is_no_seed_is_refused(seed: Any):
+    with pytest.raises(ValueError, match=r"the seed is .*from 0 to 2\*\*63 - 1"):
+        TargetNetwork(SIZES, seed=seed)
+
+
+def test_what_wraps_it_hides_neither_that_it_learns_nor_its_update():
+    teacher: Any = nn.DataParallel(TargetNetwork({"instance": (6, 4)}, learned=True))  # as DDP does, without a group
+    trunk, predictor = nn.Linear(6, 4), MLPPredictor({"instance": 4})
+    views: Any = lambda flat, generator: Views(flat, {"instance": flat})  # noqa: E731
+    jepa = JEPAObjective(views, predictor, teacher, regularizer=VICReg())
+    loss = jepa(lambda flat: {"instance": trunk(flat)}, torch.randn(8, 6))
+    sides = [VICReg()(z, valid={}) for z in (loss.context.embeddings, loss.targets)]
+    torch.testing.assert_close(loss.terms["regularizer"], torch.stack(sides).mean())
+    jepa.update(lambda flat: {"instance": trunk(flat)})

@@ -206,6 +206,46 @@ def test_a_compiled_step_does_not_trip_over_the_watch():
         compiled(encoder, torch.randn(4, 6)).total.backward()
 
 
+def compiled(jepa: Any) -> Any:
+    return torch.compile(jepa, backend="eager", fullgraph=True)
+
+
+@pytest.mark.parametrize("shown", ["whole", "callable", pytest.param("compiled", marks=pytest.mark.slow)])
+def test_what_a_pass_cannot_see_is_said_when_the_state_is_saved(shown: str):
+    encoder, jepa, _, step = training(LinearMomentum(0.5, 1.0, 100))
+    x = torch.randn(4, 6)
+    run = compiled(jepa) if shown == "compiled" else jepa
+    given: Any = encoder if shown != "callable" else lambda flat: encoder(flat)
+
+    def forgetful(steps: int) -> None:
+        for _ in range(steps):
+            run(given, x, whole=encoder(x) if shown == "whole" else None).total.backward()
+            step()
+
+    forgetful(30)
+    jepa.state_dict()  # so many writes may be fewer steps, and nothing is said yet
+    forgetful(40)
+    with pytest.warns(UserWarning, match=FORGOTTEN) as said:
+        nn.ModuleList([jepa]).state_dict()
+    jepa.state_dict()
+    assert len(said) == 1
+
+
+@pytest.mark.parametrize("right", ["updated", "never used", "never moved", "momentum 1"])
+def test_saving_says_nothing_of_what_is_right(right: str):
+    encoder, jepa, _, _ = training(1.0 if right == "momentum 1" else 0.5)
+    for _ in range(80):
+        if right != "never used":
+            jepa(lambda flat: encoder(flat), torch.randn(4, 6))
+        if right != "never moved":
+            nn.init.normal_(encoder.trunk[0].weight)
+        if right == "updated":
+            jepa.update(encoder)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        jepa.state_dict()
+
+
 @pytest.mark.parametrize("micro_batches", [1, 4])
 def test_accumulated_micro_batches_and_one_update_are_one_big_batch(micro_batches: int):
     torch.manual_seed(1)

@@ -12,6 +12,7 @@ from builders import FlatEncoder, seeded
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
+from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import checkpoint_wrapper
 
 from jepa_ssl import Encoded, EntryMasker, JEPAObjective, MLPPredictor, Views
 from jepa_ssl.teachers import EMATeacher, SharedTeacher, StopGradTeacher, TargetNetwork
@@ -142,6 +143,26 @@ def test_a_half_precision_encoder_is_copied_in_its_precision():
     assert EMATeacher(FlatEncoder()).average is None
 
 
+@pytest.mark.parametrize("again", [torch.float32, torch.float64])
+def test_back_in_full_precision_the_copy_takes_over_the_average_and_drops_it(again: torch.dtype):
+    encoder = FlatEncoder()
+    teacher = EMATeacher(encoder, momentum=0.999)
+    names = teacher.state_dict().keys()
+    nn.ModuleList([teacher, encoder]).bfloat16()
+    for step in range(3):
+        train_a_step(encoder, step)
+        teacher.update(encoder)
+    expected = all_tensors(deepcopy(teacher.average))  # pyright: ignore[reportArgumentType]
+    nn.ModuleList([teacher, encoder]).to(again)
+    assert teacher.average is None
+    assert teacher.state_dict().keys() == names
+    for name, tensor in all_tensors(teacher.target_model).items():
+        assert torch.equal(tensor, expected[name].to(tensor.dtype))
+        assert tensor.dtype == (again if tensor.is_floating_point() else torch.int64)
+    teacher.update(encoder)
+    assert not any(p.requires_grad for p in teacher.parameters())
+
+
 # Names
 
 
@@ -180,6 +201,7 @@ WRAPPERS: dict[str, Callable[[Any], Any]] = {
     "plain": lambda m: m,
     "compile": lambda m: torch.compile(m, backend="eager"),
     "ddp": DDPLike,
+    "checkpointed": checkpoint_wrapper,
     "both": lambda m: DDPLike(WRAPPERS["compile"](m)),
     "inside": lambda m: nn.Sequential(DDPLike(m)),
 }

@@ -1,19 +1,45 @@
-"""Checkpoints: written whole or not at all, read without unpickling, refused by name where they do not fit."""
+"""Checkpoints: written whole or not at all, read without unpickling, refused by name where they do not fit.
 
+A checkpoint is a file of `torch.save`, which is a zip archive; the archive's comment is the SHA-256 of all before it.
+So `torch.load(path, weights_only=True)` reads it as any other, and `load` shows torch none that has changed: torch
+does not look at an archive's checksums, and believes the sizes that it finds.
+"""
+
+import hashlib
+import os
 from argparse import Namespace
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 from atomic import write_atomically
 
-KEYS = {"epoch", "step", "best", "model", "optimizer", "args", "jepa", "rng", "run_id"}
+KEYS = {
+    *("epoch", "taken", "step", "best", "model", "optimizer", "args", "jepa", "rng", "meter", "rows", "run_id")
+}  # fmt: skip
 # What may differ between a run and its continuation without changing what is computed; epochs, for it may go on longer.
-FREE = {"config", "epochs", "devices", "num_workers", "output_dir", "resume", "data_root"}
+FREE = {"config", "epochs", "devices", "num_workers", "output_dir", "resume", "data_root", "checkpoint_every"}
+
+
+COMMENT = b"sha256:"
+SEAL_BYTES = 2 + len(COMMENT) + 2 * hashlib.sha256().digest_size
 
 
 def save(path: Path, state: dict[str, Any]) -> None:
-    write_atomically(path, lambda file: torch.save(state, file))
+    """Writes the checkpoint, sealed.
+
+    Raises:
+        OSError: the disk is full, or else does not take it; what was at `path` is there still.
+    """
+
+    def write(file: BinaryIO) -> None:
+        torch.save(state, file)
+        size = file.tell() - 2  # the archive ends with the length of its comment, which is none yet
+        seal = _seal(file, size)
+        file.seek(size)
+        file.write(seal)
+
+    write_atomically(path, write)
 
 
 def load(path: str | Path) -> dict[str, Any]:
@@ -21,22 +47,40 @@ def load(path: str | Path) -> dict[str, Any]:
 
     Raises:
         FileNotFoundError, IsADirectoryError: there is no such file.
-        ValueError: it is truncated, or no checkpoint of `train.py`.
+        ValueError: it is truncated, damaged, or no checkpoint of `train.py`.
     """
     if Path(path).is_dir():
         raise IsADirectoryError(f"{path} is a folder; name the checkpoint in it, such as {Path(path) / 'last.pt'}.")
     if not Path(path).exists():
         raise FileNotFoundError(f"{path} does not exist; name a last.pt or best.pt that train.py wrote.")
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises many kinds, for many kinds of damage
-        raise ValueError(
-            f"{path} cannot be read as a checkpoint: truncated, or of another kind. Use another."
-        ) from error
+    with open(path, "rb") as file:
+        size = max(file.seek(0, os.SEEK_END) - SEAL_BYTES, 0)
+        if _seal(file, size) != file.read():
+            raise ValueError(
+                f"{path} cannot be read as a checkpoint: without a digest that fits, it is truncated, damaged or not a "
+                f"checkpoint of train.py. Use another."
+            )
+        file.seek(0)
+        try:
+            state = torch.load(file, map_location="cpu", weights_only=True)
+        except Exception as error:  # torch raises many kinds
+            raise ValueError(
+                f"{path} cannot be read as a checkpoint: it holds more than tensors. Use another."
+            ) from error
     lacking = sorted(KEYS - state.keys()) if isinstance(state, dict) else sorted(KEYS)
     if lacking or not isinstance(state["args"], dict):
         raise ValueError(f"{path} lacks {lacking or 'flags'}: not a checkpoint of train.py. Name a last.pt or best.pt.")
     return state
+
+
+def _seal(file: BinaryIO, size: int) -> bytes:
+    """What belongs behind the first `size` bytes of a checkpoint, where it leaves `file`: a zip archive's comment."""
+    file.seek(0)
+    digest = hashlib.sha256()
+    for start in range(0, size, 1 << 20):
+        digest.update(file.read(min(1 << 20, size - start)))
+    comment = COMMENT + digest.hexdigest().encode()
+    return len(comment).to_bytes(2, "little") + comment
 
 
 def check_same_run(state: dict[str, Any], args: Namespace, path: str) -> None:
@@ -48,5 +92,6 @@ def check_same_run(state: dict[str, Any], args: Namespace, path: str) -> None:
     if other:
         said = ", ".join(f"--{name} is {now[name]} and was {before.get(name)}" for name in other)
         raise ValueError(f"{path} is of a run with other flags: {said}. Resume with those it had, or start a new run.")
-    if state["epoch"] > args.epochs:
-        raise ValueError(f"--epochs is {args.epochs}, but {path} has seen {state['epoch']} already; raise --epochs.")
+    seen = state["epoch"] + (state["taken"] > 0)  # one that is begun is an epoch too
+    if seen > args.epochs:
+        raise ValueError(f"--epochs is {args.epochs}, but {path} has seen {seen} already; raise --epochs.")

@@ -12,12 +12,13 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 import psutil
 import torch
+from interrupts import left_to_the_main_process
 from lp import LP
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torch_geometric.data import Batch, Data
 
-CACHED_SAMPLES = 1024
+CACHED_SAMPLES, CACHED_BYTES = 1024, 2**28  # of a data set, in each process that reads it
 
 
 class BipartiteData(Data):
@@ -42,6 +43,12 @@ class Sample:
     graph: BipartiteData
     b: Tensor  # [m]
     c: Tensor  # [n]
+
+    @property
+    def nbytes(self) -> int:
+        graph: Any = self.graph
+        features = graph.constraint_features, graph.variable_features
+        return sum(part.nbytes for part in (*features, graph.edge_index, graph.edge_attr, self.b, self.c))
 
 
 class FlatBatch(NamedTuple):
@@ -132,7 +139,9 @@ class LPs(Protocol):
 
 
 class LPDataset(Dataset[Sample]):
-    """The samples of some LPs. An LP is read and prepared when first asked for; the last 1024 are kept.
+    """The samples of some LPs. An LP is read and prepared when first asked for; the last are kept.
+
+    At most 1024 of them, and 256 MiB, so that large LPs are not all in memory in the end.
 
     Args:
         lps: at least one LP. Where it has `max_rows` and `max_columns`, these are believed and nothing is read
@@ -147,17 +156,21 @@ class LPDataset(Dataset[Sample]):
             raise ValueError("lps is empty, expected at least one LP.")
         self._lps = lps
         self._samples: OrderedDict[int, Sample] = OrderedDict()  # least recently used first
+        self._bytes = 0  # of these
 
     def __len__(self) -> int:
         return len(self._lps)
 
     def __getitem__(self, index: int) -> Sample:
-        if index not in self._samples:
-            self._samples[index] = prepare(self._lps[index])
-            if len(self._samples) > CACHED_SAMPLES:
-                self._samples.popitem(last=False)
-        self._samples.move_to_end(index)
-        return self._samples[index]
+        sample = self._samples.pop(index, None)
+        if sample is None:
+            sample = prepare(self._lps[index])
+            self._bytes += sample.nbytes
+        self._samples[index] = sample
+        while len(self._samples) > CACHED_SAMPLES or self._bytes > CACHED_BYTES:
+            _, oldest = self._samples.popitem(last=False)
+            self._bytes -= oldest.nbytes
+        return sample
 
     def name(self, index: int) -> str:
         return self[index].name
@@ -292,5 +305,6 @@ def make_loader(
         batch_sampler=batches,
         collate_fn=collate,
         num_workers=num_workers,
+        worker_init_fn=left_to_the_main_process,
         generator=torch.Generator(),
     )

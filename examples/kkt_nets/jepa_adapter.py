@@ -68,7 +68,7 @@ class GraphEncoder(nn.Module):
 
 
 class KKTJepa(Resumable):
-    """The JEPA term of one run: its encoder, its objective, and the generator that decides what is hidden.
+    """The JEPA term of one run: its encoder and its objective.
 
     Args:
         model: a `KKTNetMLP` or a `GNNPolicy`.
@@ -80,7 +80,6 @@ class KKTJepa(Resumable):
         encoder: Any = FlatEncoder if isinstance(model, KKTNetMLP) else GraphEncoder
         self.encoder = encoder(model).to(device)
         self.objective = recipe.objective(self.encoder, model, args, updates, log).to(device)
-        self.generator = torch.Generator(device).manual_seed(args.seed)
         self.balance = jepa_ssl.GradientBalance(self.encoder.trunk.parameters()) if args.jepa_balance else None
         # Whose target is what the trunk makes of the whole instance, as the KKT loss needs it too.
         self.shares_trunk = args.jepa_mode in ("simsiam", "shared")
@@ -89,10 +88,10 @@ class KKTJepa(Resumable):
         """On some batches of the training set, before the first step."""
         recipe.prepare(self.objective.views, map(instance, batches))
 
-    def loss(self, batch: FlatBatch | GraphBatch, trunk: Any = None) -> jepa_ssl.JEPALoss:
+    def loss(self, batch: Any, trunk: Any = None, generator: Any = None, seeds: Any = None) -> jepa_ssl.JEPALoss:
         """On a batch as the KKT loss takes it; `trunk` is what the trunk made of it there, to save a second pass."""
         whole = self.encoder.project(trunk) if trunk is not None and self.shares_trunk else None
-        return self.objective(self.encoder, instance(batch), whole=whole, generator=self.generator)
+        return self.objective(self.encoder, instance(batch), whole=whole, generator=generator, seeds=seeds)
 
     def update(self) -> None:
         """Once after each optimizer step."""
@@ -109,4 +108,5 @@ def instance(batch: FlatBatch | GraphBatch) -> jepa_ssl.FlatVectors | jepa_ssl.B
     """A batch as `jepa_ssl` reads it."""
     if isinstance(batch, FlatBatch):
         return jepa_ssl.FlatVectors(batch.model_input, valid_entries(batch.mask_m, batch.mask_n))
-    return bipartite_graph(batch.batch_graph)
+    graph = batch.batch_graph
+    return graph if isinstance(graph, jepa_ssl.BipartiteGraph) else bipartite_graph(graph)

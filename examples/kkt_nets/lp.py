@@ -6,7 +6,9 @@ Both paths, the flat and the graph one, take the rows of this `A` and no others:
 import gzip
 import os
 import re
+import tempfile
 import zlib
+from collections.abc import Container
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -28,19 +30,35 @@ NAN = {
     ".mps": re.compile(rb"(?i)(?<!\S)[-+]?nan(\(\w*\))?(?!\S)"),
     ".lp": re.compile(rb"(?i)" + OUTSIDE_NAME + rb"[\d.]*nan"),
 }
+# How many words the lines of each section have, unless a name has spaces: those HiGHS reads by another way, with a
+# warning at best, and on damaged files it crashes or never ends.
+MPS_WORDS: dict[bytes, Container[int]] = {
+    b"NAME": (),
+    b"OBJSENSE": (1,),
+    b"MAX": (),
+    b"MIN": (),
+    b"ROWS": (2,),
+    b"COLUMNS": (3, 5),
+    b"RHS": range(2, 6),
+    b"RANGES": range(2, 6),
+    b"BOUNDS": (2, 3, 4),
+    b"ENDATA": (),
+}
 LP_MODEL = re.compile(rb"(?is)(?<!\S)(?:min|max)(?:imi[sz]e|imum)?(?!\S).*")  # from the objective on
 # A section's keyword stands anywhere on a line; before a colon it is the name of a row.
-LP_ROWS = re.compile(
-    rb"(?is)(?<!\S)(?:subject\s+to|such\s+that|st|s\.t\.)(?!\S)(?!\s*:)(.*?)"
-    rb"(?<!\S)(?:bounds?|bin(?:ary|aries)?|gen(?:erals?)?|integers?|semi(?:s|-continuous)?|sos|end)(?!\S)(?!\s*:)"
+# Each search takes a time in proportion to the text, whatever stands in it; so the two ends are looked for one by one.
+LP_ROWS = re.compile(rb"(?i)(?<!\S)(?:subject\s+to|such\s+that|st|s\.t\.)(?!\S)(?!\s*:)")
+LP_ROWS_END = re.compile(
+    rb"(?i)(?<!\S)(?:bounds?|bin(?:ary|aries)?|gen(?:erals?)?|integers?|semi(?:s|-continuous)?|sos|end)(?!\S)(?!\s*:)"
 )
 LP_NUMBER = (
-    rb"(?i)(?P<side>[<>=][-+\s]*)?" + OUTSIDE_NAME + rb"(?P<number>(?:\d+\.?\d*|\.\d+)(?:e[-+]?\d+)?)"
+    rb"(?i)(?P<side>[<>=][-+\s]*)?" + OUTSIDE_NAME + rb"(?P<number>(?:\d+(?:\.\d*)?|\.\d+)(?:e[-+]?\d+)?)"
 )  # with a side it is a row's right-hand side
 LP_CONSTANT = re.compile(LP_NUMBER + rb"\s*(?P<next>[-+<>=])")
 LP_TWO_NUMBERS = re.compile(LP_NUMBER + rb"\s+(?P<next>\d|\.\d)")
-LP_NAME_WITH_PARENTHESES = re.compile(rb"[^\s<>=+\-*/^:\[\]]*[()][^\s<>=+\-*/^:\[\]]*")
+LP_NAME_WITH_PARENTHESES = re.compile(rb"(?<![^\s<>=+\-*/^:\[\]])[^\s<>=+\-*/^:\[\]]*[()][^\s<>=+\-*/^:\[\]]*")
 
+LARGEST_TEXT = 2**28  # bytes of a file, unpacked; a megabyte of archive may hold a gigabyte of nothing
 MIP_NODES = 100  # the search for an infeasible integer model is bounded by these two;
 MIP_SECONDS = 10.0  # a model that they leave undecided is taken
 
@@ -189,6 +207,8 @@ def read_lp(path: str | os.PathLike[str]) -> LP:
     if not path.exists():
         raise FileNotFoundError(f"{path} does not exist; check the path to the model file")
     try:
+        if not path.is_file():
+            raise LPError("no regular file but a pipe or a device, which may never end; copy what it holds to a file")
         suffix = _suffix(path)
         highs = _load(path, suffix)
         lp = _canonical_of(highs, name=path.name.removesuffix(suffix))
@@ -356,13 +376,17 @@ def _suffix(path: Path) -> str:
 def _load(path: Path, suffix: str) -> highspy.Highs:
     """HiGHS holding the file's model, read without an error or a warning."""
     _check_text(_text(path, suffix), suffix.removesuffix(".gz"))
-    messages: list[str] = []
     highs = _highs()
-    highs.setOptionValue("output_flag", True)
-    highs.setOptionValue("log_to_console", False)
-    highs.cbLogging.subscribe(lambda event: messages.append(event.message))
-    status = highs.readModel(str(path))
-    highs.setOptionValue("output_flag", False)
+    with tempfile.TemporaryDirectory() as folder:
+        # To a file, for a message that quotes text which is not UTF-8 crashes the logging callback, and with it Python.
+        log = Path(folder) / "log"
+        highs.setOptionValue("output_flag", True)
+        highs.setOptionValue("log_to_console", False)
+        highs.setOptionValue("log_file", str(log))
+        status = highs.readModel(str(path))
+        highs.setOptionValue("log_file", "")  # closes it
+        highs.setOptionValue("output_flag", False)
+        messages = log.read_text(errors="replace").splitlines() if log.exists() else []
     # Some warnings come with the status kOk.
     said = [" ".join(line.split()) for line in messages if line.startswith(("ERROR", "WARNING"))]
     if said or status != highspy.HighsStatus.kOk:
@@ -372,21 +396,27 @@ def _load(path: Path, suffix: str) -> highspy.Highs:
 
 def _text(path: Path, suffix: str) -> bytes:
     """The file's text, unpacked: HiGHS would read a truncated archive as far as it goes."""
-    if not suffix.endswith(".gz"):
-        return path.read_bytes()
     try:
-        with gzip.open(path) as stream:
-            return stream.read()
+        with gzip.open(path) if suffix.endswith(".gz") else path.open("rb") as stream:
+            text = stream.read(LARGEST_TEXT + 1)
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise LPError(f"not a whole gzip archive ({error}); fetch or compress it again") from error
+    if len(text) > LARGEST_TEXT:
+        raise LPError(
+            f"its text has more than {LARGEST_TEXT} bytes; networks here are for smaller models, leave it out"
+        )
+    return text
 
 
 def _check_text(text: bytes, kind: str) -> None:
     """Refuse what HiGHS reads without a word, but not as it is written."""
     text = COMMENT[kind].sub(b"", text)
+    if kind == ".mps":
+        _check_words(text)
     if kind == ".lp":
         rows = LP_ROWS.search(text)
-        for found in LP_CONSTANT.finditer(rows[1] if rows else b""):
+        end = LP_ROWS_END.search(text, rows.end()) if rows else None
+        for found in LP_CONSTANT.finditer(text[rows.end() : end.start()] if rows and end else b""):
             if found["side"] is None or found["next"] in b"<>=":
                 number = found["number"].decode()
                 raise LPError(
@@ -406,6 +436,26 @@ def _check_text(text: bytes, kind: str) -> None:
                 raise LPError(f"HiGHS takes {said!r} for a variable's name; multiply the parentheses out")
     if NAN[kind].search(text):
         raise LPError("it holds a NaN (or in .lp a name that begins so), which HiGHS drops; correct it")
+
+
+def _check_words(text: bytes) -> None:
+    """Refuse .mps lines with more words, or fewer, than their section has, and sections of other models."""
+    section, expected = b"", ()
+    for number, line in enumerate(text.splitlines(), start=1):
+        words = line.split()
+        if line[:1].isalpha():
+            section, data = words[0].upper(), words[1:]
+            expected = MPS_WORDS.get(section, ())
+            wrong = section not in MPS_WORDS or (data and section not in (b"NAME", b"OBJSENSE"))
+        else:
+            wrong = words and len(words) not in expected
+        if wrong:
+            raise LPError(
+                f"line {number} has {len(words)} words, which no line of section {section[:9].decode('latin-1')!r} "
+                "has; write the sections of a linear model, each keyword on a line of its own, and no spaces in names"
+            )
+        if section == b"ENDATA":
+            return
 
 
 def _canonical_of(highs: highspy.Highs, name: str) -> LP:

@@ -1,6 +1,7 @@
 """The losses between two log rows: kept on the device, and read in one go."""
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -36,25 +37,45 @@ class Meter:
         Raises:
             NonFiniteLossError: naming the first step, its instances and its losses.
         """
-        steps, embeddings = self._steps, self._embeddings
-        self._steps, self._embeddings = [], []
-        if not steps:
-            return {}, {}
-        names = list(steps[0][2])
-        table = torch.stack([torch.stack([losses[name] for name in names]) for _, _, losses in steps]).double().cpu()
+        means = self._means()
+        embeddings, self._steps, self._embeddings = self._embeddings, [], []
+        streams = {
+            stream: torch.cat([e[stream] for e in embeddings]) for stream in (embeddings[0] if embeddings else ())
+        }
+        return means, streams
+
+    def state_dict(self) -> dict[str, Any]:
+        """What waits to be read. It is checked: what is saved must be worth going on from.
+
+        Raises:
+            NonFiniteLossError: as `read`.
+        """
+        self._means()
+        return {"steps": list(self._steps), "embeddings": list(self._embeddings)}
+
+    def load_state_dict(self, state: dict[str, Any], device: torch.device) -> None:
+        self._steps = [(step, instances, _to(losses, device)) for step, instances, losses in state["steps"]]
+        self._embeddings = [_to(embeddings, device) for embeddings in state["embeddings"]]
+
+    def _means(self) -> dict[str, float]:
+        if not self._steps:
+            return {}
+        names = list(self._steps[0][2])
+        rows = [torch.stack([losses[name] for name in names]) for _, _, losses in self._steps]
+        table = torch.stack(rows).double().cpu()
         bad = (~table.isfinite().all(dim=1)).nonzero()
         if len(bad):
-            step, instances, _ = steps[int(bad[0])]
+            step, instances, _ = self._steps[int(bad[0])]
             values = ", ".join(
                 f"{name} {value:g}" for name, value in zip(names, table[bad[0, 0]].tolist(), strict=True)
             )
             raise NonFiniteLossError(
                 f"the loss is not finite at step {step}: {values}; on the instances "
                 f"{', '.join(map(self._name, instances))}. Lower --lr, or look at these instances; "
-                f"the checkpoints hold the state before this epoch."
+                f"the checkpoints hold the state before this step."
             )
-        means = dict(zip(names, table.mean(dim=0).tolist(), strict=True))
-        streams = {
-            stream: torch.cat([e[stream] for e in embeddings]) for stream in (embeddings[0] if embeddings else ())
-        }
-        return means, streams
+        return dict(zip(names, table.mean(dim=0).tolist(), strict=True))
+
+
+def _to(tensors: Mapping[str, Tensor], device: torch.device) -> dict[str, Tensor]:
+    return {name: tensor.to(device) for name, tensor in tensors.items()}

@@ -1,14 +1,33 @@
 """The two KKT networks: an MLP on flat LPs of one size, and a bipartite GNN on LPs of any size."""
 
 from argparse import Namespace
+from collections.abc import Callable
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 CONSTRAINT_FEATURES = 3  # b, mean coefficient, log(1 + degree)
 VARIABLE_FEATURES = 5  # c, mean, least and greatest coefficient, log(1 + degree)
 EDGE_FEATURES = 1  # the coefficient
+
+
+def _run(part: Callable[..., Tensor], *inputs: Tensor, recompute: bool) -> Tensor:
+    """`part(*inputs)`; its activations are kept for the gradient, or computed again when that is due."""
+    if recompute and torch.is_grad_enabled():
+        return cast(Tensor, checkpoint(part, *inputs, use_reentrant=False))
+    return part(*inputs)
+
+
+class FlatTrunk(nn.Sequential):
+    """Its layers one after the other; with `recompute` the activations of all of them are computed again."""
+
+    recompute = False
+
+    def forward(self, input: Tensor) -> Tensor:
+        return _run(super().forward, input, recompute=self.recompute)
 
 
 class KKTNetMLP(nn.Module):
@@ -28,7 +47,7 @@ class KKTNetMLP(nn.Module):
     def __init__(self, m: int, n: int, hidden: int = 256) -> None:
         super().__init__()
         self.m, self.n, self.hidden = m, n, hidden
-        self.net = nn.Sequential(
+        self.net = FlatTrunk(
             nn.Linear(m * n + m + n, hidden),
             nn.SELU(),
             nn.Linear(hidden, hidden),
@@ -101,7 +120,12 @@ class BipartiteConvolution(nn.Module):
 
 
 class GNNTrunk(nn.Module):
-    """All that `GNNPolicy.encode` needs, without the heads: feature embeddings and two rounds of messages."""
+    """All that `GNNPolicy.encode` needs, without the heads: feature embeddings and two rounds of messages.
+
+    With `recompute` the activations inside each half round are computed again.
+    """
+
+    recompute = False
 
     def __init__(self, dim: int) -> None:
         super().__init__()
@@ -125,8 +149,8 @@ class GNNTrunk(nn.Module):
         v = self.variable_embedding(variable_features)
         edge = self.edge_embedding(edge_features)
         for to_constraints, to_variables in zip(self.to_constraints, self.to_variables, strict=True):
-            c = to_constraints(v, c, column, row, edge)
-            v = to_variables(c, v, row, column, edge)
+            c = _run(to_constraints, v, c, column, row, edge, recompute=self.recompute)
+            v = _run(to_variables, c, v, row, column, edge, recompute=self.recompute)
         return c, v
 
 

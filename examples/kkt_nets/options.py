@@ -31,6 +31,8 @@ FLAT_VIEWS, GRAPH_VIEWS = ("entries", "structure", "solver_state"), ("nodes", "e
 LOSSES = ("cosine", "smooth_l1", "squared")
 REGULARIZERS = ("none", "vicreg", "sigreg")
 SCHEDULES = ("constant", "linear", "cosine")
+PRECISIONS = ("fp32", "bf16")
+MOST_KEYS = 200  # of a config, more than there are flags; thousands would take minutes
 
 
 class _Parser(configargparse.ArgumentParser):
@@ -45,14 +47,21 @@ class _Parser(configargparse.ArgumentParser):
         return super().convert_item_to_command_line_arg(action, key, value)
 
 
-class _UniqueKeys(yaml.SafeLoader):
-    """Refuses a key that is given twice; the parent takes the last one in silence."""
+class _PlainYAML(yaml.SafeLoader):
+    """Refuses a key that is given twice, of which the parent takes the last in silence; and aliases."""
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        if self.check_event(yaml.AliasEvent):  # a few lines of them stand for more text than there is memory
+            raise yaml.YAMLError("it has an alias, an asterisk and a name; write the value out")
+        return super().compose_node(parent, index)
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
-        for key in keys:
-            if keys.count(key) > 1:
-                raise yaml.YAMLError(f"it gives {key} twice; keep one of the two")
+        seen: set[Any] = set()
+        for key, _ in node.value:
+            name = self.construct_object(key, deep=True)
+            if name in seen:
+                raise yaml.YAMLError(f"it gives {name} twice; keep one of the two")
+            seen.add(name)
         return super().construct_mapping(node, deep)
 
 
@@ -61,12 +70,20 @@ class _YAMLFile(configargparse.YAMLConfigFileParser):
 
     def parse(self, stream: Any) -> OrderedDict[str, str | list[Any]]:
         try:
-            items = yaml.load(stream, _UniqueKeys)
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            items = yaml.load(stream, _PlainYAML)
+        except RecursionError as error:
+            raise configargparse.ConfigFileParserException(
+                f"--config {stream.name} is nested too deeply; write one `name: value` a line."
+            ) from error
+        except (yaml.YAMLError, ValueError, TypeError) as error:  # the latter two of dates, numbers, and bytes
             raise configargparse.ConfigFileParserException(f"--config {stream.name} is no YAML: {error}") from error
         if not isinstance(items, dict):
             raise configargparse.ConfigFileParserException(
                 f"--config {stream.name} holds no flags; write one `name: value` a line."
+            )
+        if len(items) > MOST_KEYS:
+            raise configargparse.ConfigFileParserException(
+                f"--config {stream.name} has {len(items)} keys, more than there are flags; --help lists them all."
             )
         if "config" in items:
             raise configargparse.ConfigFileParserException(
@@ -153,10 +170,27 @@ def parser() -> configargparse.ArgumentParser:
     run = p.add_argument_group("run")
     run.add_argument("--devices", default="0", help="a GPU's number, or cpu; without a GPU always the cpu")
     run.add_argument("--num_threads", type=int, default=1, help="of torch on a CPU; more pay for large networks alone")
+    run.add_argument("--precision", choices=PRECISIONS, default="fp32", help="of the networks; weights stay in fp32")
+    run.add_argument(
+        "--accumulate",
+        type=int,
+        default=1,
+        metavar="PIECES",
+        help="compute each step in so many pieces; --jepa_regularizer and --jepa_balance see one at a time",
+    )
+    run.add_argument(
+        "--checkpoint_activations", action="store_true", help="of the trunk: compute them twice, and keep none of them"
+    )
+    run.add_argument("--compile", action="store_true", help="the step, by torch.compile; pays for long runs")
     run.add_argument("--num_workers", type=int, default=0, help="processes that prepare batches")
     run.add_argument("--log_every", type=int, default=10, metavar="STEPS")
     run.add_argument("--output_dir", metavar="FOLDER", help="default: exps/<run>, or the folder of --resume")
-    run.add_argument("--resume", metavar="CHECKPOINT", help="continue this run")
+    run.add_argument(
+        "--checkpoint_every", type=int, default=0, metavar="STEPS", help="write last.pt so often; 0 is after each epoch"
+    )
+    run.add_argument(
+        "--resume", metavar="CHECKPOINT", help="continue this run; auto: that of --output_dir, if it holds one"
+    )
     return p
 
 
@@ -170,6 +204,9 @@ def parse(argv: Sequence[str] | None = None) -> Namespace:
     args, unknown = p.parse_known_args(argv)
     if unknown:
         p.error(_unknown(unknown[0], known=[name for name in vars(args) if name != "config"]))
+    for name, value in vars(args).items():
+        if value == []:  # argparse takes the value -- for the end of the flags
+            p.error(f"--{name} has no value; give it one.")
     if args.jepa_views is None:
         args.jepa_views = "nodes" if args.use_bipartite_graphs else "entries"
     try:
@@ -194,12 +231,25 @@ def check(args: Namespace) -> None:
     weights = ("primal", "dual", "stationarity", "complementary_slackness", "jepa", "jepa_regularizer")
     for name in (*(f"{weight}_weight" for weight in weights), "lr"):
         _require(name, args, "finite and at least 0", lambda value: math.isfinite(value) and value >= 0)
-    counts = ("epochs", "batch_size", "embedding_size", "hidden_size", "log_every", "num_threads", "jepa_solver_steps")
+    counts = (
+        "epochs",
+        "batch_size",
+        "embedding_size",
+        "hidden_size",
+        "log_every",
+        "num_threads",
+        "accumulate",
+        "jepa_solver_steps",
+    )
     for name in (*counts, "train_instances", "val_instances", "test_instances"):
-        _require(name, args, "at least 1", lambda value: value >= 1)
-    for name in ("jepa_pretrain_epochs", "data_seed", "num_workers", "ruiz_iterations", "monitor_every"):
-        _require(name, args, "at least 0", lambda value: value >= 0)
-    _require("seed", args, "at least 0 and below 2**63", lambda value: 0 <= value < 2**63)
+        _require(name, args, "at least 1 and below 2**31", lambda value: 1 <= value < 2**31)
+    often = ("monitor_every", "checkpoint_every")
+    for name in ("jepa_pretrain_epochs", "num_workers", "ruiz_iterations", *often):
+        _require(name, args, "at least 0 and below 2**31", lambda value: 0 <= value < 2**31)
+    if args.resume == "auto" and not args.output_dir:
+        raise ValueError("--resume is auto, but --output_dir is not given, where it would look; name a folder.")
+    for name in ("seed", "data_seed"):
+        _require(name, args, "at least 0 and below 2**63", lambda value: 0 <= value < 2**63)
     _require("devices", args, "cpu or one GPU's number", lambda value: value == "cpu" or value.isdecimal())
     if args.jepa_pretrain_epochs > args.epochs:
         raise ValueError(
@@ -218,9 +268,9 @@ def check(args: Namespace) -> None:
             raise ValueError(f"--problems names {family} twice; name each family once.")
     for name, family in FAMILIES.items():
         size = getattr(args, f"{name}_size")
-        if any(given < least for given, least in zip(size, family.smallest_size, strict=True)):
+        if not all(least <= given < 2**31 for given, least in zip(size, family.smallest_size, strict=True)):
             pairs = zip(family.size_names, family.smallest_size, strict=True)
-            expected = ", ".join(f"{size_name} >= {least}" for size_name, least in pairs)
+            expected = ", ".join(f"{size_name} >= {least}" for size_name, least in pairs) + ", all below 2**31"
             raise ValueError(f"--{name}_size is {' '.join(map(str, size))}, but must have {expected}.")
 
 

@@ -8,8 +8,9 @@ from typing import Any
 
 import torch
 from dataset import FlatBatch, FlatCollate, GraphBatch, LPDataset, check_flat_fits, collate_graphs
+from devices import precision
 from losses import kkt_loss, pad_predictions
-from models import GNNPolicy, KKTNetMLP
+from models import FlatTrunk, GNNPolicy, GNNTrunk, KKTNetMLP
 from torch import Tensor
 
 KKT_WEIGHTS = ("primal_weight", "dual_weight", "stationarity_weight", "complementary_slackness_weight")
@@ -60,12 +61,15 @@ def predict(model: KKTNetMLP | GNNPolicy, batch: FlatBatch | GraphBatch) -> Tens
     return pad_predictions(x, lam, batch.m_sizes, batch.n_sizes, M, N)
 
 
+def trunk_of(model: KKTNetMLP | GNNPolicy) -> FlatTrunk | GNNTrunk:
+    return model.net if isinstance(model, KKTNetMLP) else model.trunk
+
+
 @contextmanager
 def trunk_output(model: KKTNetMLP | GNNPolicy) -> Iterator[list[Any]]:
     """What the trunk returns in the forward passes inside the block, one after the other."""
     outputs: list[Any] = []
-    trunk = model.net if isinstance(model, KKTNetMLP) else model.trunk
-    handle = trunk.register_forward_hook(lambda _, __, output: outputs.append(output))
+    handle = trunk_of(model).register_forward_hook(lambda _, __, output: outputs.append(output))
     try:
         yield outputs
     finally:
@@ -75,9 +79,10 @@ def trunk_output(model: KKTNetMLP | GNNPolicy) -> Iterator[list[Any]]:
 def kkt(
     model: KKTNetMLP | GNNPolicy, batch: FlatBatch | GraphBatch, args: Namespace
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """The KKT loss of the network on a batch, with the run's weights, and its terms."""
-    y_pred = predict(model, batch)
-    return kkt_loss(y_pred, batch.A, batch.b, batch.c, batch.mask_m, batch.mask_n, **_weights(args))
+    """The KKT loss of the network on a batch, with the run's weights and precision, and its terms."""
+    with precision(args.precision, batch.A.device):
+        y_pred = predict(model, batch)
+    return kkt_loss(y_pred.to(batch.A.dtype), batch.A, batch.b, batch.c, batch.mask_m, batch.mask_n, **_weights(args))
 
 
 def kkt_of_each(y_pred: Tensor, batch: FlatBatch | GraphBatch, args: Namespace) -> Tensor:

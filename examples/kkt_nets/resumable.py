@@ -15,7 +15,6 @@ class Resumable:
 
     encoder: Any
     objective: Any
-    generator: torch.Generator
     balance: nn.Module | None  # what weighs it against the task
 
     @property
@@ -36,24 +35,13 @@ class Resumable:
             **{name: part for name, part in parts.items() if part},
             "objective": others,  # how often the teacher moved, statistics of the views, the monitor
             "balance": self.balance.state_dict() if self.balance else {},
-            "generator": self.generator.get_state(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> bool:
         """Resumes; the model must have been loaded before. False if the teacher had to start from its weights.
 
-        Raises:
-            ValueError: the masks were drawn on another kind of device, and cannot be continued on this one.
+        What is drawn is no part of it: that is determined by the step's number.
         """
-        if state["generator"].shape != self.generator.get_state().shape:
-            raise ValueError(
-                f"its masks were not drawn on a {self.generator.device.type}; resume on the device it had."
-            )
-        self.generator.set_state(state["generator"])
-        return self.load_weights(state)
-
-    def load_weights(self, state: dict[str, Any]) -> bool:
-        """As `load_state_dict`, on any device, and without going on with its masks."""
         self.encoder.projector.load_state_dict(state["projector"])
         if self.balance:
             self.balance.load_state_dict(state["balance"])

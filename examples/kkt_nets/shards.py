@@ -3,13 +3,17 @@
 A store is a folder with `shard-00000.safetensors`, `shard-00001.safetensors`, ... and `index.json`, which is written
 last: a folder without it is not a finished store. Shards are memory-mapped, and few are open at a time, so a store of
 100,000 LPs needs no more memory than one of 1,000.
+
+What has changed on the disk is refused: a shard has a digest of each of its LPs, the index one of each shard's digests
+and one of itself. So an LP is checked as it is read, and what else its shard holds need not be read for that.
 """
 
 import json
 import os
 from bisect import bisect_right
 from collections import Counter, OrderedDict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from hashlib import blake2b
 from itertools import accumulate, islice
 from operator import index as as_index
 from pathlib import Path
@@ -19,14 +23,15 @@ import numpy as np
 from atomic import write_atomically
 from lp import LP, Scaling
 from numpy.typing import DTypeLike, NDArray
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.numpy import save
 from scipy.sparse import csr_array
 
 FORMAT = "kkt-lp-shards"
-VERSION = 1
+VERSION = 2
 INDEX = "index.json"
 OPEN_SHARDS = 8  # of a `ShardedLPs`, at most, at any time
+DIGEST_BYTES = 16
 
 Arrays = dict[str, NDArray[Any]]
 
@@ -52,29 +57,33 @@ def write_shards(lps: Iterable[LP], folder: str | os.PathLike[str], per_shard: i
     folder.mkdir(parents=True, exist_ok=True)
 
     counts: list[int] = []
+    digests: list[str] = []
     families: Counter[str] = Counter()
     max_rows = max_columns = 0
     is_scaled: bool | None = None
     remaining = iter(lps)
     while shard := list(islice(remaining, per_shard)):
         is_scaled = shard[0].scaling is not None if is_scaled is None else is_scaled
-        _write(_shard_path(folder, len(counts)), save(_packed(shard, is_scaled)))
+        arrays = _packed(shard, is_scaled)
+        _write(_shard_path(folder, len(counts)), save(arrays))
         counts.append(len(shard))
+        digests.append(_digest(arrays["digest"]).hex())
         families.update(lp.family for lp in shard)
         max_rows = max(max_rows, *(lp.b.size for lp in shard))
         max_columns = max(max_columns, *(lp.c.size for lp in shard))
-        del shard  # before the next one is gathered
+        del shard, arrays  # before the next one is gathered
     if not counts:
         raise ValueError("lps is empty: a store needs one LP or more.")
     index = {
         "format": FORMAT,
         "version": VERSION,
         "counts": counts,
+        "digests": digests,
         "families": families,
         "max_rows": max_rows,
         "max_columns": max_columns,
     }
-    _write(folder / INDEX, json.dumps(index).encode())
+    _write(folder / INDEX, json.dumps({**index, "digest": _index_digest(index)}).encode())
 
 
 class ShardedLPs(Sequence[LP]):
@@ -96,6 +105,7 @@ class ShardedLPs(Sequence[LP]):
         self.max_rows: int = index["max_rows"]
         self.max_columns: int = index["max_columns"]
         self.families: dict[str, int] = index["families"]  # family -> how many of its LPs
+        self._digests: list[str] = index["digests"]
         self._starts: list[int] = [0, *accumulate(index["counts"])]  # of each shard, and the end of the last
         self._open: OrderedDict[int, _Shard] = OrderedDict()  # the least recently used comes first
 
@@ -115,11 +125,6 @@ class ShardedLPs(Sequence[LP]):
     def __iter__(self) -> Iterator[LP]:
         return (self[i] for i in range(len(self)))
 
-    def name(self, index: SupportsIndex) -> str:
-        """The name of an LP, without building it."""
-        shard, i = self._locate(index)
-        return shard.name(i)
-
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_open": OrderedDict()}
 
@@ -130,76 +135,94 @@ class ShardedLPs(Sequence[LP]):
         if not 0 <= position < len(self):
             raise IndexError(f"index {index} is out of range for a store of {len(self)} LPs.")
         number = bisect_right(self._starts, position) - 1
-        start, end = self._starts[number : number + 2]
         if number not in self._open:
             if len(self._open) == OPEN_SHARDS:
                 self._open.popitem(last=False)
-            self._open[number] = _Shard(_shard_path(self.folder, number), end - start)
+            self._open[number] = _Shard(_shard_path(self.folder, number), self._digests[number])
         self._open.move_to_end(number)
-        return self._open[number], position - start
+        return self._open[number], position - self._starts[number]
 
 
 class _Shard:
-    """One open file: what there is one of for each LP is read at once; rows, columns and nonzeros stay on disk."""
+    """One open file: its digests are in memory, all else stays on the disk until its LP is asked for."""
 
-    def __init__(self, path: Path, count: int) -> None:
+    def __init__(self, path: Path, digest: str) -> None:
+        self.path = path
         try:
             file = safe_open(path, framework="numpy")
-            self.row_start = file.get_tensor("row_start")
-            self.column_start = file.get_tensor("column_start")
-            self.name_start = file.get_tensor("name_start")
-            self.family_start = file.get_tensor("family_start")
-            self.names = file.get_tensor("name").tobytes()
-            self.families = file.get_tensor("family").tobytes()
-            self.objective_sign = file.get_tensor("objective_sign")
-            self.objective_offset = file.get_tensor("objective_offset")
-            self.integers = file.get_tensor("integers")
-            self.row_pointer = file.get_slice("row_pointer")
-            self.column = file.get_slice("column")
-            self.value = file.get_slice("value")
-            self.b = file.get_slice("b")
-            self.c = file.get_slice("c")
-            self.is_scaled = "row_scale" in file.keys()  # noqa: SIM118 (it is no dict)
-            if self.is_scaled:
-                self.row_scale = file.get_slice("row_scale")
-                self.column_scale = file.get_slice("column_scale")
-                self.rhs_scale = file.get_tensor("rhs_scale")
-                self.objective_scale = file.get_tensor("objective_scale")
-        except (OSError, SafetensorError) as error:
-            raise _damaged(path, str(error)) from error
-        if len(self.row_start) != count + 1:
-            raise _damaged(path, f"it holds {len(self.row_start) - 1} LPs, the index says {count}")
-
-    def name(self, i: int) -> str:
-        return _text(self.names, _span(self.name_start, i))
+            self.digests = file.get_tensor("digest")
+            self.arrays = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 (it is no dict)
+        except Exception as error:  # of many kinds, for many kinds of damage
+            raise _damaged(path, f"{type(error).__name__}: {error}") from error
+        if _digest(self.digests).hex() != digest:
+            raise _damaged(path, f"its digests are not those that {INDEX} knows")
 
     def lp(self, i: int) -> LP:
-        rows, columns = _span(self.row_start, i), _span(self.column_start, i)
-        pointer = self.row_pointer[rows.start : rows.stop + 1]
-        nonzeros = slice(pointer[0].item(), pointer[-1].item())
-        value, column = _part(self.value, nonzeros), _part(self.column, nonzeros, np.int32)
+        try:
+            parts = _parts(self.arrays, i)
+        except Exception as error:  # of many kinds, for many kinds of damage
+            raise _damaged(self.path, f"{type(error).__name__}: {error}") from error
+        if _digest(*parts.values()) != self.digests[i].tobytes():
+            raise _damaged(self.path, f"its LP {i} does not fit its digest")
         scaling = None
-        if self.is_scaled:
+        if "row_scale" in parts:
             scaling = Scaling(
-                row=_part(self.row_scale, rows),
-                column=_part(self.column_scale, columns),
-                rhs=self.rhs_scale[i].item(),
-                objective=self.objective_scale[i].item(),
+                row=parts["row_scale"],
+                column=parts["column_scale"],
+                rhs=parts["rhs_scale"].item(),
+                objective=parts["objective_scale"].item(),
             )
         return LP(
-            name=self.name(i),
-            family=_text(self.families, _span(self.family_start, i)),
+            name=_text(parts["name"]),
+            family=_text(parts["family"]),
             A=csr_array(
-                (value, column, (pointer - nonzeros.start).astype(np.int32)),
-                shape=(rows.stop - rows.start, columns.stop - columns.start),
+                (parts["value"], parts["column"], parts["row_pointer"].astype(np.int32)),
+                shape=(parts["b"].size, parts["c"].size),
             ),
-            b=_part(self.b, rows),
-            c=_part(self.c, columns),
-            objective_sign=self.objective_sign[i].item(),
-            objective_offset=self.objective_offset[i].item(),
-            integers=self.integers[i].item(),
+            b=parts["b"],
+            c=parts["c"],
+            objective_sign=parts["objective_sign"].item(),
+            objective_offset=parts["objective_offset"].item(),
+            integers=parts["integers"].item(),
             scaling=scaling,
         )
+
+
+def _parts(arrays: Mapping[str, Any], i: int) -> Arrays:
+    """All that a shard's arrays hold of its LP `i`, whether they are in memory or on disk."""
+    rows, columns = _span(arrays["row_start"], i), _span(arrays["column_start"], i)
+    pointer = arrays["row_pointer"][rows.start : rows.stop + 1]
+    nonzeros, own = slice(pointer[0].item(), pointer[-1].item()), slice(i, i + 1)
+    parts: Arrays = {
+        "name": _slice(arrays["name"], _span(arrays["name_start"], i), np.uint8),
+        "family": _slice(arrays["family"], _span(arrays["family_start"], i), np.uint8),
+        "row_pointer": pointer - pointer[0],
+        "column": _slice(arrays["column"], nonzeros, np.int32),
+        "value": _slice(arrays["value"], nonzeros),
+        "b": _slice(arrays["b"], rows),
+        "c": _slice(arrays["c"], columns),
+        "objective_sign": arrays["objective_sign"][own],
+        "objective_offset": arrays["objective_offset"][own],
+        "integers": arrays["integers"][own],
+    }
+    if "row_scale" in arrays:
+        parts["row_scale"] = _slice(arrays["row_scale"], rows)
+        parts["column_scale"] = _slice(arrays["column_scale"], columns)
+        parts["rhs_scale"] = arrays["rhs_scale"][own]
+        parts["objective_scale"] = arrays["objective_scale"][own]
+    return parts
+
+
+def _digest(*parts: NDArray[Any]) -> bytes:
+    """Of the values, the sizes and the types: the same bytes may be cut and read in many ways."""
+    digest = blake2b(repr([(part.dtype.str, part.size) for part in parts]).encode(), digest_size=DIGEST_BYTES)
+    for part in parts:
+        digest.update(part.data)
+    return digest.digest()
+
+
+def _index_digest(index: Mapping[str, Any]) -> str:
+    return blake2b(json.dumps(index).encode(), digest_size=DIGEST_BYTES).hexdigest()
 
 
 def _packed(lps: Sequence[LP], is_scaled: bool) -> Arrays:
@@ -231,7 +254,8 @@ def _packed(lps: Sequence[LP], is_scaled: bool) -> Arrays:
         arrays["column_scale"] = np.concatenate([scaling.column for scaling in scalings], dtype=np.float64)
         arrays["rhs_scale"] = np.array([scaling.rhs for scaling in scalings], dtype=np.float64)
         arrays["objective_scale"] = np.array([scaling.objective for scaling in scalings], dtype=np.float64)
-    return arrays
+    digests = b"".join(_digest(*_parts(arrays, i).values()) for i in range(len(lps)))
+    return {**arrays, "digest": np.frombuffer(digests, dtype=np.uint8).reshape(-1, DIGEST_BYTES)}
 
 
 def _starts(counts: Sequence[int] | NDArray[np.integer[Any]]) -> NDArray[np.int64]:
@@ -242,15 +266,15 @@ def _bytes(text: str) -> NDArray[np.uint8]:
     return np.frombuffer(text.encode("utf-8", "surrogateescape"), dtype=np.uint8)
 
 
-def _text(encoded: bytes, span: slice) -> str:
-    return encoded[span].decode("utf-8", "surrogateescape")
+def _text(encoded: NDArray[np.uint8]) -> str:
+    return encoded.tobytes().decode("utf-8", "surrogateescape")
 
 
-def _span(starts: NDArray[np.int64], i: int) -> slice:
-    return slice(starts[i].item(), starts[i + 1].item())
+def _span(starts: Any, i: int) -> slice:
+    return slice(*starts[i : i + 2].tolist())
 
 
-def _part(stored: Any, span: slice, dtype: DTypeLike = np.float64) -> NDArray[Any]:
+def _slice(stored: Any, span: slice, dtype: DTypeLike = np.float64) -> NDArray[Any]:
     """`stored[span]`; safetensors itself refuses an empty span at the very end of an array."""
     return stored[span] if span.start < span.stop else np.empty(0, dtype)
 
@@ -271,13 +295,15 @@ def _read_index(folder: Path) -> dict[str, Any]:
         )
     try:
         index = json.loads(path.read_bytes())
-        if (index["format"], index["version"]) != (FORMAT, VERSION):
-            raise _damaged(path, f"expected format {FORMAT!r}, version {VERSION}")
-        if not sum(index["counts"]) == sum(index["families"].values()) >= 1:
-            raise _damaged(path, "its counts do not add up")
-        return {**index, "max_rows": int(index["max_rows"]), "max_columns": int(index["max_columns"])}
-    except (AttributeError, KeyError, TypeError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        is_known = (index["format"], index["version"]) == (FORMAT, VERSION)
+        is_whole = is_known and index.pop("digest") == _index_digest(index)
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
         raise _damaged(path, f"{type(error).__name__}: {error}") from error
+    if not is_whole:
+        raise _damaged(
+            path, "it does not fit its digest" if is_known else f"expected format {FORMAT!r}, version {VERSION}"
+        )
+    return index
 
 
 def _damaged(path: Path, reason: str) -> ValueError:

@@ -12,7 +12,7 @@ from pathlib import Path
 from atomic import writable_folder
 from generators import instances
 from lp import LP, read_lp, ruiz
-from shards import ShardedLPs, write_shards
+from shards import VERSION, ShardedLPs, write_shards
 from tqdm import tqdm
 
 SPLITS = ("train", "val", "test")
@@ -34,7 +34,7 @@ def open_split(args: Namespace, split: str) -> Sequence[LP]:
     families, count = list(args.problems), getattr(args, f"{split}_instances")
     sizes = {family: list(getattr(args, f"{family}_size")) for family in families}
     seed = len(SPLITS) * args.data_seed + SPLITS.index(split)
-    recipe = {"recipe": RECIPE, "sizes": sizes, "count": count, "seed": seed, "ruiz": args.ruiz_iterations}
+    recipe = {"recipe": [RECIPE, VERSION], "sizes": sizes, "count": count, "seed": seed, "ruiz": args.ruiz_iterations}
     digest = hashlib.sha256(json.dumps(recipe).encode()).hexdigest()[:12]
     root = Path(args.data_root).expanduser()
     folder = root / f"{split}-{count}-{digest}"

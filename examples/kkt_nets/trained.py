@@ -73,7 +73,7 @@ def _load(label: str, path: str | Path, device: torch.device) -> Trained:
     if state["jepa"]:
         try:
             jepa = KKTJepa(model, args, device)
-            jepa.load_weights(state["jepa"])
+            jepa.load_state_dict(state["jepa"])
         except (RuntimeError, KeyError, TypeError, AttributeError) as error:
             reason = " ".join(str(error).split())  # torch's message has many lines
             raise ValueError(f"{path} has the JEPA parts of another model: {reason} Use another checkpoint.") from error

@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, cast
 
@@ -43,6 +44,7 @@ def export_encoder(encoder: nn.Module, path: str | os.PathLike[str], metadata: M
         IsADirectoryError: `path` is a folder itself.
         TypeError: `encoder` is no module, or holds what is no tensor; or `metadata` is nothing that JSON takes.
         ValueError: a tensor has no values yet, or is not dense; a parameter is not finite, or a buffer has NaN.
+        OSError: the disk is full, or else does not take the file; one that was there is there still.
     """
     path = Path(path)
     if not path.parent.is_dir():
@@ -162,8 +164,26 @@ def _write(path: Path, content: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
+        _sync(path.parent)
+    except OSError as error:
+        raise OSError(
+            f"{path} cannot be written ({error.strerror or error}), and is as it was before; free space on its disk, "
+            f"or name another folder."
+        ) from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _sync(folder: Path) -> None:
+    """Puts the names in `folder` on the disk; a file whose name is not there would be lost with the power."""
+    if os.name != "posix":
+        return
+    with suppress(OSError):  # some file systems cannot
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:

@@ -141,7 +141,7 @@ class SparseLP:
         """The graph that encoders and graph maskers read, of finite numbers.
 
         Features are `[b, equality]` of constraints, `[c, lower, has_lower, upper, has_upper]` of variables, and
-        `[coefficient]` of edges: 0 for a bound that is infinite, marks as 0 and 1.
+        `[coefficient]` of edges: 0 for a bound that there is none of, marks as 0 and 1.
 
         >>> edges, ends = torch.tensor([[0, 0], [0, 1]]), torch.tensor([0, 1])
         >>> lp = SparseLP.inequalities(edges, torch.ones(2), torch.tensor([4.0]), -torch.ones(2), ends, 2 * ends)
@@ -149,9 +149,10 @@ class SparseLP:
         tensor([[-1.,  0.,  0.,  0.,  0.],
                 [-1.,  0.,  0.,  0.,  0.]])
         """
-        bounds = [
-            part for bound in (self.lower, self.upper) for part in (bound.where(bound.isfinite(), 0), bound.isfinite())
-        ]
+        _check_vectors(self)
+        # Only a bound that is missing becomes 0: one that is wrong, NaN or infinite to the other side, is still seen.
+        there = ((self.lower, self.lower != -torch.inf), (self.upper, self.upper != torch.inf))
+        bounds = [part for bound, is_there in there for part in (bound.where(is_there, 0), is_there)]
         return BipartiteGraph(
             torch.stack([self.b, self.equality.to(self.b)], dim=1),
             self.edge_index,
@@ -163,6 +164,7 @@ class SparseLP:
 
     def equal_weights(self) -> dict[str, Tensor]:
         """`{"constraint": [M], "variable": [N]}`: the rows of each LP share the weight 1, and so do its columns."""
+        _check_vectors(self)
         return {
             CONSTRAINT: equal_shares(self.constraint_offsets, len(self.b), self.b.dtype),
             VARIABLE: equal_shares(self.variable_offsets, len(self.c), self.c.dtype),
@@ -171,6 +173,17 @@ class SparseLP:
     @property
     def num_graphs(self) -> int:
         return len(self.constraint_offsets) - 1
+
+
+def _check_vectors(lp: SparseLP) -> None:
+    """Raises a ValueError unless rows and columns have vectors of one length; `lp.checks` looks at the rest."""
+    for names in (("b", "equality"), ("c", "lower", "upper"), ("constraint_offsets", "variable_offsets")):
+        shapes = [list(getattr(lp, name).shape) for name in names]
+        if len(shapes[0]) != 1 or shapes.count(shapes[0]) < len(shapes):
+            raise ValueError(
+                f"{', '.join(names)} have the shapes {shapes}, but must be vectors of one length, over the whole "
+                f"batch; use torch.cat, not torch.stack, to put LPs one after the other."
+            )
 
 
 def _column(graph: BipartiteGraph, name: str, column: int) -> Tensor:

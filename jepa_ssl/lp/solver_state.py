@@ -7,10 +7,12 @@ from typing import Any, Generic, TypeVar, cast
 import torch
 from torch import Tensor, nn
 
-from jepa_ssl.checks import generator_fits, non_negative, reads_freely, whole_number
+from jepa_ssl.checks import non_negative, reads_freely, whole_number
 from jepa_ssl.lp.checks import check_shapes, check_values, check_wiring
 from jepa_ssl.lp.instances import DenseLP, SparseLP
 from jepa_ssl.lp.pdhg import Point, Problem, iterate, residuals
+from jepa_ssl.lp.symmetries.axes import DenseAxis, SparseAxis
+from jepa_ssl.maskers.seeds import Randomness, normal_like, randomness_fits
 from jepa_ssl.protocols import CONSTRAINT, INSTANCE, VARIABLE, Views
 
 InstanceT = TypeVar("InstanceT")
@@ -55,7 +57,8 @@ class SolverState(nn.Module, Generic[InstanceT]):
         rebalance: at each restart move the weight between primal and dual steps. For tens of thousands of steps with
             restarts a thousand apart, which then solve most real LPs; over a few hundred it does harm.
         start_scale: deviation of the normal numbers that x and lam start from, drawn anew at each call; 0 is the
-            start from zero. The draw is one for the batch: only states from zero are good for a cache.
+            start from zero. The draw is one for the batch, unless `Seeds` take the generator's place and make it one
+            for each LP: only states from zero are good for a cache.
         lp_of: from your batch to its LPs; not needed if it is a `SparseLP` or a `DenseLP`.
         states_of: from your batch to the states stored with it, as `states` returned them, if it has any.
 
@@ -117,7 +120,7 @@ class SolverState(nn.Module, Generic[InstanceT]):
         self.register_load_state_dict_pre_hook(_before_loading)  # pyright: ignore[reportUnknownMemberType]
         self.register_load_state_dict_post_hook(_after_loading)  # pyright: ignore[reportUnknownMemberType]
 
-    def forward(self, instance: InstanceT, *, generator: torch.Generator | None = None) -> Views[InstanceT, Any]:
+    def forward(self, instance: InstanceT, *, generator: Randomness = None) -> Views[InstanceT, Any]:
         """The views of a batch.
 
         Raises:
@@ -140,7 +143,7 @@ class SolverState(nn.Module, Generic[InstanceT]):
         return Views(context=instance, target=target, hidden=dict.fromkeys(KINDS), weight=lp.equal_weights())
 
     def states(
-        self, lp: SparseLP | DenseLP, *, start: Point | None = None, generator: torch.Generator | None = None
+        self, lp: SparseLP | DenseLP, *, start: Point | None = None, generator: Randomness = None
     ) -> dict[str, Tensor]:
         """The states as they are, in the units of the LP: float64 if the LP is, else float32.
 
@@ -215,9 +218,7 @@ class SolverState(nn.Module, Generic[InstanceT]):
             )
         return lp
 
-    def _states(
-        self, instance: InstanceT, lp: SparseLP | DenseLP, generator: torch.Generator | None
-    ) -> Mapping[str, Tensor]:
+    def _states(self, instance: InstanceT, lp: SparseLP | DenseLP, generator: Randomness) -> Mapping[str, Tensor]:
         if self.states_of is None:
             return self.states(lp, generator=generator)
         states = self.states_of(instance)
@@ -235,15 +236,13 @@ class SolverState(nn.Module, Generic[InstanceT]):
                 )
         return states
 
-    def _start(self, problem: Problem, generator: torch.Generator | None) -> Point:
-        generator_fits(generator, problem.c.device)
+    def _start(self, problem: Problem, generator: Randomness) -> Point:
+        randomness_fits(generator, problem.columns.lps, problem.c.device)
         if not self.start_scale:
             return problem.zero()
-        x, lam = (
-            self.start_scale * torch.randn(like.shape, generator=generator, dtype=like.dtype, device=like.device)
-            for like in (problem.c, problem.b)
-        )
-        return problem.projected((x, lam))
+        x = normal_like(problem.c, generator, lambda: _owner(problem.columns))
+        lam = normal_like(problem.b, generator, lambda: _owner(problem.rows))
+        return problem.projected((self.start_scale * x, self.start_scale * lam))
 
     def _standardised(self, states: Tensor, kind: str) -> Tensor:
         mean, std = (self.get_buffer(f"{kind}_{name}").to(states.dtype) for name in ("mean", "std"))
@@ -255,7 +254,18 @@ def split_states(lp: SparseLP | DenseLP, states: Mapping[str, Tensor]) -> list[d
     """The states of each LP by itself, `[rows, 2h]` and `[columns, 2h]` without padding, to be stored with it.
 
     `torch.cat` puts the states of a `SparseLP` together again. Waits for the device.
+
+    Raises:
+        ValueError: a kind is missing, or has other items than the LPs.
     """
+    check_shapes(lp)
+    for kind, per_item in ((CONSTRAINT, lp.b), (VARIABLE, lp.c)):
+        if kind not in states or states[kind].shape[:-1] != per_item.shape:
+            found = list(states[kind].shape) if kind in states else "missing"
+            raise ValueError(
+                f"states[{kind!r}] is {found}, but must be {list(per_item.shape)} and the numbers of each; give what "
+                f"`states` returned for these LPs."
+            )
     if isinstance(lp, DenseLP):
         masks = {CONSTRAINT: lp.mask_m, VARIABLE: lp.mask_n}
         return [{kind: states[kind][i][masks[kind][i]] for kind in KINDS} for i in range(len(lp.c))]
@@ -296,7 +306,14 @@ def _real(lp: SparseLP | DenseLP, states: Mapping[str, Tensor]) -> dict[str, Ten
     return {kind: states[kind] for kind in KINDS}
 
 
+def _owner(axis: DenseAxis | SparseAxis) -> Tensor:
+    """The LP that each row of a vector over the axis belongs to."""
+    return axis.owner if isinstance(axis, SparseAxis) else torch.arange(axis.lps, device=axis.real.device)
+
+
 def _given(problem: Problem, start: Point) -> Point:
+    if len(start) != 2:
+        raise ValueError(f"start has {len(start)} parts, but must be (x, lam), shaped as c and b; give these two.")
     for name, given, like in zip(("x", "lam"), start, (problem.c, problem.b), strict=True):
         if given.shape != like.shape:
             raise ValueError(

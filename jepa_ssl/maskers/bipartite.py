@@ -6,7 +6,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from jepa_ssl.checks import open_fraction, reads_freely
+from jepa_ssl.checks import open_fraction, reads_freely, whole_number
 from jepa_ssl.instances import BipartiteGraph, equal_shares
 from jepa_ssl.maskers.draw import other_in_segments, segment_sums
 from jepa_ssl.maskers.fill import Fill
@@ -34,13 +34,15 @@ def ratio_of_kinds(ratio: Ratio) -> dict[str, float]:
 
 def derived_columns(derived: Derived | None) -> dict[str, tuple[int, ...]]:
     """The derived columns of each kind of node."""
-    columns = {kind: tuple(of_kind) for kind, of_kind in (derived or {}).items()}
-    for kind, of_kind in columns.items():
+    derived = derived or {}
+    for kind in derived:
         if kind not in KINDS:
             raise ValueError(f"derived names the kind {kind!r}, but the kinds are {sorted(KINDS)}; use one of them.")
-        if any(column < 0 for column in of_kind):
-            raise ValueError(f"derived[{kind!r}] is {list(of_kind)}, but columns count from 0; give none below.")
-    return columns
+    remedy = "columns count from 0."
+    return {
+        kind: tuple(whole_number(f"derived[{kind!r}]", column, 0, remedy) for column in of_kind)
+        for kind, of_kind in derived.items()
+    }
 
 
 def fits(

@@ -103,6 +103,7 @@ def grow(
     `owner`, int64, and `taken`, bool, are about the nodes of the batch, the constraints before the variables.
     """
     nodes = len(owner)
+    hops = min(hops, nodes)  # no path is longer
     rank = seed_ranks(owner, taken, generator)
     nearest = nearest_seeds(graph, rank, hops)
     nearest = torch.where(taken, rank * (hops + 1), nearest)  # a taken node comes last in its graph

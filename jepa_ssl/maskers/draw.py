@@ -21,9 +21,11 @@ def draw_in_rows(
     shape: torch.Size, valid: Tensor | None, ratio: float, generator: Randomness, device: torch.device
 ) -> Tensor:
     """Hides `hidden_counts` of each row's valid entries, uniformly at random: bool `[batch, entries]`."""
-    if isinstance(generator, Seeds) or device.type != "cpu" or torch.compiler.is_compiling():
-        return _draw_by_topk(shape, valid, ratio, generator, device)
-    return _draw_by_repair(shape, valid, ratio, generator)
+    on_cpu = device.type == "cpu" and not torch.compiler.is_compiling()
+    # To mend takes some sixty operations, however few the entries are.
+    if not isinstance(generator, Seeds) and on_cpu and shape.numel() >= 30_000:
+        return _draw_by_repair(shape, valid, ratio, generator)
+    return _draw_by_topk(shape, valid, ratio, generator, device)
 
 
 def _draw_by_topk(

@@ -134,7 +134,7 @@ class LearnedToken(nn.Module):
                 f"add it to widths: {{{stream!r}: {width}}}."
             )
         token: Tensor = self.tokens[stream]
-        if len(token) not in (1, width):
+        if len(token) != 1 and len(token) != width:  # `in` does not compile where the width may change
             raise ValueError(
                 f"the token of {stream!r} is {len(token)} wide, but the values are {list(values.shape)}; "
                 f"build LearnedToken with width {width}{' for' if width == 1 else ', or with 1 for'} one number in all "

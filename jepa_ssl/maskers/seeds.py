@@ -1,12 +1,14 @@
 """Random numbers by instance: the same graph or vector gets the same draw, wherever and with whomever it is batched."""
 
 from collections.abc import Callable
-from typing import TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 import torch
 from torch import Tensor
 
 from jepa_ssl.checks import generator_fits, whole_number
+
+FunctionT = TypeVar("FunctionT", bound=Callable[..., Tensor])
 
 # Steele, Lea and Flood, "Fast splittable pseudorandom number generators", OOPSLA 2014: SplitMix64, as signed numbers.
 _GOLDEN, _FIRST, _SECOND = -7046029254386353131, -4658895280553007687, -7723592293110705685
@@ -46,7 +48,7 @@ class Seeds:
                 f"names is {names.dtype} {list(names.shape)}, but must be int64 [instances]; give each instance its "
                 f"number in the data set."
             )
-        self._keys = _mixed(_mixed(names) + whole_number("epoch", epoch, least=0))
+        self._keys = _opaque(_keys_of)(names, whole_number("epoch", epoch, least=0))
         self._draws = 0
 
     def check(self, instances: int, device: torch.device) -> None:
@@ -64,8 +66,7 @@ class Seeds:
     def numbers(self, instance: Tensor, place: Tensor) -> Tensor:
         """A random int64 in [0, 2^62) for each item, from the number of its instance and its place there."""
         self._draws += 1
-        stream = _mixed(self._keys + self._draws)
-        return _shifted(_mixed(stream[instance] + _GOLDEN * place), 2)
+        return _opaque(_numbers)(self._keys, self._draws, instance, place)
 
 
 Randomness: TypeAlias = torch.Generator | Seeds | None
@@ -87,6 +88,8 @@ def lottery(generator: Randomness, instance: Tensor, place: Callable[[], Tensor]
     """
     if isinstance(generator, Seeds):
         return generator.numbers(instance, place())
+    if generator is None:  # named as an argument, it could not be compiled for a changing number of items
+        return torch.randint(2**62, instance.shape, device=instance.device)
     return torch.randint(2**62, instance.shape, generator=generator, device=instance.device)
 
 
@@ -109,6 +112,37 @@ def places_in(group: Tensor) -> Tensor:
     place = torch.empty_like(order)
     place[order] = torch.arange(len(order), device=order.device) - torch.searchsorted(ordered, ordered)
     return place
+
+
+def _keys_of(names: Tensor, epoch: int) -> Tensor:
+    return _mixed(_mixed(names) + epoch)
+
+
+def _numbers(keys: Tensor, draw: int, instance: Tensor, place: Tensor) -> Tensor:
+    return _shifted(_mixed(_mixed(keys + draw)[instance] + _GOLDEN * place), 2)
+
+
+# A product of int64 wraps around in torch. In the C++ that inductor writes for a CPU it is undefined if it overflows,
+# and the compiler made code of it that wrote beyond its arrays: so a compiled step calls these as they are.
+_OPAQUE: dict[Callable[..., Tensor], Any] = {
+    function: torch.library.custom_op(f"jepa_ssl::{name}", function, mutates_args=())
+    for name, function in (("keys_of", _keys_of), ("numbers", _numbers))
+}
+
+
+@_OPAQUE[_keys_of].register_fake
+def _keys_shaped(names: Tensor, epoch: int) -> Tensor:  # pyright: ignore[reportUnusedFunction]
+    return torch.empty_like(names)
+
+
+@_OPAQUE[_numbers].register_fake
+def _numbers_shaped(keys: Tensor, draw: int, instance: Tensor, place: Tensor) -> Tensor:  # pyright: ignore[reportUnusedFunction]
+    return torch.empty_like(instance + place)
+
+
+def _opaque(function: FunctionT) -> FunctionT:
+    """What a compiler does not look into; in eager mode the function itself, for that is quicker."""
+    return _OPAQUE[function] if torch.compiler.is_compiling() else function
 
 
 def _mixed(number: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ from jepa_ssl.checks import closed_fraction, whole_number
 from jepa_ssl.protocols import Embeddings, Encoded, Encoder
 from jepa_ssl.teachers.momentum import warmed_up
 from jepa_ssl.teachers.seeding import draw_anew
+from jepa_ssl.teachers.shards import sharded
 from jepa_ssl.teachers.tensors import Pairs, version, walk
 from jepa_ssl.teachers.watch import StepWatch
 
@@ -26,7 +27,12 @@ class EMATeacher(nn.Module):
     gradient, and stays in its mode whatever happens to the module that holds it.
 
     With gradient accumulation the call stands where the optimizer's step does, behind the last micro-batch. A call too
-    many or none at all is noticed in eager mode, and said in a warning.
+    many is noticed and said in a warning, and so is a call that never comes: of a compiled step, and where the teacher
+    is not shown the encoder itself, when its state is next saved.
+
+    With FSDP2 build it first, then give encoder and `teacher.target_model` to the same `fully_shard`, and
+    `teacher.average` too if the encoder is in half precision; each process then moves its own part, without
+    communication (docs/sharded.md).
 
     Source: BYOL (Grill et al., "Bootstrap your own latent", NeurIPS 2020), equation 1.
 
@@ -45,8 +51,8 @@ class EMATeacher(nn.Module):
 
     Raises:
         TypeError: the encoder is no module.
-        ValueError: an argument is out of its range, `exclude` names what the encoder does not have, or a submodule
-            cannot be reinitialised.
+        ValueError: an argument is out of its range, `exclude` names what the encoder does not have, a submodule cannot
+            be reinitialised, or the encoder is sharded already.
 
     >>> encoder = nn.Linear(2, 2)
     >>> teacher = EMATeacher(encoder, momentum=0.5)
@@ -89,7 +95,7 @@ class EMATeacher(nn.Module):
         self._passed.set(self.updates, 0)
         self._momentum()  # a bad schedule is refused now, not hours later
         self._pairs: Pairs | None = None
-        self._watch = StepWatch()
+        self._watch = StepWatch(encoder)
 
     def train(self, mode: bool = True) -> "EMATeacher":
         super().train(mode)
@@ -111,20 +117,37 @@ class EMATeacher(nn.Module):
     def _keep_average(self) -> None:
         """Where the copy that runs is in half precision, its float32 average is kept beside it."""
         if any(tensor.dtype in (torch.float16, torch.bfloat16) for tensor in _tensors(self.target_model)):
+            if self.average is None and sharded(self.target_model.modules()):
+                raise ValueError(
+                    "teacher.target_model is in half precision now and was sharded before, so its float32 average "
+                    "cannot be put beside it; cast before fully_shard, or give fully_shard a MixedPrecisionPolicy."
+                )
             self.average = (deepcopy(self.target_model) if self.average is None else self.average).float()
+        elif self.average is not None:  # the more precise of the two, and no longer of use
+            with torch.no_grad():
+                for tensor, precise in zip(_tensors(self.target_model), _tensors(self.average), strict=True):
+                    tensor.copy_(precise)
+            self.average = None
 
     def forward(self, encoder: Encoder[Any], target: Any) -> Embeddings | Encoded:
-        if not torch.compiler.is_compiling() and self.training and self.momentum != 1.0:
-            self._watch.forward(encoder)
+        if self.training:
+            self._watch.used = True
+            if not torch.compiler.is_compiling() and self.momentum != 1.0:
+                self._watch.forward(encoder)
         with torch.no_grad():
             return self.target_model(target)
+
+    def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
+        if self.momentum != 1.0:
+            self._watch.saved()
+        super()._save_to_state_dict(destination, prefix, keep_vars)  # pyright: ignore[reportUnknownMemberType]
 
     def update(self, encoder: nn.Module) -> None:
         """Moves the teacher towards `encoder`: once per optimizer step, after it.
 
         Raises:
             TypeError: the encoder is no module.
-            ValueError: the encoder's tensors are not those of the encoder that was copied.
+            ValueError: the encoder's tensors are not those of the encoder that was copied, or not sharded alike.
         """
         pairs = self._pairs
         if pairs is None or not pairs.hold(encoder):
@@ -206,6 +229,11 @@ def _copy(encoder: nn.Module, exclude: set[str]) -> nn.Module:
         raise ValueError(
             f"exclude names {unknown}, but the encoder's submodules are {sorted(filter(None, found))}; name some of "
             f"these."
+        )
+    if sharded(module for _, module in walk(encoder, {f"{name}." for name in exclude})):
+        raise ValueError(
+            "encoder was given to fully_shard already, and torch cannot copy what is sharded; build "
+            "EMATeacher(encoder) first, then apply fully_shard to encoder and teacher.target_model alike."
         )
     # deepcopy takes what its memo has for the copy, so nothing of what is excluded is copied.
     return deepcopy(encoder, {id(found[name]): _Excluded(name) for name in exclude})

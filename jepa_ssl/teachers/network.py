@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from jepa_ssl.checks import whole_number
 from jepa_ssl.protocols import Embeddings, Encoded, Encoder
 from jepa_ssl.teachers.seeding import seeded
 
@@ -130,10 +131,12 @@ def _check(sizes: Mapping[str, tuple[int, int]], hidden: int | None) -> None:
     if not sizes:
         raise ValueError("sizes is empty, but must have (numbers, dim) for each stream of the target.")
     for stream, size in sizes.items():
-        if len(size) != 2 or min(size) < 1:
+        if len(size) != 2:
             raise ValueError(
-                f"sizes[{stream!r}] is {size}, but must be (numbers, dim), each at least 1: how many numbers an item "
-                f"has in the target, and the size of its embedding."
+                f"sizes[{stream!r}] is {size}, but must be (numbers, dim): how many numbers an item has in the target, "
+                f"and the size of its embedding."
             )
-    if hidden is not None and hidden < 1:
-        raise ValueError(f"hidden is {hidden}, but must be at least 1; leave it out for twice the embedding's size.")
+        for i, each in enumerate(size):
+            whole_number(f"sizes[{stream!r}][{i}]", each, 1, "give (numbers, dim), of an item and its embedding.")
+    if hidden is not None:
+        whole_number("hidden", hidden, 1, "leave it out for twice the embedding's size.")

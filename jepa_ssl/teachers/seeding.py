@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Generator, Iterable
 from contextlib import contextmanager
+from numbers import Integral
 
 import torch
 from torch import nn
@@ -10,7 +11,9 @@ from torch import nn
 @contextmanager
 def seeded(seed: int, cuda: Iterable[int] = ()) -> Generator[None, None, None]:
     """Within, the global generators of the CPU and of the CUDA devices given start from `seed`; then as before."""
-    indices = list(cuda)
+    if isinstance(seed, bool) or not isinstance(seed, Integral) or not 0 <= seed < 2**63:
+        raise ValueError(f"the seed is {seed!r}, but must be a whole number from 0 to 2**63 - 1; give an int.")
+    seed, indices = int(seed), list(cuda)
     with torch.random.fork_rng(devices=indices):  # pyright: ignore[reportUnknownMemberType]
         torch.default_generator.manual_seed(seed)  # torch.manual_seed would seed every device
         for index in indices:

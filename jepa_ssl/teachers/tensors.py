@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from jepa_ssl.names import is_wrapper
+from jepa_ssl.teachers.shards import layout, local, part_here, sharded
 
 Walk = list[tuple[str, nn.Module]]
 Lists = tuple[list[Tensor], list[Tensor]]  # teacher, student
@@ -53,7 +54,8 @@ class Pairs:
     """Which tensor of the teacher follows which of the student.
 
     Looking them up costs more than the average itself, so it is done once, and again when `hold` finds that a tensor or
-    a module was put in another's place: by `.to`, by loading, by hand.
+    a module was put in another's place: by `.to`, by loading, by hand. Of what is sharded each process moves its own
+    part, without communication.
 
     Args:
         owner: the teacher, whose children `average` and `run` are.
@@ -63,7 +65,7 @@ class Pairs:
         averages_buffers: average floating point buffers, or copy them.
 
     Raises:
-        ValueError: teacher and student do not have the same tensors.
+        ValueError: teacher and student do not have the same tensors, or not sharded alike.
     """
 
     def __init__(
@@ -76,8 +78,12 @@ class Pairs:
         averages_buffers: bool,
     ) -> None:
         walks = [list(walk(root, left_out)) for root in (student, average, run) if root is not None]
-        online, teacher = (named_tensors(modules) for modules in walks[:2])
+        self._sharded = sharded(module for modules in walks for _, module in modules)
+        self._reshard()
+        named = [named_tensors(modules) for modules in walks]
+        online, teacher = named[:2]
         _check_match(teacher, online)
+        _check_layouts(named)
         parameters = {id(p) for p in average.parameters()}
         moving = {
             name: tensor
@@ -90,11 +96,13 @@ class Pairs:
         self._copied = _both(teacher, online, [name for name in teacher if name not in moving])
         self._run: Lists = ([], [])
         if run is not None:
-            self._run = list(named_tensors(walks[2]).values()), list(teacher.values())
+            self._run = list(map(local, named[2].values())), list(map(local, teacher.values()))
         plain = all(type(tensor) in (Tensor, nn.Parameter) for tensor in chain(teacher.values(), online.values()))
         # The quicker of the two, where it is understood.
         self._without_grad = torch.inference_mode() if plain else torch.no_grad()
         self.trainable = [tensor for tensor in online.values() if tensor.requires_grad]
+        self._distributed = [tensor for tensors in named for tensor in tensors.values() if layout(tensor)]
+        self._parts_here = list(map(part_here, self._distributed))
         self._remember(owner, student, walks)
 
     def _remember(self, owner: nn.Module, student: nn.Module, walks: list[Walk]) -> None:
@@ -113,11 +121,18 @@ class Pairs:
 
     def hold(self, student: nn.Module) -> bool:
         """Are these still the tensors of teacher and student?"""
+        self._reshard()
         return (
             student is self._student
             and all(map(is_, chain.from_iterable(self._places), self._things))
             and list(map(_dtype, self._some)) == self._dtypes
+            and all(map(is_, map(part_here, self._distributed), self._parts_here))
         )
+
+    def _reshard(self) -> None:
+        # After a pass without a backward pass FSDP leaves a root unsharded, with other parameters in its modules.
+        for module in self._sharded:
+            module.reshard()
 
     def move(self, share: float) -> None:
         """`teacher + share * (student - teacher)`."""
@@ -136,7 +151,7 @@ class Pairs:
 
 
 def _both(teacher: Mapping[str, Tensor], student: Mapping[str, Tensor], names: list[str]) -> Lists:
-    return [teacher[name] for name in names], [student[name] for name in names]
+    return [local(teacher[name]) for name in names], [local(student[name]) for name in names]
 
 
 def _check_match(teacher: Mapping[str, Tensor], student: Mapping[str, Tensor]) -> None:
@@ -152,3 +167,19 @@ def _check_match(teacher: Mapping[str, Tensor], student: Mapping[str, Tensor]) -
                 f"encoder has {name} of shape {list(student[name].shape)}, but EMATeacher copied it as "
                 f"{list(tensor.shape)}; update with the encoder that was copied."
             )
+
+
+def _check_layouts(named: list[dict[str, Tensor]]) -> None:
+    """Of the encoder, of the average, and of what runs if that is another."""
+    parts = ("encoder", *(("teacher.average",) if len(named) > 2 else ()), "teacher.target_model")
+    for name in named[0]:
+        layouts = [layout(tensors[name]) for tensors in named]
+        if any(other != layouts[0] for other in layouts):
+            raise ValueError(
+                f"{name} is {', '.join(f'{_said(lay)} in {part}' for lay, part in zip(layouts, parts, strict=True))}; "
+                f"apply the same fully_shard to all of these, and call reshard() of a sharded module that holds one."
+            )
+
+
+def _said(layout: tuple[object, object] | None) -> str:
+    return "whole" if layout is None else f"sharded by {layout[1]} over {layout[0]}"

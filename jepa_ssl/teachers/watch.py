@@ -13,9 +13,16 @@ REPEATED = 4  # a GradScaler that skips a step now and then does not do so befor
 
 
 class StepWatch:
-    """Each warning is given once. Nothing is said of an encoder that does not move at all."""
+    """Each warning is given once. Nothing is said of an encoder that does not move at all.
 
-    def __init__(self) -> None:
+    Args:
+        copied: the encoder of which the teacher is a copy.
+    """
+
+    def __init__(self, copied: nn.Module | None = None) -> None:
+        self.used = False  # the teacher ran in training; all that a compiled pass may leave behind
+        self._copied = None if copied is None else weakref.ref(copied)
+        self._writes_before = 0 if copied is None else _writes(copied)
         self._updated = False
         self._forgotten = 0
         self._idle = 0
@@ -35,11 +42,24 @@ class StepWatch:
         elif self._moved():
             self._forgotten += 1
             if self._forgotten == STEPS_WITHOUT_UPDATE:
-                warn(
-                    f"the encoder has moved {STEPS_WITHOUT_UPDATE} times and EMATeacher never; call update(encoder) "
-                    f"after each optimizer step, or give momentum=1 if the teacher is to stay as it is.",
-                    stacklevel=3,
-                )
+                self._say_forgotten()
+
+    def saved(self) -> None:
+        """The teacher's state is saved: the last moment to see what `forward` could not."""
+        if not self.used or self._updated or self._forgotten >= STEPS_WITHOUT_UPDATE:
+            return
+        copied = None if self._copied is None else self._copied()
+        # A step of an optimizer writes once or twice.
+        if copied is not None and _writes(copied) - self._writes_before >= 2 * STEPS_WITHOUT_UPDATE:
+            self._forgotten = STEPS_WITHOUT_UPDATE
+            self._say_forgotten()
+
+    def _say_forgotten(self) -> None:
+        warn(
+            f"the encoder has moved {STEPS_WITHOUT_UPDATE} times and EMATeacher never; call update(encoder) after each "
+            f"optimizer step, or give momentum=1 if the teacher is to stay as it is.",
+            stacklevel=4,
+        )
 
     def update(self, trainable: Sequence[Tensor]) -> None:
         """An update; `trainable` is what may move, always the same list unless one of them was exchanged."""
@@ -68,3 +88,8 @@ class StepWatch:
         moved = versions != self._versions
         self._versions = versions
         return moved
+
+
+def _writes(module: nn.Module) -> int:
+    """How often that parameter was written to that was so most often."""
+    return max((version(p) for p in module.parameters() if p.requires_grad), default=0)

@@ -60,7 +60,7 @@ def irreducible_step(size: str, mode: str) -> Callable[[], None]:
     The views were made before, the loss is a plain mean, the copy moves by cached lists.
     """
     model, jepa, batch, args, optimizer = joint(size, "--jepa_mode", mode)
-    views = jepa.objective.views(instance(batch), generator=jepa.generator)
+    views = jepa.objective.views(instance(batch))
     encoder, predictor, teacher = jepa.encoder, jepa.predictor, jepa.objective.teacher
     copy = teacher.target_model if mode == "ema" else None
     slow, fast = ([p.data for p in module.parameters()] for module in (copy or encoder, encoder))

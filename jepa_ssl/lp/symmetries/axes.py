@@ -4,8 +4,6 @@ Values of an axis are `[batch, slots]` where it is dense, `[items]` where it is 
 in both. What is written in these operations is written once for both forms.
 """
 
-from functools import cached_property
-
 import torch
 from torch import Tensor
 
@@ -57,20 +55,16 @@ class DenseAxis:
 
 
 class SparseAxis:
-    """The rows or columns of ragged LPs, one LP after the other."""
+    """The rows or columns of ragged LPs, one LP after the other; `owner [items]` is the LP of each item."""
 
     def __init__(self, offsets: Tensor, items: int) -> None:
         self.offsets = offsets
         self.items = items
+        self.owner = segment_of(offsets, items)
 
     @property
     def lps(self) -> int:
         return len(self.offsets) - 1
-
-    @cached_property
-    def owner(self) -> Tensor:
-        """The LP of each item."""
-        return segment_of(self.offsets, self.items)
 
     def spread(self, per_lp: Tensor) -> Tensor:
         """Each item gets the value of its LP."""

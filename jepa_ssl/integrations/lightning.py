@@ -1,0 +1,101 @@
+"""Lightning: a callback that moves the teacher and logs the monitor. Needs the extra `jepa_ssl[lightning]`."""
+
+from contextlib import ExitStack
+from functools import partial
+from operator import attrgetter
+from typing import Any, cast
+
+from torch import nn
+from torch.optim import Optimizer
+
+from jepa_ssl.monitor import CollapseMonitor
+from jepa_ssl.objective import JEPAObjective
+
+try:
+    from lightning.pytorch import LightningModule, Trainer
+    from lightning.pytorch.callbacks import Callback
+except ImportError as error:
+    raise ImportError(
+        "JEPACallback is a callback of Lightning, which is not installed; pip install 'jepa_ssl[lightning]'."
+    ) from error
+
+
+class JEPACallback(Callback):
+    """Calls the objective's `update` once after each optimizer step, and gives the monitor's rows to the loggers.
+
+    Your module holds the encoder and the objective, adds `self.jepa(self.encoder, batch).total` to the loss that its
+    `training_step` returns, and gives the parameters of both to its optimizer; the rest is
+    `Trainer(callbacks=JEPACallback())`. Teacher, predictor and monitor are saved and resumed with the module, for they
+    are parts of it; the callback has no state of its own.
+
+    It stands behind the step of the optimizer that trains the encoder. So the teacher moves once however many
+    micro-batches are accumulated, does not where automatic mixed precision skips a step, and is as right with manual
+    optimization. Where several optimizers train parts of the encoder, the last one's step counts. A monitor that has
+    a `log` already keeps it.
+
+    Args:
+        objective: name of the module's attribute that holds the `JEPAObjective`; dots reach further down.
+        encoder: name of the one that holds the encoder.
+
+    Raises, when a fit begins:
+        AttributeError: the module has no such attribute.
+        TypeError: what it holds is no objective, or no module.
+        ValueError: no optimizer has a parameter of the encoder.
+    """
+
+    def __init__(self, objective: str = "jepa", encoder: str = "encoder") -> None:
+        self.objective = objective
+        self.encoder = encoder
+        self._undo = ExitStack()
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._undo.close()  # a fit that failed was not torn down
+        objective = _part(pl_module, "objective", self.objective, JEPAObjective)
+        encoder = _part(pl_module, "encoder", self.encoder, nn.Module)
+
+        def move(*_: object) -> None:
+            objective.update(encoder)
+
+        hook = _optimizer_of(encoder, self.encoder, trainer, pl_module).register_step_post_hook(move)
+        self._undo.callback(hook.remove)
+        if isinstance(objective.monitor, CollapseMonitor) and objective.monitor.log is None:
+            objective.monitor.log = partial(_log, trainer)
+            self._undo.callback(setattr, objective.monitor, "log", None)
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        self._undo.close()
+
+
+def _part(module: LightningModule, argument: str, name: str, kind: type[Any]) -> Any:
+    try:
+        part = attrgetter(name)(module)
+    except AttributeError as error:
+        raise AttributeError(
+            f"{argument} is {name!r}, but {type(module).__name__} has no such attribute; name the one that holds its "
+            f"{kind.__name__}: JEPACallback(objective=..., encoder=...)."
+        ) from error
+    if not isinstance(getattr(part, "_orig_mod", part), kind):  # of a compiled one, what was compiled
+        raise TypeError(
+            f"{argument} is {name!r}, which is a {type(part).__name__} in {type(module).__name__}, but must be a "
+            f"{kind.__name__}; name the attribute that holds it."
+        )
+    return part
+
+
+def _optimizer_of(encoder: nn.Module, name: str, trainer: Trainer, module: LightningModule) -> Optimizer:
+    """The last one that trains a part of the encoder: after its step, all parts have moved."""
+    trained = set(encoder.parameters())
+    for optimizer in reversed(trainer.optimizers):
+        if any(trained.intersection(group["params"]) for group in optimizer.param_groups):
+            return optimizer
+    raise ValueError(
+        f"encoder is {name!r}, but no optimizer of {type(module).__name__} has a parameter of it, so that it would "
+        f"not learn; give them to the one that configure_optimizers returns."
+    )
+
+
+def _log(trainer: Trainer, row: dict[str, Any], step: int) -> None:
+    """The numbers of the row; its text is said by a warning, for not every logger takes text."""
+    numbers = {name: cast(float, value) for name, value in row.items() if not isinstance(value, str)}
+    for logger in trainer.loggers:
+        logger.log_metrics(numbers, step)
