@@ -1,6 +1,8 @@
 # `make demo` and `make test` set up their own environment in .venv; nothing else has to be installed first.
 PYTHON ?= python3
 BIN := .venv/bin
+# A file's tests stay in one process, for they share what was set up for the first.
+PARALLEL := -n auto --maxprocesses 4 --dist loadfile
 
 .PHONY: demo test fast lint bench docs clean
 
@@ -8,11 +10,10 @@ demo: .venv/done
 	$(BIN)/python examples/demo.py
 
 test: .venv/done
-	$(BIN)/coverage run -m pytest
-	$(BIN)/coverage report --skip-covered --fail-under=90
+	$(BIN)/pytest $(PARALLEL) --cov --cov-report=term:skip-covered --cov-fail-under=90
 
 fast: .venv/done
-	$(BIN)/pytest -m "not slow"
+	$(BIN)/pytest $(PARALLEL) -m "not slow"
 
 lint: .venv/done
 	$(BIN)/ruff format --check .

@@ -102,7 +102,10 @@ class BipartiteGraph:
         cls, constraint_features: Tensor, edge_index: Tensor, edge_attr: Tensor, variable_features: Tensor
     ) -> "BipartiteGraph":
         """A batch of one graph."""
-        ends = (torch.tensor([0, len(f)], device=f.device) for f in (constraint_features, variable_features))
+        # Not len(), of which a tensor without dimensions has none; it is refused by name.
+        ends = (
+            torch.tensor([0, f.shape[:1].numel()], device=f.device) for f in (constraint_features, variable_features)
+        )
         return cls(constraint_features, edge_index, edge_attr, variable_features, *ends)
 
     @property

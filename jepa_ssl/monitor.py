@@ -155,7 +155,14 @@ class CollapseMonitor(nn.Module):
         """Takes `gradient_share({"task": ..., "jepa": ...}, trunk.parameters())`; once in a hundred steps is enough.
 
         It warns if JEPA's is under a thousandth of the task's, or above the task's own, three times in a row.
+
+        Raises:
+            ValueError: the two are not named so.
         """
+        if not norms.keys() >= {"task", "jepa"}:
+            raise ValueError(
+                f"norms has {sorted(norms)}, but must have 'task' and 'jepa'; name the losses so in gradient_share."
+            )
         self._general |= {"task_gradient": norms["task"].detach(), "jepa_gradient": norms["jepa"].detach()}
 
     def step(self) -> None:

@@ -139,3 +139,9 @@ def test_a_batch_without_graphs_nodes_or_edges_is_in_order():
 def test_vectors_whose_padding_mask_does_not_fit_are_refused(values: torch.Tensor, valid: torch.Tensor, message: str):
     with pytest.raises(ValueError, match=message):
         FlatVectors(values, valid)
+
+
+def test_a_feature_without_items_is_refused():
+    edges, item = torch.zeros(2, 1, dtype=torch.int64), torch.ones(1, 1)
+    with pytest.raises(ValueError, match="variable_features"):
+        BipartiteGraph.single(item, edges, item, torch.tensor(1.0))

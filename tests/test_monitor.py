@@ -349,3 +349,8 @@ def test_a_warning_that_is_an_error_costs_no_row_and_no_measurement():
 def test_embeddings_without_items_to_count_are_refused():
     with pytest.raises(ValueError, match=r"embeddings\['node'\] is \[\], but must be \[items, dim\]"):
         CollapseMonitor().observe(one(torch.tensor(1.0)))
+
+
+def test_gradients_of_other_names_are_refused():
+    with pytest.raises(ValueError, match=r"norms has \['kkt'\], but must have 'task' and 'jepa'"):
+        CollapseMonitor().observe_gradients({"kkt": torch.tensor(1.0)})

@@ -116,8 +116,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What two processes leave behind, and what one does."""
     folder = tmp_path_factory.mktemp("processes")
     run(folder, *RECIPES[RESUMED], "--epochs", "1", "--output_dir", str(folder / "one for an epoch"))
-    # Forks, for they need not import everything again.
-    torch.multiprocessing.start_processes(in_one_process_of_two, (folder, free_ports(9)), nprocs=2, start_method="fork")  # pyright: ignore[reportPrivateImportUsage]
+    # No forks: of what other tests have started, a lock may be held at that moment, and would be for ever.
+    torch.multiprocessing.spawn(in_one_process_of_two, (folder, free_ports(9)), nprocs=2)  # pyright: ignore[reportPrivateImportUsage]
     for name, flags in RECIPES.items():
         run(folder, *flags, "--output_dir", str(folder / "one" / name))
     resume = ["--resume", str(folder / "two for an epoch" / "last.pt")]

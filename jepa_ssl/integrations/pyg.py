@@ -32,4 +32,5 @@ def _offsets(data: Data | Batch, name: str) -> Tensor:
             f"data is a Batch without {pointer!r}, so its graphs cannot be told apart; build it with "
             f"Batch.from_data_list(graphs, follow_batch=['constraint_features', 'variable_features'])."
         )
-    return torch.tensor([0, len(data[name])], device=data[name].device)
+    # Not len(), of which a tensor without dimensions has none; `BipartiteGraph` refuses it by name.
+    return torch.tensor([0, data[name].shape[:1].numel()], device=data[name].device)
