@@ -98,8 +98,10 @@ def first_gradients(folder: Path, ports: list[int] | None = None) -> dict[str, d
             engine = Engine(begun.model, begun.jepa, begun.args, begun.device, begun.deal)
             batches = map(doubled, begun._batches(begun.data, begun.deal.own(range(5))))
             engine.backward(batches, range(5), begun.schedule(0), epoch=0, step=0, watch=False)
+            for used in (begun.engine, engine):
+                used.end()
         trained = engine.module.named_parameters()
-        found[name] = {key.removeprefix("module."): p.grad for key, p in trained if p.grad is not None}
+        found[name] = {key: p.grad for key, p in trained if p.grad is not None}
     return found
 
 

@@ -43,6 +43,7 @@ def group() -> Iterator[None]:
                 silence.enter_context(redirect_stdout(nowhere))
                 silence.enter_context(redirect_stderr(nowhere))
             yield
+            wait()  # for who leaves first takes along what the others still need
     except SystemExit:  # it has been said why
         is_first_to_fail()
         raise

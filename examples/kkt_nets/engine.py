@@ -67,6 +67,11 @@ class Engine:
             losses.append((share, loss))
         return _joined(losses)
 
+    def end(self) -> None:
+        """To be called before the processes' group is taken apart: DDP, freed only after that, may wait for ever."""
+        if isinstance(self.module, DistributedDataParallel):
+            self.module = self.module.module
+
     def _quiet(self) -> Any:
         """Gradients are added up without telling the other processes; the last piece tells of all."""
         return self.module.no_sync() if isinstance(self.module, DistributedDataParallel) else nullcontext()

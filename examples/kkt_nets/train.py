@@ -280,6 +280,7 @@ def main(argv: Sequence[str] | None = None) -> Run:
             args = parse(argv)
         run = _or_exit(lambda: Run(args), ValueError, OSError)
         _or_exit(lambda: run.train(interrupts), NonFiniteLossError, ValueError, OSError)
+        run.engine.end()
         last = run.folder / "last.pt"
         print(f"checkpoints and metrics are in {run.folder}; evaluate with: python evaluate.py {last}")
         return run
