@@ -27,7 +27,7 @@ def alone_in_a_group(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
     group = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-    for name, value in group.items():
+    for name, value in {**group, "OMP_NUM_THREADS": "1"}.items():
         monkeypatch.setenv(name, value)
     monkeypatch.chdir(tmp_path)
     yield
