@@ -14,12 +14,9 @@ from typing import Any, BinaryIO
 import torch
 from atomic import write_atomically
 
-KEYS = {
-    *("epoch", "taken", "step", "best", "model", "optimizer", "args", "jepa", "rng", "meter", "rows", "run_id")
-}  # fmt: skip
+KEYS = {"epoch", "taken", "step", "best", "model", "optimizer", "args", "jepa", "rng", "meter", "rows", "run_id"}
 # What may differ between a run and its continuation without changing what is computed; epochs, for it may go on longer.
 FREE = {"config", "epochs", "devices", "num_workers", "output_dir", "resume", "data_root", "checkpoint_every"}
-
 
 COMMENT = b"sha256:"
 SEAL_BYTES = 2 + len(COMMENT) + 2 * hashlib.sha256().digest_size

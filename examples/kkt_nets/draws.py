@@ -18,6 +18,7 @@ class Draws:
 
     def __init__(self, seed: int, device: torch.device, globally: bool) -> None:
         self.seed, self.device = seed, device
+        self._shift = _mixed(seed)  # of the instances' numbers, so that runs of other seeds hide other things
         self._generator = None if globally else torch.Generator(device)
 
     def generator(self, step: int, piece: int) -> torch.Generator | None:
@@ -27,7 +28,7 @@ class Draws:
 
     def seeds(self, instances: Sequence[int], epoch: int) -> Seeds:
         """What is hidden of each instance in an epoch, wherever and with whomever it is computed."""
-        return Seeds(torch.tensor(instances, device=self.device) + _mixed(self.seed), epoch)
+        return Seeds(torch.tensor(instances, device=self.device) + self._shift, epoch)
 
 
 def _mixed(*numbers: int) -> int:

@@ -96,6 +96,10 @@ def symmetry(kind: Any) -> Callable[..., Any]:
     return lambda instance, generator, **given: kind(**given).apply(instance, generator=generator)
 
 
+def regularized(kind: Any) -> Callable[..., Any]:
+    return lambda embeddings, valid, generator, **given: kind(**given)(embeddings, valid=valid, generator=generator)
+
+
 def objective(
     encoder: Any, instance: Any, generator: Any, teacher: Any, views: Any, predictor: Any, **given: Any
 ) -> Any:
@@ -279,9 +283,7 @@ def _entries() -> dict[str, Entry]:
         "smooth_l1_loss": (jepa_ssl.smooth_l1_loss, two),
         "squared_error": (jepa_ssl.squared_error, two),
         "VICReg": (
-            lambda embeddings, valid, generator, **a: jepa_ssl.VICReg(**a)(
-                embeddings, valid=valid, generator=generator
-            ),
+            regularized(jepa_ssl.VICReg),
             lambda g: {
                 "embeddings": cloud(g),
                 "valid": valid(g),
@@ -292,9 +294,7 @@ def _entries() -> dict[str, Entry]:
             },
         ),
         "SIGReg": (
-            lambda embeddings, valid, generator, **a: jepa_ssl.SIGReg(**a)(
-                embeddings, valid=valid, generator=generator
-            ),
+            regularized(jepa_ssl.SIGReg),
             lambda g: {
                 "embeddings": cloud(g),
                 "valid": valid(g),
