@@ -34,6 +34,7 @@ FLOORS = {
     "monitor": 2,
     "testing": 1,
     "integrations": 3,
+    "recipes": 3,
     "__init__": 3,
 }
 

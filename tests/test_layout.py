@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jepa_ssl.lp import flatten, unflatten, valid_entries
+from jepa_ssl.lp import flatten, flatten_states, unflatten, valid_entries
 
 
 @given(st.integers(0, 3), st.integers(0, 4), st.integers(0, 4))
@@ -63,3 +63,21 @@ def test_shapes_that_do_not_fit_are_refused():
         valid_entries(torch.ones(2, 3), torch.tensor([3, 2]))
     with pytest.raises(ValueError, match="mask_m has 2 instances and mask_n 3"):
         valid_entries(torch.ones(2, 3), torch.ones(3, 4))
+
+
+@given(st.integers(0, 3), st.integers(0, 3), st.integers(0, 3), st.integers(0, 4))
+def test_states_are_laid_out_item_after_item(batch: int, m: int, n: int, numbers: int):
+    constraint, variable = torch.randn(batch, m, numbers), torch.randn(batch, n, numbers)
+    flat = flatten_states(constraint, variable)
+    assert flat.shape == (batch, numbers * (m + n))
+    for lp in range(batch):
+        expected = [x for items in (constraint[lp], variable[lp]) for item in items for x in item.tolist()]
+        assert flat[lp].tolist() == expected
+
+
+@given(st.integers(0, 3), st.integers(0, 4), st.integers(0, 3))
+def test_the_numbers_of_real_rows_and_columns_are_valid(rows: int, columns: int, numbers: int):
+    mask_m, mask_n = (torch.arange(size)[None] < real for size, real in ((3, rows), (4, columns)))
+    valid = valid_entries(mask_m, mask_n, numbers)
+    appended = flatten_states(mask_m[..., None].expand(1, 3, numbers), mask_n[..., None].expand(1, 4, numbers))
+    assert torch.equal(valid, torch.cat([valid_entries(mask_m, mask_n), appended], 1))

@@ -107,6 +107,8 @@ class KKTJepa(Resumable):
 def instance(batch: FlatBatch | GraphBatch) -> jepa_ssl.FlatVectors | jepa_ssl.BipartiteGraph:
     """A batch as `jepa_ssl` reads it."""
     if isinstance(batch, FlatBatch):
-        return jepa_ssl.FlatVectors(batch.model_input, valid_entries(batch.mask_m, batch.mask_n))
+        _, m, n = batch.A.shape
+        state_numbers = (batch.model_input.size(1) - m * n) // (m + n) - 1
+        return jepa_ssl.FlatVectors(batch.model_input, valid_entries(batch.mask_m, batch.mask_n, state_numbers))
     graph = batch.batch_graph
     return graph if isinstance(graph, jepa_ssl.BipartiteGraph) else bipartite_graph(graph)

@@ -4,6 +4,7 @@ from argparse import Namespace
 from collections.abc import Callable
 from typing import cast
 
+import seen
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -37,6 +38,7 @@ class KKTNetMLP(nn.Module):
         m: rows of A, after padding.
         n: columns of A, after padding.
         hidden: width of the trunk.
+        state_numbers: how many numbers of a solver's state are appended for each row and each column.
 
     Example:
         >>> model = KKTNetMLP(m=3, n=2)
@@ -44,11 +46,12 @@ class KKTNetMLP(nn.Module):
         torch.Size([8, 5])
     """
 
-    def __init__(self, m: int, n: int, hidden: int = 256) -> None:
+    def __init__(self, m: int, n: int, hidden: int = 256, state_numbers: int = 0) -> None:
         super().__init__()
-        self.m, self.n, self.hidden = m, n, hidden
+        self.m, self.n, self.hidden, self.state_numbers = m, n, hidden, state_numbers
+        self.width = m * n + (1 + state_numbers) * (m + n)
         self.net = FlatTrunk(
-            nn.Linear(m * n + m + n, hidden),
+            nn.Linear(self.width, hidden),
             nn.SELU(),
             nn.Linear(hidden, hidden),
             nn.SELU(),
@@ -59,15 +62,15 @@ class KKTNetMLP(nn.Module):
         self.head_lam = nn.Sequential(nn.Linear(hidden, m), nn.ReLU())
 
     def forward(self, flat: Tensor) -> Tensor:
-        """`[B, m*n + m + n]` to `[B, n + m]`: x, then lam >= 0.
+        """`[B, m*n + m + n]`, and the numbers of the states if there are any, to `[B, n + m]`: x, then lam >= 0.
 
         Raises:
             ValueError: `flat` is not of that width.
         """
-        width = self.m * self.n + self.m + self.n
-        if flat.shape[-1] != width:
+        if flat.shape[-1] != self.width:
+            entries = f"m*n+{1 + self.state_numbers}*(m+n)" if self.state_numbers else "m*n+m+n"
             raise ValueError(
-                f"flat has shape {tuple(flat.shape)}, expected m*n+m+n = {width} as its last dimension "
+                f"flat has shape {tuple(flat.shape)}, expected {entries} = {self.width} as its last dimension "
                 f"for m={self.m}, n={self.n}: pad each batch to the sizes that the model was built with."
             )
         features = self.net(flat)
@@ -127,10 +130,10 @@ class GNNTrunk(nn.Module):
 
     recompute = False
 
-    def __init__(self, dim: int) -> None:
+    def __init__(self, dim: int, state_numbers: int = 0) -> None:
         super().__init__()
-        self.constraint_embedding = _embedding(CONSTRAINT_FEATURES, dim)
-        self.variable_embedding = _embedding(VARIABLE_FEATURES, dim)
+        self.features = CONSTRAINT_FEATURES + state_numbers, VARIABLE_FEATURES + state_numbers
+        self.constraint_embedding, self.variable_embedding = (_embedding(width, dim) for width in self.features)
         self.edge_embedding = _embedding(EDGE_FEATURES, dim)
         self.to_constraints = nn.ModuleList(BipartiteConvolution(dim) for _ in range(2))
         self.to_variables = nn.ModuleList(BipartiteConvolution(dim) for _ in range(2))
@@ -143,7 +146,7 @@ class GNNTrunk(nn.Module):
         variable_features: Tensor,
     ) -> tuple[Tensor, Tensor]:
         """As `GNNPolicy.encode`."""
-        _check_graph(constraint_features, edge_indices, edge_features, variable_features)
+        _check_graph(self.features, constraint_features, edge_indices, edge_features, variable_features)
         row, column = edge_indices
         c = self.constraint_embedding(constraint_features)
         v = self.variable_embedding(variable_features)
@@ -155,16 +158,20 @@ class GNNTrunk(nn.Module):
 
 
 def _check_graph(
-    constraint_features: Tensor, edge_indices: Tensor, edge_features: Tensor, variable_features: Tensor
+    features: tuple[int, int],
+    constraint_features: Tensor,
+    edge_indices: Tensor,
+    edge_features: Tensor,
+    variable_features: Tensor,
 ) -> None:
     """Shapes alone: looking at the indices' values would wait for the device."""
-    for name, value, features in (
-        ("constraint_features", constraint_features, CONSTRAINT_FEATURES),
-        ("variable_features", variable_features, VARIABLE_FEATURES),
+    for name, value, width in (
+        ("constraint_features", constraint_features, features[0]),
+        ("variable_features", variable_features, features[1]),
         ("edge_features", edge_features, EDGE_FEATURES),
     ):
-        if value.dim() != 2 or value.shape[1] != features:
-            raise ValueError(f"{name} has shape {tuple(value.shape)}, expected [items, {features}].")
+        if value.dim() != 2 or value.shape[1] != width:
+            raise ValueError(f"{name} has shape {tuple(value.shape)}, expected [items, {width}].")
     expected = (2, edge_features.shape[0])
     if tuple(edge_indices.shape) != expected:
         raise ValueError(
@@ -177,7 +184,8 @@ class GNNPolicy(nn.Module):
     """Maps bipartite graphs of LPs to x on the variables and lam on the constraints.
 
     Args:
-        args: the run's options, of which `embedding_size` is read.
+        args: the run's options, of which `embedding_size` is read, and `seen_steps` if it is there: each of these adds
+            two numbers of a solver's state to the features of each node.
 
     Raises:
         ValueError: `args.embedding_size` is missing or no positive integer.
@@ -199,7 +207,7 @@ class GNNPolicy(nn.Module):
         if not isinstance(dim, int) or dim < 1:
             raise ValueError(f"args.embedding_size is {dim!r}, expected a positive integer such as 64.")
         self.embedding_size = dim
-        self.trunk = GNNTrunk(dim)
+        self.trunk = GNNTrunk(dim, seen.numbers(args))
         self.head_x = _head(dim)
         self.head_lam = _head(dim)
         self.apply(_orthogonal)
@@ -214,10 +222,10 @@ class GNNPolicy(nn.Module):
         """Embeddings of the constraints [sum_m, D] and of the variables [sum_n, D].
 
         Args:
-            constraint_features: `[sum_m, CONSTRAINT_FEATURES]`.
+            constraint_features: `[sum_m, CONSTRAINT_FEATURES]`, and the numbers of states if there are any.
             edge_indices: `[2, E]` int64; row 0 counts constraints, row 1 variables, over the whole batch.
             edge_features: `[E, EDGE_FEATURES]`.
-            variable_features: `[sum_n, VARIABLE_FEATURES]`.
+            variable_features: `[sum_n, VARIABLE_FEATURES]`, and likewise.
 
         Raises:
             ValueError: a shape is not as above.

@@ -124,8 +124,14 @@ def parser() -> configargparse.ArgumentParser:
         "--jepa_views", choices=VIEWS, help=f"what is predicted: {_said(VIEWS)}; default: entries (MLP), nodes (GNN)"
     )
     beyond.add_argument("--jepa_solver_steps", type=int, default=100, help="of the solver, views solver_state")
+    beyond.add_argument(
+        "--jepa_solver_restart", type=int, default=0, metavar="STEPS", help="restart the solver so often; 0 is never"
+    )
     beyond.add_argument("--jepa_loss", choices=LOSSES, default="cosine", help="between prediction and target")
-    beyond.add_argument("--jepa_regularizer", choices=REGULARIZERS, default="none", help="on the trunk's features")
+    beyond.add_argument("--jepa_regularizer", choices=REGULARIZERS, default="none", help="against collapse")
+    beyond.add_argument(
+        "--jepa_regularize", choices=("features", "embeddings"), default="features", help="of the trunk, or behind it"
+    )
     beyond.add_argument("--jepa_regularizer_weight", type=float, default=0.3, help="beside the prediction loss's 1")
     beyond.add_argument(
         "--jepa_balance", action="store_true", help="--jepa_weight is a share: JEPA's gradient on the trunk over KKT's"
@@ -151,6 +157,9 @@ def parser() -> configargparse.ArgumentParser:
     model.add_argument("--use_bipartite_graphs", action="store_true", help="GNNPolicy instead of KKTNetMLP")
     model.add_argument("--embedding_size", type=int, default=64, help="width of GNNPolicy")
     model.add_argument("--hidden_size", type=int, default=256, help="width of KKTNetMLP")
+    model.add_argument(
+        "--seen_steps", type=int, nargs="+", metavar="STEPS", help="show the network what a solver reaches in so many"
+    )
 
     data = p.add_argument_group("data")
     data.add_argument("--problems", nargs="+", default=list(FAMILIES), metavar="FAMILY", help=", ".join(FAMILIES))
@@ -244,8 +253,14 @@ def check(args: Namespace) -> None:
     for name in (*counts, "train_instances", "val_instances", "test_instances"):
         _require(name, args, "at least 1 and below 2**31", lambda value: 1 <= value < 2**31)
     often = ("monitor_every", "checkpoint_every")
-    for name in ("jepa_pretrain_epochs", "num_workers", "ruiz_iterations", *often):
+    for name in ("jepa_pretrain_epochs", "num_workers", "ruiz_iterations", "jepa_solver_restart", *often):
         _require(name, args, "at least 0 and below 2**31", lambda value: 0 <= value < 2**31)
+    seen = args.seen_steps or []
+    if any(steps < 1 or steps >= 2**31 for steps in seen) or sorted(set(seen)) != seen:
+        raise ValueError(
+            f"--seen_steps is {' '.join(map(str, seen))}, but must be numbers of steps, each at least 1 and larger "
+            f"than the one before, such as 10 30 100."
+        )
     if args.resume == "auto" and not args.output_dir:
         raise ValueError("--resume is auto, but --output_dir is not given, where it would look; name a folder.")
     for name in ("seed", "data_seed"):
@@ -274,7 +289,14 @@ def check(args: Namespace) -> None:
             raise ValueError(f"--{name}_size is {' '.join(map(str, size))}, but must have {expected}.")
 
 
-OF_JEPA = ("jepa_loss", "jepa_regularizer", "ema_schedule", "jepa_balance")  # that would do nothing without it
+OF_JEPA = (
+    "jepa_loss",
+    "jepa_regularizer",
+    "jepa_regularize",
+    "ema_schedule",
+    "jepa_balance",
+    "jepa_solver_restart",
+)  # that would do nothing without it
 
 
 def _check_recipe(args: Namespace) -> None:
@@ -305,6 +327,10 @@ def _check_recipe(args: Namespace) -> None:
     regularized = args.jepa_regularizer != "none" and args.jepa_regularizer_weight > 0
     if args.jepa_regularizer != "none" and not regularized:
         raise ValueError("--jepa_regularizer_weight is 0, so that --jepa_regularizer does nothing; leave it out.")
+    if args.jepa_regularize != "features" and not regularized:
+        raise ValueError("--jepa_regularize says where, but not what; add --jepa_regularizer vicreg or sigreg.")
+    if args.jepa_solver_restart and not reads_states:
+        raise ValueError("--jepa_solver_restart is of --jepa_views solver_state; add it, or leave this out.")
     if args.jepa_mode in ("shared", "learned") and not regularized:
         raise ValueError(
             f"--jepa_mode is {args.jepa_mode}, where both sides learn and would agree on one point; add "

@@ -6,11 +6,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import seen
 import torch
 from dataset import FlatBatch, FlatCollate, GraphBatch, LPDataset, check_flat_fits, collate_graphs
 from devices import precision
 from losses import kkt_loss, pad_predictions
 from models import FlatTrunk, GNNPolicy, GNNTrunk, KKTNetMLP
+from seen import SeenStates
 from torch import Tensor
 
 KKT_WEIGHTS = ("primal_weight", "dual_weight", "stationarity_weight", "complementary_slackness_weight")
@@ -22,10 +24,11 @@ def build(args: Namespace, m: int, n: int) -> tuple[KKTNetMLP | GNNPolicy, Calla
     Raises:
         ValueError: the MLP's dense input would not fit into memory.
     """
+    steps = tuple(args.seen_steps or ())
     if args.use_bipartite_graphs:
-        return GNNPolicy(args), collate_graphs
+        return GNNPolicy(args), SeenStates(collate_graphs, steps)
     check_flat_fits(m, n, args.batch_size, args.hidden_size)
-    return KKTNetMLP(m, n, args.hidden_size), FlatCollate(m, n)
+    return KKTNetMLP(m, n, args.hidden_size, seen.numbers(args)), SeenStates(FlatCollate(m, n), steps)
 
 
 def restore(state: dict[str, Any], path: str | Path) -> tuple[KKTNetMLP | GNNPolicy, Callable[..., Any]]:

@@ -29,9 +29,9 @@ def objective(
         jepa_ssl.MLPPredictor(encoder.widths, activation=activation),
         _teacher(encoder, model, args, updates),
         LOSSES[args.jepa_loss],
-        regularizer=regularizer and regularizer(),
+        regularizer=regularizer and regularizer(on_sphere=args.jepa_regularize == "embeddings"),
         regularizer_weight=args.jepa_regularizer_weight,
-        regularize="features",
+        regularize=args.jepa_regularize,
         monitor=jepa_ssl.CollapseMonitor(args.monitor_every, log=log) if args.monitor_every else None,
     )
 
@@ -56,13 +56,18 @@ def _views(model: Any, args: Namespace) -> Any:
         case "blocks":
             return jepa_ssl.BlockMasker(nodes)
         case _:
-            return lp.SolverState(args.jepa_solver_steps, lp_of=_lp_of(model))
+            restart_every = args.jepa_solver_restart or None
+            return lp.SolverState(args.jepa_solver_steps, restart_every=restart_every, lp_of=_lp_of(model))
 
 
 def _lp_of(model: KKTNetMLP | GNNPolicy) -> Callable[[Any], Any]:
-    """From a batch to its LPs; in both the bounds of x are rows."""
+    """From a batch to its LPs; in both the bounds of x are rows. States that are shown stand behind the LP."""
     if isinstance(model, KKTNetMLP):
-        return lambda vectors: lp.DenseLP.of_vectors(vectors, model.m, model.n)
+        m, n = model.m, model.n
+        width = m * n + m + n
+        return lambda vectors: lp.DenseLP.of_vectors(
+            jepa_ssl.FlatVectors(vectors.values[:, :width], vectors.valid[:, :width]), m, n
+        )
     return lp.SparseLP.inequalities_of
 
 

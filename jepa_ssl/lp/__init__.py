@@ -1,9 +1,10 @@
 """The LP wing: the only rooms that know that an instance is a linear program."""
 
 from jepa_ssl.lp.instances import DenseLP, SparseLP
-from jepa_ssl.lp.layout import flatten, unflatten, valid_entries
+from jepa_ssl.lp.layout import flatten, flatten_states, unflatten, valid_entries
 from jepa_ssl.lp.maskers import StructureMasker
 from jepa_ssl.lp.solver_state import SolverState, split_states
+from jepa_ssl.lp.state_features import StateFeatures
 from jepa_ssl.lp.symmetries import (
     BoundsAsRows,
     ColumnScale,
@@ -42,11 +43,13 @@ __all__ = [
     "SideScale",
     "SolverState",
     "SparseLP",
+    "StateFeatures",
     "StructureMasker",
     "Symmetry",
     "SymmetryViews",
     "Translation",
     "flatten",
+    "flatten_states",
     "split_states",
     "unflatten",
     "valid_entries",

@@ -1,7 +1,7 @@
 """The flat layout of an LP, `[vec(A), b, c]`, and which of its entries are real when a batch is padded."""
 
 import torch
-from einops import rearrange
+from einops import rearrange, repeat
 from torch import Tensor
 
 
@@ -34,8 +34,21 @@ def unflatten(vectors: Tensor, m: int, n: int) -> tuple[Tensor, Tensor, Tensor]:
     return A, vectors[:, m * n : m * n + m], vectors[:, m * n + m :]
 
 
-def valid_entries(mask_m: Tensor, mask_n: Tensor) -> Tensor:
+def flatten_states(constraint: Tensor, variable: Tensor) -> Tensor:
+    """`[batch, m, numbers]` of the rows and `[batch, n, numbers]` of the columns, one after the other.
+
+    A vector an LP, `[batch, numbers * (m + n)]`.
+    """
+    return torch.cat(
+        [rearrange(part, "batch items numbers -> batch (items numbers)") for part in (constraint, variable)], 1
+    )
+
+
+def valid_entries(mask_m: Tensor, mask_n: Tensor, numbers: int = 0) -> Tensor:
     """Which entries of `[vec(A), b, c]` are real: bool `[batch, m * n + m + n]`.
+
+    With `numbers`, of such vectors followed by so many numbers a row and a column, as `StateFeatures` appends them:
+    bool `[batch, m * n + (1 + numbers) * (m + n)]`.
 
     `mask_m [batch, m]` and `mask_n [batch, n]` are bool, or numbers that are not 0 on real rows and columns.
 
@@ -52,4 +65,5 @@ def valid_entries(mask_m: Tensor, mask_n: Tensor) -> Tensor:
         raise ValueError(f"mask_m has {len(mask_m)} instances and mask_n {len(mask_n)}; both must describe one batch.")
     rows, columns = mask_m != 0, mask_n != 0
     coefficients = rearrange(rows, "batch m -> batch m 1") & rearrange(columns, "batch n -> batch 1 n")
-    return flatten(coefficients, rows, columns)
+    states = [repeat(mask, "batch items -> batch (items numbers)", numbers=numbers) for mask in (rows, columns)]
+    return torch.cat([flatten(coefficients, rows, columns), *states], 1)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from jepa_ssl.checks import non_negative, reads_freely, whole_number
 from jepa_ssl.lp.checks import check_shapes, check_values, check_wiring
 from jepa_ssl.lp.instances import DenseLP, SparseLP
+from jepa_ssl.lp.layout import flatten_states
 from jepa_ssl.lp.pdhg import Point, Problem, iterate, residuals
 from jepa_ssl.lp.symmetries.axes import DenseAxis, SparseAxis
 from jepa_ssl.maskers.seeds import Randomness, normal_like, randomness_fits
@@ -132,14 +133,14 @@ class SolverState(nn.Module, Generic[InstanceT]):
                 "SolverState has no statistics to standardise its targets with; call fit(batches) once on training "
                 "batches, or load the state_dict of one that was fitted."
             )
-        lp = self._lp(instance)
+        lp = self.lp(instance)
         states = self._states(instance, lp, generator)
         target = {kind: self._standardised(states[kind], kind) for kind in KINDS}
         if isinstance(lp, DenseLP):
             masks = (lp.mask_m, lp.mask_n)
             # What was stored may hold anything on its padding.
             real = [torch.where(mask.unsqueeze(-1), target[k], 0) for k, mask in zip(KINDS, masks, strict=True)]
-            return Views(instance, {INSTANCE: torch.cat([part.flatten(1) for part in real], 1)}, {INSTANCE: None})
+            return Views(instance, {INSTANCE: flatten_states(*real)}, {INSTANCE: None})
         return Views(context=instance, target=target, hidden=dict.fromkeys(KINDS), weight=lp.equal_weights())
 
     def states(
@@ -189,7 +190,7 @@ class SolverState(nn.Module, Generic[InstanceT]):
         """
         moments = {kind: _Moments(2 * len(self.steps)) for kind in KINDS}
         for instance in instances:
-            lp = self._lp(instance)
+            lp = self.lp(instance)
             check_values(lp)
             for kind, states in _real(lp, self._states(instance, lp, generator)).items():
                 moments[kind].add(states)
@@ -208,7 +209,8 @@ class SolverState(nn.Module, Generic[InstanceT]):
         self.fitted = True
         return self
 
-    def _lp(self, instance: InstanceT) -> SparseLP | DenseLP:
+    def lp(self, instance: InstanceT) -> SparseLP | DenseLP:
+        """The LPs of a batch; raises a TypeError if there are none."""
         lp = cast(SparseLP | DenseLP, instance) if self.lp_of is None else self.lp_of(instance)
         if not isinstance(lp, SparseLP | DenseLP):  # pyright: ignore[reportUnnecessaryIsInstance]
             origin = "instance is" if self.lp_of is None else "lp_of returned"
