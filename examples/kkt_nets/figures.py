@@ -43,7 +43,7 @@ def training_curves(metrics: Mapping[str, Rows]) -> Figure:
 def draw_jepa_loss(axes: Axes, metrics: Mapping[str, Rows]) -> None:
     """The JEPA loss while training; it says little without the rank beside it."""
     draw_curve(axes, metrics, "train/loss_jepa")
-    axes.set(title="JEPA loss, training", ylabel="2 - 2 cos", yscale="log")
+    axes.set(title="JEPA loss, training", ylabel="JEPA loss", yscale="log")
 
 
 def draw_rank(axes: Axes, metrics: Mapping[str, Rows]) -> None:

@@ -30,6 +30,7 @@ class StateFeatures(Generic[InstanceT]):
 
     Args:
         steps: after how many steps the state is shown, in rising order; several cost no more than the last.
+        restart_every: restart the solver so often, see `SolverState`.
         lp_of: from an instance, as it was before, to its LPs: `SparseLP.inequalities_of` for a `BipartiteGraph` whose
             first features are b, c and the coefficient.
 
@@ -42,9 +43,13 @@ class StateFeatures(Generic[InstanceT]):
     """
 
     def __init__(
-        self, steps: int | Sequence[int] = (10, 30, 100), *, lp_of: Callable[[InstanceT], SparseLP | DenseLP]
+        self,
+        steps: int | Sequence[int] = (10, 30, 100),
+        *,
+        restart_every: int | None = None,
+        lp_of: Callable[[InstanceT], SparseLP | DenseLP],
     ) -> None:
-        self.solver: SolverState[Any] = SolverState(steps, lp_of=lp_of)
+        self.solver: SolverState[Any] = SolverState(steps, restart_every=restart_every, lp_of=lp_of)
 
     @property
     def numbers(self) -> int:
