@@ -5,7 +5,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jepa_ssl.lp import flatten, flatten_states, unflatten, valid_entries
+from jepa_ssl.lp import flatten, unflatten, valid_entries
+from jepa_ssl.lp.layout import flatten_states
 
 
 @given(st.integers(0, 3), st.integers(0, 4), st.integers(0, 4))

@@ -20,7 +20,8 @@ gap: |c'x - c'x*| / max(1, |c'x*|); it may be small where x is not feasible. p: 
 d: dual violation, |c + A'lam|. s: complementary slackness, |lam (Ax - b)|. Of these the greatest and the mean over an
 LP's rows or columns, in original units. KKT: the training loss, of the LP as the run scaled it, with its weights.
 net s: seconds of a warm forward pass on a batch of LPs of one size (--batch_size, by default the run's), over the LPs
-in it; larger batches take less an LP. HiGHS s: its own run time on one LP, which it solves to the optimum.
+in it, without the solver steps of --seen_steps; larger batches take less an LP. HiGHS s: its own run time on one LP,
+which it solves to the optimum.
 lam >= 0 holds in both networks by construction; report.json has relu(-lam) nevertheless."""
 
 

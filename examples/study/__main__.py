@@ -11,6 +11,7 @@ from .plan import (
     DECISIVE,
     EQUAL_COMPUTE,
     FAMILIES,
+    FEWER_OR_MORE,
     FILES,
     FINETUNED,
     FLAT,
@@ -24,7 +25,18 @@ from .plan import (
 ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "docs" / "study" / "results"
 TRUNK = Path(__file__).with_name("trunk.safetensors")
-STAGES = ("pretraining", "finetuning", "probe", "solving", "equal_compute", "supervised", "unseen", "flat", "files")
+STAGES = (
+    "pretraining",
+    "finetuning",
+    "probe",
+    "solving",
+    "equal_compute",
+    "supervised",
+    "unseen",
+    "flat",
+    "files",
+    "instances",
+)
 
 
 def planned(stage: str, plan: Plan, folder: Path, files: tuple[str, ...] = ()) -> list[Piece]:
@@ -55,21 +67,29 @@ def planned(stage: str, plan: Plan, folder: Path, files: tuple[str, ...] = ()) -
                         if not early and (frozen or name not in DECISIVE):
                             continue
                         label = f"{name}{'-frozen' if frozen else ''}-n{n}-seed{seed}"
-                        made.append(piece(label, experiments.finetuned, name, seed, n, frozen))
+                        made.append(piece(label, experiments.finetuned, name, seed, n, frozen, plan.few_lps))
             case "equal_compute":
                 made += [
                     piece(f"{name}-seed{seed}", experiments.at_equal_compute, name, seed) for name in EQUAL_COMPUTE
                 ]
-            case "supervised" if early:
+            case "supervised" if seed < 2:
                 made += [
                     piece(f"{name}-{count}labels-seed{seed}", experiments.supervised, name, seed, count)
                     for name in ("random", "random_s")
                     for count in plan.labels[plan.sizes[0]][1:]
                 ]
-            case "unseen" if seed < 2:
+            case "unseen" if seed == 0:
                 made += [
                     piece(f"{RECOMMENDED}-{family}-seed{seed}", experiments.probed_unseen, RECOMMENDED, seed, family)
                     for family in FAMILIES
+                ]
+            case "instances" if seed == 0:
+                made += [
+                    piece(
+                        f"{name}-{count}lps-seed{seed}", experiments.finetuned, name, seed, plan.sizes[0], False, count
+                    )
+                    for name in FEWER_OR_MORE
+                    for count in plan.fewer_or_more
                 ]
             case "files" if files:
                 made += [
@@ -79,7 +99,7 @@ def planned(stage: str, plan: Plan, folder: Path, files: tuple[str, ...] = ()) -
                 ]
             case "solving" if early:
                 made += [piece(f"{name}-seed{seed}", solving.from_predictions, name, seed) for name in WARM_STARTS]
-            case "flat" if early:
+            case "flat" if seed < 2:
                 made += [piece(f"{name}-seed{seed}", flat.compared, name, seed) for name in FLAT]
             case _:
                 pass

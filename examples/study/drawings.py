@@ -18,7 +18,7 @@ COLOURS = {
     "ema": "#D55E00",
     "simsiam": "#E69F00",
     "kkt_s": "#CC79A7",
-    "later_lp": "#56B4E9",
+    "state": "#56B4E9",
     RECOMMENDED: "#0072B2",
 }
 

@@ -171,16 +171,18 @@ def _supervised_loss(policy: GNNPolicy, heads: nn.ModuleList, batch: GraphBatch,
     )
 
 
-def finetuned(plan: Plan, folder: Path, name: str, seed: int, n: int, frozen: bool) -> dict[str, Any]:
+def finetuned(plan: Plan, folder: Path, name: str, seed: int, n: int, frozen: bool, few_lps: int) -> dict[str, Any]:
     """Family -> KKT residual of test LPs while a few others are trained on, and what it ends at."""
-    return {family: _finetuned_on(plan, folder, name, seed, n, frozen, family) for family in FAMILIES}
+    return {family: _finetuned_on(plan, folder, name, seed, n, frozen, few_lps, family) for family in FAMILIES}
 
 
-def _finetuned_on(plan: Plan, folder: Path, name: str, seed: int, n: int, frozen: bool, family: str) -> dict[str, Any]:
+def _finetuned_on(
+    plan: Plan, folder: Path, name: str, seed: int, n: int, frozen: bool, few_lps: int, family: str
+) -> dict[str, Any]:
     policy, sees = arms.load(folder, name, seed), ARMS[name].sees_states
     if frozen:
         freeze(policy.trunk)
-    few = lps.batched((family,), n, plan.few_lps, "few", FEW_BATCH[n], sees)
+    few = lps.batched((family,), n, few_lps, "few", FEW_BATCH[n], sees)
     count = max(1, plan.test_lps[n] // 2)
     test = lps.batched((family,), n, count, "test", max(1, EVALUATED * 20 // n), sees)
     learned = [parameter for parameter in policy.parameters() if parameter.requires_grad]

@@ -42,9 +42,9 @@ ARMS = {
     "state": Arm("state of 100 steps", "state"),
     "later_lp": Arm("later state, sees the LP alone", "later", regularizer_weight=0.2),
     "later": Arm("later state from an early one", "later", sees_states=True, regularizer_weight=0.2),
-    "later_again": Arm("the same, other seeds", "later", True, 0.2, seed_offset=FLOOR),
-    "later_plain": Arm("the same without VICReg", "later", sees_states=True),
-    "later_numbers": Arm("its numbers, no embedding", "later", True, 0.2, target="numbers"),
+    "later_again": Arm("later state, other seeds", "later", True, 0.2, seed_offset=FLOOR),
+    "later_plain": Arm("later state, without VICReg", "later", sees_states=True),
+    "later_numbers": Arm("later state, its numbers as target", "later", True, 0.2, target="numbers"),
     "kkt": Arm("KKT", "kkt"),
     "kkt_s": Arm("KKT, sees states", "kkt", sees_states=True),
     "joint": Arm("KKT and later state together", "joint", True, 0.2),
@@ -72,6 +72,7 @@ class Plan:
     )
     test_lps: dict[int, int] = field(default_factory=lambda: {20: 100, 50: 60, 200: 30})
     few_lps: int = 32
+    fewer_or_more: tuple[int, ...] = (8, 128)  # in their place, to see how many LPs a start is worth
     finetuning_steps: int = 200
     measured_every: int = 10
     supervised_steps: int = 400
@@ -99,6 +100,7 @@ SCALES = {
         labels={20: (5, 10)},
         test_lps={20: 5},
         few_lps=8,
+        fewer_or_more=(2, 16),
         finetuning_steps=4,
         measured_every=2,
         supervised_steps=4,
@@ -121,6 +123,7 @@ FINETUNED = {
     200: [(arm, False) for arm in ("random", "random_s", "later")],
 }
 DECISIVE = ("random", "random_s", "later", "kkt_s")  # fine-tuned with all seeds
+FEWER_OR_MORE = ("random", "random_s", "later")
 EQUAL_COMPUTE = ("kkt", "kkt_s", "joint", "then")  # trained with the heads, for as long as each other
 FLAT = ("random", "random_again", "random_s", "ema", "simsiam", "later", "kkt_s")
 FILES = ("random", "random_s", "ema", "simsiam", "kkt", "kkt_s", "later_lp", "later")  # probed on real LPs

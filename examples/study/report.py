@@ -10,7 +10,19 @@ from atomic import write_atomically
 from . import drawings
 from .found import PREDICTED, SHOWN, Found, floor, label
 from .intervals import Interval, geometric, interval, paired
-from .plan import ABLATIONS, ARMS, EQUAL_COMPUTE, FAMILIES, FILES, FLAT, KNOWABLE, RECOMMENDED, SCALES, WARM_STARTS
+from .plan import (
+    ABLATIONS,
+    ARMS,
+    EQUAL_COMPUTE,
+    FAMILIES,
+    FEWER_OR_MORE,
+    FILES,
+    FLAT,
+    KNOWABLE,
+    RECOMMENDED,
+    SCALES,
+    WARM_STARTS,
+)
 
 PLAN = SCALES["full"]
 EVERY = PLAN.measured_every
@@ -79,7 +91,9 @@ def headline(found: Found) -> str:
     headings = ["frozen, 10 labelled LPs a family", *(f"n = {n}: R2 / AUC" for n in PLAN.sizes)]
     headings += ["rank, constraint / variable"]
     rows: list[list[str]] = []
-    for name in ("random", "ema", "simsiam", "kkt", "later_lp", "random_s", "kkt_s", RECOMMENDED, SHOWN, PREDICTED):
+    for name in (
+        "random", "ema", "simsiam", "kkt", "state", "random_s", "kkt_s", RECOMMENDED, SHOWN, PREDICTED,
+    ):  # fmt: skip
         cells = [_scores(found, name, n, 10) for n in PLAN.sizes]
         ranks = [interval(found.geometry(name, 20, f"rank/{stream}")).mean for stream in ("constraint", "variable")]
         shape = "" if name in (SHOWN, PREDICTED) else f"{ranks[0]:.1f} / {ranks[1]:.1f}"
@@ -125,7 +139,7 @@ def differences(found: Found) -> str:
     headings = ["difference, 10 labels", *(f"n = {n}: R2" for n in PLAN.sizes), *(f"n = {n}: AUC" for n in PLAN.sizes)]
     rows: list[list[str]] = []
     for name, minus in (
-        ("later_lp", "random"),
+        ("state", "random"),
         ("random_s", "random"),
         (RECOMMENDED, "random_s"),
         (RECOMMENDED, "kkt_s"),
@@ -143,7 +157,7 @@ def labels(found: Found) -> str:
     counts = PLAN.labels[20]
     headings = ["n = 20", *(f"{count} labels: R2 / AUC / between bounds" for count in counts)]
     rows: list[list[str]] = []
-    for name in ("random", "later_lp", "random_s", "kkt_s", RECOMMENDED, SHOWN):
+    for name in ("random", "state", "random_s", "kkt_s", RECOMMENDED, SHOWN):
         cells = [_scores(found, name, 20, count, ("r2", "auc", "between")) for count in counts]
         rows.append([f"{label(name)}{'' if name == SHOWN else ', frozen'}", *cells])
     for name in ("random", "random_s"):
@@ -343,12 +357,29 @@ def factor(of: Interval) -> str:
     return f"**{shown}**" if of.excludes_zero() else shown
 
 
+def instances(found: Found) -> str:
+    """The KKT residual after all steps, over the number of LPs that were trained on."""
+    counts = sorted((*PLAN.fewer_or_more, PLAN.few_lps))
+    rows: list[list[str]] = []
+    for name in FEWER_OR_MORE:
+        cells: list[str] = []
+        for count in counts:
+            stage, piece = (
+                ("finetuning", f"{name}-n20") if count == PLAN.few_lps else ("instances", f"{name}-{count}lps")
+            )
+            runs = found.runs(stage, piece)[:1]
+            ends = [geometric([run[family]["residual"][-1] for family in FAMILIES]) for run in runs]
+            cells.append(", ".join(f"{end:.2g}" for end in ends))
+        rows.append(["from scratch" if name == "random" else label(name), *cells])
+    return table(["KKT after 200 steps, one seed", *(f"on {count} LPs" for count in counts)], rows)
+
+
 def equal_compute(found: Found) -> str:
     """Networks whose heads were pretrained too, on the mixture, for the same time: what they predict, untouched."""
     headings = [
         "the same time on the mixture",
         *(f"n = {n}: KKT / gap" for n in PLAN.sizes),
-        "KKT over that of KKT, sees states",
+        *(f"{what} over that of KKT, sees states, n = 20" for what in ("KKT", "gap")),
     ]
     rows: list[list[str]] = []
     for name in EQUAL_COMPUTE:
@@ -459,6 +490,6 @@ TABLES: dict[str, Callable[[Found], str]] = {
     function.__name__: function
     for function in (
         headline, by_family, differences, labels, unseen, files, collapse, ranks, ablations, finetuning, ends,
-        equal_compute, flat_path, simplex, first_order,
+        instances, equal_compute, flat_path, simplex, first_order,
     )
 }  # fmt: skip
