@@ -46,7 +46,8 @@ def test_the_loss_is_the_formula_written_out():
 
     solver = SolverState(20, restart_every=10, lp_of=SparseLP.inequalities_of).fit([instance])
     embeddings: Any = encoder(instance).embeddings
-    predictions, targets = objective.predictor(embeddings), objective.teacher(encoder, solver(instance).target)
+    predictions = objective.predictor(embeddings)
+    targets: Any = objective.teacher(encoder, solver(instance).target)
     terms: list[Tensor] = []
     for stream in STREAMS:
         z = F.layer_norm(targets[stream], (DIM,))
@@ -109,7 +110,8 @@ def test_stored_states_are_taken_as_they_are():
     stored = solver.states(SparseLP.inequalities_of(instance))
     options: Any = {"lp_of": SparseLP.inequalities_of, "steps": 20, "restart_every": None}
     encoder, losses = Nodes(), []
-    for more in ({}, {"states_of": lambda _: stored}):
+    stored_with_it: Any = {"states_of": lambda _: stored}
+    for more in ({}, stored_with_it):
         torch.manual_seed(0)
         objective = later_state(dict.fromkeys(STREAMS, DIM), **options, **more)
         views: Any = objective.views
@@ -120,9 +122,8 @@ def test_stored_states_are_taken_as_they_are():
 
 def test_the_seed_decides_the_target_network():
     options: Any = {"lp_of": SparseLP.inequalities_of}
-    weights = [
-        next(iter(later_state({"variable": 4}, seed=seed, **options).teacher.parameters())) for seed in (0, 0, 1)
-    ]
+    teachers: list[Any] = [later_state({"variable": 4}, seed=seed, **options).teacher for seed in (0, 0, 1)]
+    weights = [next(teacher.parameters()) for teacher in teachers]
     assert torch.equal(weights[0], weights[1])
     assert not torch.equal(weights[0], weights[2])
 

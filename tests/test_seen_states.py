@@ -42,7 +42,8 @@ def test_both_paths_see_the_same_states():
 
 
 def test_without_steps_a_batch_is_what_it_was():
-    plain, seen = collate_graphs(SAMPLES), SeenStates(collate_graphs)(SAMPLES)
+    plain: Any = collate_graphs(SAMPLES)
+    seen: Any = SeenStates(collate_graphs)(SAMPLES)
     assert torch.equal(plain.batch_graph.constraint_features, seen.batch_graph.constraint_features)
 
 

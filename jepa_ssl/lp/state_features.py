@@ -22,7 +22,7 @@ class StateFeatures(Generic[InstanceT]):
     After each number of steps a variable has its value x and its reduced cost, a constraint its multiplier and its
     slack, as in `SolverState`: `2 * len(steps)` further numbers each, squashed by asinh and within [-10, 10], 0 in the
     place of NaN. They are fitted to nothing, so an LP has the same ones in any batch and in any data set (bit for bit
-    on a CPU). Computed from zero and without gradient; of a batch of small LPs, a hundred steps cost about a tenth of
+    on a CPU). Computed from zero and without gradient; of a batch of small LPs, a hundred steps cost about a sixth of
     a training step of the example's GNN.
 
     With a later state as the target (`SolverState(300, restart_every=100)`) an encoder learns to go on from an early
