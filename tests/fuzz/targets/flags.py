@@ -69,6 +69,7 @@ DOCUMENTS = (
 
 def target() -> Target:
     defaults = {f"--{action.dest}": action.default for action in parser()._actions}
+    defaults["--seen_steps"] = [10, 30]  # by default there are none
     flags = sorted(defaults.keys() - {"--help"})
     folder = Path(tempfile.mkdtemp(prefix="fuzz-"))
 
@@ -124,7 +125,7 @@ def _command_line(rng: random.Random, flags: list[str], defaults: dict[str, Any]
     argv: list[str] = []
     for _ in range(rng.randint(1, 6)):
         flag = rng.choice(flags)
-        if rng.random() < 0.6 and defaults[flag] not in (None, False):  # else next to nothing would be accepted
+        if rng.random() < 0.7 and defaults[flag] not in (None, False):  # else next to nothing would be accepted
             default = defaults[flag] if isinstance(defaults[flag], list) else [defaults[flag]]
             argv += [flag, *map(str, default)]
             continue
