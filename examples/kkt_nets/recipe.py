@@ -57,10 +57,10 @@ def _views(model: Any, args: Namespace) -> Any:
             return jepa_ssl.BlockMasker(nodes)
         case _:
             restart_every = args.jepa_solver_restart or None
-            return lp.SolverState(args.jepa_solver_steps, restart_every=restart_every, lp_of=_lp_of(model))
+            return lp.SolverState(args.jepa_solver_steps, restart_every=restart_every, lp_of=lp_of(model))
 
 
-def _lp_of(model: KKTNetMLP | GNNPolicy) -> Callable[[Any], Any]:
+def lp_of(model: KKTNetMLP | GNNPolicy) -> Callable[[Any], Any]:
     """From a batch to its LPs; in both the bounds of x are rows. States that are shown stand behind the LP."""
     if isinstance(model, KKTNetMLP):
         m, n = model.m, model.n

@@ -4,15 +4,16 @@ import math
 import time
 from argparse import Namespace
 from collections.abc import Callable, Iterator, Sequence
+from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from dataset import GraphBatch
+from dataset import FlatBatch, GraphBatch
 from jepa_adapter import GraphEncoder
 from losses import kkt_loss
-from models import GNNPolicy
+from models import GNNPolicy, KKTNetMLP
 from paths import predict
 from torch import Tensor, nn
 
@@ -20,7 +21,7 @@ import jepa_ssl
 from jepa_ssl import recipes
 from jepa_ssl.integrations.export import export_encoder, load_encoder, read_metadata
 from jepa_ssl.integrations.pyg import bipartite_graph
-from jepa_ssl.lp import SolverState, SparseLP
+from jepa_ssl.lp import SparseLP
 
 from . import lps
 from .plan import ARMS, COSTS, DIM, FAMILIES, JOINT_SHARE, RECOMMENDED, SEEN, Arm, Plan
@@ -28,6 +29,7 @@ from .plan import ARMS, COSTS, DIM, FAMILIES, JOINT_SHARE, RECOMMENDED, SEEN, Ar
 STREAMS = ("constraint", "variable")
 BATCH = {20: 32, 50: 12}  # LPs of a pretraining step; a step of either size takes about the same time
 LEARNING_RATE, WARM_UP, CLIP = 1e-3, 30, 1.0
+FINETUNING_WARM_UP = 10
 FITTED_BATCHES = 20
 
 
@@ -90,8 +92,8 @@ def left_out_name(name: str, families: tuple[str, ...]) -> str:
     return f"{name}-without-{missing}"
 
 
-def kkt(policy: GNNPolicy, batch: GraphBatch) -> Tensor:
-    return kkt_loss(predict(policy, batch), batch.A, batch.b, batch.c, batch.mask_m, batch.mask_n)[0]
+def kkt(model: GNNPolicy | KKTNetMLP, batch: GraphBatch | FlatBatch) -> Tensor:
+    return kkt_loss(predict(model, batch), batch.A, batch.b, batch.c, batch.mask_m, batch.mask_n)[0]
 
 
 def _train(
@@ -131,6 +133,28 @@ def optimise(
         yield loss.item()
 
 
+def finetune(
+    plan: Plan, model: GNNPolicy | KKTNetMLP, few: Sequence[Any], residual: Callable[[], float]
+) -> tuple[list[float], float]:
+    """The residual at the start and every few of the steps on the KKT loss of `few`; and the seconds these took."""
+    learned = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.Adam(learned, lr=LEARNING_RATE)
+    warm_up = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: min(1.0, (step + 1) / FINETUNING_WARM_UP))
+    curve, seconds = [residual()], 0.0
+    for step, batch in enumerate(islice(cycle(few), plan.finetuning_steps), 1):
+        model.train()
+        begin = time.process_time()
+        optimizer.zero_grad()
+        kkt(model, batch).backward()
+        nn.utils.clip_grad_norm_(learned, CLIP)
+        optimizer.step()
+        warm_up.step()
+        seconds += time.process_time() - begin
+        if step % plan.measured_every == 0:
+            curve.append(residual())
+    return curve, seconds
+
+
 def term(
     policy: GNNPolicy, encoder: GraphEncoder, arm: Arm, training: str, data: Sequence[GraphBatch], seed: int
 ) -> tuple[Any, Callable[[int], Tensor]]:
@@ -165,9 +189,7 @@ def jepa(encoder: GraphEncoder, arm: Arm, training: str, instances: Sequence[Any
             regularizer_weight=arm.regularizer_weight,
         )
     horizon: dict[str, Any] = {"steps": 100, "restart_every": None} if training == "state" else {}
-    solver = SolverState(**(horizon or {"steps": 300, "restart_every": 100}))
-    # Computed once: batches are the same ones, again and again.
-    stored = {id(graph): solver.states(SparseLP.inequalities_of(graph)) for graph in instances}
+    stored: dict[int, Any] = {}
     objective = recipes.later_state(
         dims,
         lp_of=SparseLP.inequalities_of,
@@ -180,6 +202,8 @@ def jepa(encoder: GraphEncoder, arm: Arm, training: str, instances: Sequence[Any
         objective.predictor, objective.teacher = _Numbers(), jepa_ssl.TargetNetwork(nn.Identity())
         objective.loss = jepa_ssl.squared_error  # smooth_l1_loss would normalise the two numbers away
     views: Any = objective.views
+    # Computed once: batches are the same ones, again and again.
+    stored.update({id(graph): views.states(SparseLP.inequalities_of(graph)) for graph in instances})
     views.fit(instances[:: max(1, len(instances) // FITTED_BATCHES)])
     return objective
 

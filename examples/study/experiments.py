@@ -26,7 +26,6 @@ from .lps import Labels
 from .plan import ARMS, FAMILIES, FEW_BATCH, SEEN, Arm, Plan
 
 EVALUATED = 64  # LPs in a batch at n = 20 when nothing is trained; fewer of larger ones
-FINETUNING_RATE, FINETUNING_WARM_UP, FINETUNING_CLIP = 1e-3, 10, 1.0
 
 
 def probed(plan: Plan, folder: Path, name: str, seed: int) -> dict[str, Any]:
@@ -185,24 +184,7 @@ def _finetuned_on(
     few = lps.batched((family,), n, few_lps, "few", FEW_BATCH[n], sees)
     count = max(1, plan.test_lps[n] // 2)
     test = lps.batched((family,), n, count, "test", max(1, EVALUATED * 20 // n), sees)
-    learned = [parameter for parameter in policy.parameters() if parameter.requires_grad]
-    optimizer = torch.optim.Adam(learned, lr=FINETUNING_RATE)
-    warm_up = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: min(1.0, (step + 1) / FINETUNING_WARM_UP))
-    curve: list[float] = []
-    seconds = 0.0
-    for step, batch in enumerate(islice(cycle(few), plan.finetuning_steps + 1)):
-        if step % plan.measured_every == 0:
-            curve.append(residual(policy, test))
-        if step == plan.finetuning_steps:
-            break
-        policy.train()
-        begin = time.process_time()
-        optimizer.zero_grad()
-        arms.kkt(policy, batch).backward()
-        nn.utils.clip_grad_norm_(learned, FINETUNING_CLIP)
-        optimizer.step()
-        warm_up.step()
-        seconds += time.process_time() - begin
+    curve, seconds = arms.finetune(plan, policy, few, lambda: residual(policy, test))
     return {"residual": curve, "seconds": seconds, **ends(policy, test, family, n, count)}
 
 

@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Callable
-from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
 
@@ -10,18 +9,17 @@ import numpy as np
 import torch
 from dataset import FlatBatch, FlatCollate, LPDataset, batches
 from jepa_adapter import FlatEncoder, instance
-from losses import kkt_loss
 from models import KKTNetMLP
+from recipe import lp_of
 from seen import SeenStates
 from torch import Tensor, nn
 
 import jepa_ssl
 from jepa_ssl import recipes
 from jepa_ssl.diagnostics import effective_rank
-from jepa_ssl.lp import DenseLP
 
 from . import lps
-from .arms import optimise
+from .arms import finetune, kkt, optimise
 from .plan import ARMS, FAMILIES, SEEN, Arm, Plan
 
 N, BATCH, FEW, FEW_BATCH, TEST = 20, 64, 128, 32, 64
@@ -56,12 +54,14 @@ def compared(plan: Plan, folder: Path, name: str, seed: int) -> dict[str, Any]:
         tested = batched(test[family], TEST)[0]
         with torch.no_grad():
             rank = effective_rank(model.net(tested.model_input)).item()
-        found[family] = {"rank": rank, "residual": finetune(plan, model, batched(few[family], FEW_BATCH), tested)}
+        curve, _ = finetune(plan, model, batched(few[family], FEW_BATCH), lambda tested=tested: residual(model, tested))
+        found[family] = {"rank": rank, "residual": curve}
     return record | {"families": found}
 
 
-def kkt(model: KKTNetMLP, batch: FlatBatch) -> Tensor:
-    return kkt_loss(model(batch.model_input), batch.A, batch.b, batch.c, batch.mask_m, batch.mask_n)[0]
+@torch.no_grad()
+def residual(model: KKTNetMLP, test: FlatBatch) -> float:
+    return kkt(model, test).item()
 
 
 def pretrain(model: KKTNetMLP, arm: Arm, data: list[FlatBatch], steps: int, seed: int) -> list[float]:
@@ -96,40 +96,18 @@ def jepa(model: KKTNetMLP, encoder: FlatEncoder, arm: Arm, instances: list[Any],
             jepa_ssl.MLPPredictor(encoder.widths, activation=nn.SELU),
             jepa_ssl.EMATeacher(encoder) if arm.training == "ema" else jepa_ssl.StopGradTeacher(),
         )
-    m, n = model.m, model.n
-    width = m * n + m + n
-
-    def lp_of(vectors: jepa_ssl.FlatVectors) -> DenseLP:
-        return DenseLP.of_vectors(jepa_ssl.FlatVectors(vectors.values[:, :width], vectors.valid[:, :width]), m, n)
-
+    read = lp_of(model)
     stored: dict[int, Any] = {}
     objective = recipes.later_state(
         encoder.widths,
-        lp_of=lp_of,
-        numbers=2 * (m + n),
+        lp_of=read,
+        numbers=2 * (model.m + model.n),
         regularizer_weight=arm.regularizer_weight,
         states_of=lambda vectors: stored[id(vectors)],
         activation=nn.SELU,
         seed=seed,
     )
     views: Any = objective.views
-    stored.update({id(vectors): views.states(lp_of(vectors)) for vectors in instances})
+    stored.update({id(vectors): views.states(read(vectors)) for vectors in instances})
     views.fit(instances[:8])
     return objective
-
-
-def finetune(plan: Plan, model: KKTNetMLP, few: list[FlatBatch], test: FlatBatch) -> list[float]:
-    """The residual of the test LPs at the start, and after every few of the steps."""
-    optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
-    warm_up = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: min(1.0, (step + 1) / 10))
-    curve: list[float] = []
-    for step, batch in enumerate(islice(cycle(few), plan.finetuning_steps + 1)):
-        if step % plan.measured_every == 0:
-            with torch.no_grad():
-                curve.append(kkt(model, test).item())
-        optimizer.zero_grad()
-        kkt(model, batch).backward()
-        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        warm_up.step()
-    return curve

@@ -70,8 +70,7 @@ class Found:
         """Of each seed, the first step at which the residual is that of scratch at its end, or lower; else inf."""
         found: list[float] = []
         for curve, scratch in zip(self.curves(name, n, family, frozen), self.curves("random", n, family), strict=False):
-            reached = [i * every for i, value in enumerate(curve) if value <= scratch[-1]]
-            found.append(float(reached[0]) if reached else float("inf"))
+            found.append(first_step(curve, scratch[-1], every))
         return found
 
     # Means and differences
@@ -89,6 +88,15 @@ WITHOUT_NETWORK = {
     PREDICTED: "no network: the state that is predicted",
     "states": "no network: the states that are shown",
 }
+
+
+def first_step(curve: Sequence[float], end: float, every: int) -> float:
+    """The first step at which a curve that is measured every so many is at `end` or below; else inf.
+
+    >>> first_step([3.0, 2.0, 1.0], 2.5, every=10), first_step([3.0], 2.5, every=10)
+    (10.0, inf)
+    """
+    return next((float(i * every) for i, value in enumerate(curve) if value <= end), float("inf"))
 
 
 def label(name: str) -> str:

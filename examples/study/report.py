@@ -8,7 +8,7 @@ import numpy as np
 from atomic import write_atomically
 
 from . import drawings
-from .found import PREDICTED, SHOWN, Found, floor, label
+from .found import PREDICTED, SHOWN, Found, first_step, floor, label
 from .intervals import Interval, geometric, interval, paired
 from .plan import (
     ABLATIONS,
@@ -423,8 +423,7 @@ def flat_path(found: Found) -> str:
             steps: list[float] = []
             for run, base in zip(runs, scratch, strict=False):
                 curve, end = run["families"][family]["residual"], base["families"][family]["residual"][-1]
-                reached = [i * EVERY for i, value in enumerate(curve) if value <= end]
-                steps.append(float(reached[0]) if reached else float("inf"))
+                steps.append(first_step(curve, end, EVERY))
             cells.append(_steps(steps))
         logs = [
             float(
