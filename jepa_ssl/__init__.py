@@ -1,6 +1,7 @@
 """A pluggable JEPA objective for neural LP and MILP solvers."""
 
 from jepa_ssl.balance import GradientBalance
+from jepa_ssl.encoders import ModelEncoder
 from jepa_ssl.freezing import freeze, unfreeze
 from jepa_ssl.instances import BipartiteGraph, FlatVectors
 from jepa_ssl.joint import JointLoss, JointSchedule, LinearRamp, LossWeights
@@ -80,6 +81,7 @@ __all__ = [
     "LossWeights",
     "MLPPredictor",
     "MLPProjector",
+    "ModelEncoder",
     "Monitor",
     "MultiView",
     "NodeMasker",

@@ -24,6 +24,7 @@ FLOORS = {
     "lp": 2,
     "teachers": 1,
     "predictors": 1,
+    "encoders": 2,
     "losses": 1,
     "regularizers": 1,
     "diagnostics": 1,

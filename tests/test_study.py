@@ -158,7 +158,7 @@ def test_from_the_optimum_a_first_order_method_is_done_at_once():
 
 def test_every_training_has_a_cost_and_every_named_arm_exists():
     assert {arm.training for arm in plan.ARMS.values()} - {"none"} == plan.COSTS.keys()
-    named = {*plan.ABLATIONS, *plan.EQUAL_COMPUTE, *plan.FLAT, *plan.FILES, *plan.WARM_STARTS, *plan.DECISIVE}
+    named = {*plan.ABLATIONS, *plan.EQUAL_COMPUTE, *plan.FLAT, *plan.FILES, *plan.WARM_STARTS}
     named -= {"states"}  # no arm, but what there is without a network
     named |= {name for some in plan.FINETUNED.values() for name, _ in some} | {plan.RECOMMENDED}
     assert named <= plan.ARMS.keys()

@@ -8,7 +8,6 @@ from . import arms, experiments, flat, pieces, solving
 from .pieces import Piece
 from .plan import (
     ARMS,
-    DECISIVE,
     EQUAL_COMPUTE,
     FAMILIES,
     FEWER_OR_MORE,
@@ -48,42 +47,37 @@ def planned(stage: str, plan: Plan, folder: Path, files: tuple[str, ...] = ()) -
     made: list[Piece] = []
     for seed in range(plan.seeds):
         early = seed < plan.few_seeds
-        trained = [name for name in ARMS if seed < plan.seeds_of(name)]
         match stage:
             case "pretraining":
-                made += [
-                    piece(f"{name}-seed{seed}", arms.pretrain, name, seed) for name in trained if name not in RANDOM
-                ]
+                made += [piece(f"{name}-seed{seed}", arms.pretrain, name, seed) for name in ARMS if name not in RANDOM]
             case "probe":
-                made += [piece(f"{name}-seed{seed}", experiments.probed, name, seed) for name in trained]
+                made += [piece(f"{name}-seed{seed}", experiments.probed, name, seed) for name in ARMS]
                 made += [
                     piece(f"{name}_states-seed{seed}", experiments.probed_states, name, seed)
                     for name in ("shown", "predicted")
                 ]
                 made += [piece("ceilings", experiments.ceilings)] if seed == 0 else []
             case "finetuning":
-                for n in plan.sizes if early else plan.sizes[:1]:
+                for n in plan.sizes if early else plan.sizes[:2]:
                     for name, frozen in FINETUNED[n]:
-                        if not early and (frozen or name not in DECISIVE):
-                            continue
                         label = f"{name}{'-frozen' if frozen else ''}-n{n}-seed{seed}"
                         made.append(piece(label, experiments.finetuned, name, seed, n, frozen, plan.few_lps))
             case "equal_compute":
                 made += [
                     piece(f"{name}-seed{seed}", experiments.at_equal_compute, name, seed) for name in EQUAL_COMPUTE
                 ]
-            case "supervised" if seed < 2:
+            case "supervised":
                 made += [
                     piece(f"{name}-{count}labels-seed{seed}", experiments.supervised, name, seed, count)
                     for name in ("random", "random_s")
                     for count in plan.labels[plan.sizes[0]][1:]
                 ]
-            case "unseen" if seed == 0:
+            case "unseen" if early:
                 made += [
                     piece(f"{RECOMMENDED}-{family}-seed{seed}", experiments.probed_unseen, RECOMMENDED, seed, family)
                     for family in FAMILIES
                 ]
-            case "instances" if seed == 0:
+            case "instances" if early:
                 made += [
                     piece(
                         f"{name}-{count}lps-seed{seed}", experiments.finetuned, name, seed, plan.sizes[0], False, count
@@ -92,14 +86,10 @@ def planned(stage: str, plan: Plan, folder: Path, files: tuple[str, ...] = ()) -
                     for count in plan.fewer_or_more
                 ]
             case "files" if files:
-                made += [
-                    piece(f"{name}-seed{seed}", experiments.probed_on_files, name, seed, files)
-                    for name in FILES
-                    if name in trained
-                ]
-            case "solving" if early:
+                made += [piece(f"{name}-seed{seed}", experiments.probed_on_files, name, seed, files) for name in FILES]
+            case "solving":
                 made += [piece(f"{name}-seed{seed}", solving.from_predictions, name, seed) for name in WARM_STARTS]
-            case "flat" if seed < 2:
+            case "flat":
                 made += [piece(f"{name}-seed{seed}", flat.compared, name, seed) for name in FLAT]
             case _:
                 pass

@@ -1,0 +1,208 @@
+"""A model that knows nothing of JEPA as an encoder: what it returns, or what some of its submodules do."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from inspect import ismethod
+from typing import Any, TypeAlias, cast
+
+import torch
+from torch import Tensor, nn
+
+from jepa_ssl.names import is_wrapper, unwrapped
+from jepa_ssl.predictors import MLPProjector
+from jepa_ssl.protocols import Encoded
+
+Place: TypeAlias = str | tuple[str, int | str]
+"""The name of a submodule; or that, and which part of its output: `("layers.1", 0)`, `("layers.1", "variable")`."""
+
+
+def _call(model: Any, instance: Any) -> Any:
+    return model(instance)
+
+
+class ModelEncoder(nn.Module):
+    """Your model as an encoder: the features that it makes of an instance, and a projector to embeddings.
+
+    The model is not changed, and its checkpoint gains no key. The features are what `run(model, instance)` returns; or,
+    for a model that returns nothing but the answers of its heads, what the submodules in `captured` return meanwhile.
+    One that runs more than once counts by its last run. The hooks that capture are there for the length of a forward
+    pass, so that a copy of the encoder, a teacher's for example, captures from its own model.
+
+    What is captured is not compiled: in a compiled step the encoder runs as it is, with the same result, and
+    `fullgraph=True` says so. A model that was compiled itself calls no hook, and is refused: give it as it was before,
+    for both have the same weights.
+
+    Args:
+        model: yours; the encoder trains it, and an `EMATeacher` copies it.
+        widths: stream -> features of an item.
+        dim: size of the embeddings, which have length 1.
+        run: calls the model it is given on an instance; `model(instance)` by default. What it returns is read by
+            `widths`: a tensor if there is one stream; a mapping or a `NamedTuple` by the streams' names; another tuple
+            in their order.
+        captured: stream -> the submodule that makes its features, as `model.named_modules()` calls it; where that
+            returns a tuple or a mapping, `(name, which)`.
+        activation: of the projector, `nn.ReLU` by default.
+
+    Raises:
+        TypeError: `run` is a method of the model, so that a copy of the encoder would call the model it came from.
+        ValueError: a name in `captured` is not that of a submodule, or names other streams than `widths`; in a
+            forward pass: features are missing or of another shape.
+        RuntimeError: a submodule did not run, or runs compiled.
+
+    >>> model = nn.Sequential(nn.Linear(6, 16), nn.ReLU(), nn.Linear(16, 3))
+    >>> encoder = ModelEncoder(model, {"instance": 16}, dim=8, captured={"instance": "1"})
+    >>> encoder(torch.zeros(4, 6)).embeddings["instance"].shape
+    torch.Size([4, 8])
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        widths: Mapping[str, int],
+        dim: int,
+        *,
+        run: Callable[[Any, Any], Any] = _call,
+        captured: Mapping[str, Place] | None = None,
+        activation: Callable[[], nn.Module] = nn.ReLU,
+    ) -> None:
+        super().__init__()
+        if ismethod(run) and isinstance(run.__self__, nn.Module):
+            name = run.__func__.__name__
+            raise TypeError(
+                f"run is the method {name!r} of one {type(run.__self__).__name__}, which a teacher's copy would call "
+                f"too; give run=lambda model, instance: model.{name}(instance)."
+            )
+        self.model, self.run, self.widths = model, run, dict(widths)
+        self.projector = MLPProjector(self.widths, dim, activation)
+        self.dims = dict.fromkeys(self.widths, dim)  # what a predictor is built for
+        self.captured = None if captured is None else _places(model, captured, self.widths)
+        # Here, for it imports the compiler, as an optimizer does too.
+        self._capture: Callable[..., Any] = torch.compiler.disable(_capture)  # pyright: ignore[reportUnknownMemberType]
+
+    def forward(self, instance: Any) -> Encoded:
+        if self.captured is None:
+            output = self.run(self.model, instance)
+        else:
+            output = self._capture(self, instance, self.captured)
+        features = _by_stream(output, self.widths)
+        return Encoded(self.projector(features), features)
+
+
+def _capture(encoder: ModelEncoder, instance: Any, captured: Mapping[str, tuple[str, int | str | None]]) -> Any:
+    """What the submodules return while the model runs: stream -> features."""
+    found: dict[str, Any] = {}
+
+    def keep(stream: str) -> Callable[..., None]:
+        def hook(_: nn.Module, __: Any, output: Any) -> None:
+            found[stream] = output
+
+        return hook
+
+    handles = [
+        _hooked(encoder.model, name).register_forward_hook(keep(stream)) for stream, (name, _) in captured.items()
+    ]
+    try:
+        encoder.run(encoder.model, instance)
+    finally:
+        for handle in handles:
+            handle.remove()
+    for stream, (name, which) in captured.items():
+        if stream not in found:
+            raise RuntimeError(
+                f"the submodule {name!r} did not run, so stream {stream!r} has no features; capture one that the "
+                f"model calls, as module(...) and not as module.forward(...)."
+            )
+        if which is not None:
+            found[stream] = _part(found[stream], name, which)
+    return found
+
+
+def _places(
+    model: nn.Module, captured: Mapping[str, Place], widths: Mapping[str, int]
+) -> dict[str, tuple[str, int | str | None]]:
+    if captured.keys() != widths.keys():
+        raise ValueError(
+            f"captured names the streams {sorted(captured)}, but widths {sorted(widths)}; name the same ones in both."
+        )
+    names = {name for name, _ in unwrapped(model).named_modules()} - {""}
+    places: dict[str, tuple[str, int | str | None]] = {}
+    for stream, place in captured.items():
+        name, which = (place, None) if isinstance(place, str) else place
+        if name not in names:
+            raise ValueError(
+                f"captured[{stream!r}] names the submodule {name!r}, but those of {type(unwrapped(model)).__name__} "
+                f"are {sorted(names)}; name one of these."
+            )
+        places[stream] = (name, which)
+    return places
+
+
+def _hooked(model: nn.Module, name: str) -> nn.Module:
+    """The submodule of that name, if a hook on it is called."""
+    inner, parts = unwrapped(model), name.split(".")
+    around = [inner.get_submodule(".".join(parts[:depth])) for depth in range(len(parts) + 1)]
+    if any(map(_is_compiled, (*_wrappers(model), *around))):
+        raise RuntimeError(
+            f"the submodule {name!r} runs inside of a compiled module, which calls no hooks; give ModelEncoder the "
+            f"model before it is compiled (both have the same weights), or a run that returns the features."
+        )
+    return around[-1]
+
+
+def _wrappers(module: nn.Module) -> Iterator[nn.Module]:
+    while is_wrapper(module):
+        yield module
+        (module,) = module.children()
+
+
+def _is_compiled(module: nn.Module) -> bool:
+    """By `torch.compile(module)`, or in its place by `module.compile()`."""
+    return hasattr(module, "_orig_mod") or getattr(module, "_compiled_call_impl", None) is not None
+
+
+def _part(output: Any, name: str, which: int | str) -> Any:
+    try:
+        return getattr(output, which) if isinstance(which, str) and hasattr(output, "_fields") else output[which]
+    except (LookupError, AttributeError, TypeError) as error:
+        raise ValueError(
+            f"captured asks for part {which!r} of what {name!r} returns, but that is {_described(output)}; name a part "
+            f"that it has."
+        ) from error
+
+
+def _by_stream(output: Any, widths: Mapping[str, int]) -> dict[str, Tensor]:
+    """The features of each stream in what a model returned."""
+    fields = cast(Sequence[str], getattr(output, "_fields", ()))  # of a NamedTuple
+    named: Mapping[str, Any] | None = None
+    if isinstance(output, Tensor) and len(widths) == 1:
+        named = dict.fromkeys(widths, output)
+    elif isinstance(output, Mapping):
+        named = cast(Mapping[str, Any], output)
+    elif set(widths) <= set(fields):
+        named = {stream: getattr(output, stream) for stream in widths}
+    elif isinstance(output, tuple | list) and len(cast(Sequence[Any], output)) == len(widths):
+        named = dict(zip(widths, cast(Sequence[Any], output), strict=True))
+    if named is None or not set(widths) <= set(named):
+        raise ValueError(
+            f"the model returned {_described(output)}, but widths names the streams {sorted(widths)}; let run return "
+            f"their features as a mapping, stream -> [items, width], or a tuple in this order; or name the submodules "
+            f"that make them in captured."
+        )
+    features = {stream: named[stream] for stream in widths}
+    for stream, width in widths.items():
+        given = features[stream]
+        if not isinstance(given, Tensor) or given.ndim != 2 or given.size(1) != width:
+            raise ValueError(
+                f"the features of stream {stream!r} are {_described(given)}, but must be [items, {width}]; give widths "
+                f"what the model returns, and each item a row."
+            )
+    return features
+
+
+def _described(output: Any) -> str:
+    if isinstance(output, Tensor):
+        return f"a tensor {str(output.dtype).removeprefix('torch.')} {list(output.shape)}"
+    if isinstance(output, Mapping):
+        return f"a mapping with {sorted(map(str, cast(Mapping[Any, Any], output)))}"
+    if isinstance(output, tuple | list):
+        return f"a {type(cast(object, output)).__name__} of {len(cast(Sequence[Any], output))}"
+    return f"a {type(output).__name__}"

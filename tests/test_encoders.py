@@ -1,0 +1,216 @@
+"""`ModelEncoder`: models of all kinds as encoders, with hooks that leave nothing behind."""
+
+import copy
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from jepa_ssl import EMATeacher, EntryMasker, JEPAObjective, MLPPredictor, ModelEncoder
+from jepa_ssl.encoders import Place
+
+WIDTHS = {"constraint": 4, "variable": 6}
+
+
+class Two(NamedTuple):
+    variable: Tensor
+    constraint: Tensor
+
+
+class Solver(nn.Module):
+    """Features of two streams on the way to a head, which alone is returned."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList([nn.Linear(3, 4), nn.Linear(4, 6)])
+        self.both = Both()
+        self.head = nn.Linear(6, 1)
+        self.dropout = nn.Dropout(0.5)
+
+    def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        first = self.layers[0](x).relu()
+        return self.both(first, self.layers[1](first).relu())
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.dropout(self.encode(x)[1]))
+
+
+class Both(nn.Module):
+    def forward(self, first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
+        return first, second
+
+
+def encoder(**kwargs: Any) -> ModelEncoder:
+    torch.manual_seed(0)
+    return ModelEncoder(Solver(), WIDTHS, 5, **kwargs)
+
+
+CAPTURED: dict[str, Place] = {"constraint": ("both", 0), "variable": ("both", 1)}
+X = torch.randn(7, 3, generator=torch.Generator().manual_seed(1))
+
+
+def hooks(module: nn.Module) -> int:
+    return sum(len(part._forward_hooks) for part in module.modules())
+
+
+def by_plain_formula(e: ModelEncoder, x: Tensor) -> dict[str, Tensor]:
+    """Features by the model's own method; projector and normalisation written out."""
+    features = dict(zip(WIDTHS, e.model.encode(x), strict=True))
+    embeddings = {s: e.projector.streams[s](h) for s, h in features.items()}
+    return {s: z / z.norm(dim=1, keepdim=True) for s, z in embeddings.items()}
+
+
+RUNS: dict[str, Callable[[Any, Tensor], Any]] = {
+    "tuple": lambda model, x: model.encode(x),
+    "list": lambda model, x: [*model.encode(x)],
+    "mapping": lambda model, x: {"answer": 0, **dict(zip(WIDTHS, model.encode(x), strict=True))},
+    "named tuple, in another order": lambda model, x: Two(*reversed(model.encode(x))),
+}
+
+
+@pytest.mark.parametrize("run", RUNS.values(), ids=RUNS)
+def test_what_a_model_returns_is_read_by_stream(run: Callable[[Any, Tensor], Any]):
+    e = encoder(run=run)
+    encoded = e(X)
+    torch.testing.assert_close(encoded.embeddings, by_plain_formula(e, X))
+    assert torch.equal(encoded.features["variable"], e.model.encode(X)[1])
+
+
+def test_captured_features_are_those_of_the_method():
+    e = encoder(captured=CAPTURED)
+    torch.testing.assert_close(e(X).embeddings, by_plain_formula(e, X))
+    assert hooks(e) == 0
+
+
+def test_a_submodule_is_captured_whole():
+    e = ModelEncoder(Solver(), {"instance": 6}, 5, captured={"instance": "layers.1"})
+    features = e(X).features["instance"]
+    assert torch.equal(features, e.model.layers[1](e.model.layers[0](X).relu()))
+
+
+class Repeated(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.round = nn.Linear(3, 3)
+
+    def forward(self, x: Tensor) -> tuple[()]:
+        self.round(self.round(x))
+        return ()
+
+
+def test_one_that_runs_twice_counts_by_its_last_run():
+    model = Repeated()
+    e = ModelEncoder(model, {"instance": 3}, 2, captured={"instance": "round"})
+    assert torch.equal(e(X).features["instance"], model.round(model.round(X)))
+
+
+def test_hooks_of_the_user_stay_and_ours_go_when_the_model_fails():
+    e = encoder(captured=CAPTURED)
+    seen: list[int] = []
+    e.model.both.register_forward_hook(lambda *_: seen.append(1))
+    e(X)
+    with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
+        e(torch.zeros(2, 2))
+    assert (hooks(e), seen) == (1, [1])
+
+
+@pytest.mark.parametrize("kwargs", [{"captured": CAPTURED}, {"run": RUNS["tuple"]}], ids=["captured", "run"])
+def test_a_copy_runs_its_own_model(kwargs: Any):
+    e = encoder(**kwargs)
+    other, before = copy.deepcopy(e), e(X).embeddings
+    with torch.no_grad():
+        for parameter in other.model.parameters():
+            parameter.zero_()
+    assert torch.equal(e(X).embeddings["variable"], before["variable"])
+    assert not other(X).features["variable"].any()
+
+
+def test_the_teacher_trains_apart_and_the_gradient_reaches_the_trunk_alone():
+    e = encoder(captured=CAPTURED)
+    jepa = JEPAObjective(EntryMasker(0.5), MLPPredictor(e.dims), EMATeacher(e, 0.5))
+    with pytest.raises(ValueError, match="stream"):  # the masker of vectors names one stream, the model two
+        jepa(e, X)
+    e = ModelEncoder(Solver(), {"instance": 6}, 5, captured={"instance": "layers.1"})
+    jepa = JEPAObjective(EntryMasker(0.5), MLPPredictor(e.dims), EMATeacher(e, 0.5))
+    jepa(e, X).total.backward()
+    with_gradient = {name for name, parameter in e.model.named_parameters() if parameter.grad is not None}
+    assert with_gradient == {f"layers.{i}.{kind}" for i in (0, 1) for kind in ("weight", "bias")}
+    jepa.update(e)
+    assert hooks(e) + hooks(jepa) == 0
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")  # torch's own
+def test_a_compiled_step_is_the_plain_one_and_a_full_graph_is_refused():
+    e = ModelEncoder(Solver(), {"instance": 6}, 5, captured={"instance": "layers.1"}).eval()
+    plain = e(X).embeddings["instance"]
+
+    def step(x: Tensor) -> Tensor:
+        return e(2 * x / 2).embeddings["instance"] + 1
+
+    compiled = torch.compile(step, backend="eager")
+    for _ in range(2):
+        torch.testing.assert_close(compiled(X), plain + 1)
+    torch._dynamo.reset()
+    with pytest.raises(torch._dynamo.exc.Unsupported):
+        torch.compile(step, backend="eager", fullgraph=True)(X)
+
+
+@pytest.mark.parametrize("how", ["wrapped", "in its place", "a part of it"])
+def test_a_compiled_model_is_refused(how: str):
+    model: Any = Solver()
+    if how == "wrapped":
+        model = torch.compile(model)
+    elif how == "in its place":
+        model.compile()
+    else:
+        model.layers[1].compile()
+    e = ModelEncoder(model, {"instance": 6}, 5, captured={"instance": "layers.1"})
+    with pytest.raises(RuntimeError, match=r"'layers\.1' runs inside of a compiled module.*before it is compiled"):
+        e(X)
+
+
+class Aside(nn.Module):
+    """Calls no submodule as a module."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(3, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(x, self.layer.weight)
+
+
+def test_what_did_not_run_is_named():
+    e = ModelEncoder(Aside(), {"instance": 3}, 2, captured={"instance": "layer"})
+    with pytest.raises(RuntimeError, match=r"'layer' did not run, so stream 'instance'"):
+        e(X)
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "message"),
+    [
+        ({"captured": {"variable": "both"}}, r"captured names the streams \['variable'\]"),
+        ({"captured": {**CAPTURED, "variable": "bth"}}, r"captured\['variable'\] names the submodule 'bth'.*'both'"),
+        ({"captured": {**CAPTURED, "variable": ("both", 2)}}, r"part 2 of what 'both' returns, .* a tuple of 2"),
+        ({"captured": {**CAPTURED, "variable": ("both", "x")}}, r"part 'x' of what 'both' returns"),
+        ({"captured": {**CAPTURED, "variable": "layers.0"}}, r"'variable' are a tensor float32 \[7, 4\].*\[items, 6\]"),
+        ({"captured": {**CAPTURED, "variable": "both"}}, r"'variable' are a tuple of 2"),
+        ({}, r"returned a tensor float32 \[7, 1\], but widths names the streams \['constraint', 'variable'\]"),
+        ({"run": lambda model, x: {"constraint": x}}, r"returned a mapping with \['constraint'\]"),
+        ({"run": lambda model, x: (x, x, x)}, r"returned a tuple of 3"),
+        ({"run": lambda model, x: None}, r"returned a NoneType"),
+        ({"run": lambda model, x: (x.view(1, 7, 3), x)}, r"'constraint' are a tensor float32 \[1, 7, 3\]"),
+    ],
+)  # fmt: skip
+def test_wrong_wiring_is_named(kwargs: Any, message: str):
+    with pytest.raises(ValueError, match=message):
+        encoder(**kwargs)(X)
+
+
+def test_a_bound_method_would_run_the_original_in_each_copy():
+    model = Solver()
+    with pytest.raises(TypeError, match=r"the method 'encode' of one Solver.*model\.encode\(instance\)"):
+        ModelEncoder(model, WIDTHS, 5, run=model.encode)
