@@ -1,5 +1,6 @@
 """A pluggable JEPA objective for neural LP and MILP solvers."""
 
+from jepa_ssl.arguments import add_jepa_arguments, check_jepa_arguments, from_args
 from jepa_ssl.balance import GradientBalance
 from jepa_ssl.encoders import ModelEncoder
 from jepa_ssl.freezing import freeze, unfreeze
@@ -48,6 +49,7 @@ from jepa_ssl.teachers import (
     StopGradTeacher,
     TargetNetwork,
 )
+from jepa_ssl.term import JEPATerm
 
 __version__ = "0.1.0"
 
@@ -73,6 +75,7 @@ __all__ = [
     "GroupMasker",
     "JEPALoss",
     "JEPAObjective",
+    "JEPATerm",
     "JointLoss",
     "JointSchedule",
     "LearnedToken",
@@ -99,8 +102,11 @@ __all__ = [
     "ViewMaker",
     "Views",
     "Zeros",
+    "add_jepa_arguments",
+    "check_jepa_arguments",
     "cosine_loss",
     "freeze",
+    "from_args",
     "hidden_and_degree",
     "hidden_share",
     "smooth_l1_loss",

@@ -42,6 +42,12 @@ class JointLoss:
     jepa: JEPALoss | None
     parts: Mapping[str, Tensor] = field(default_factory=dict[str, Tensor])  # "task" and "jepa", as they are weighed
 
+    @property
+    def terms(self) -> dict[str, Tensor]:
+        """For a log, detached: `"loss"`, and `"loss_task"` and `"loss_jepa"` as far as they were computed."""
+        computed = {"loss": self.total, "loss_task": self.task, "loss_jepa": self.jepa and self.jepa.total}
+        return {name: loss.detach() for name, loss in computed.items() if loss is not None}
+
 
 @dataclass(frozen=True)
 class LossWeights:

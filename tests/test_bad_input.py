@@ -204,7 +204,7 @@ def test_a_weight_that_is_negative_or_not_finite_is_refused(refused, name, value
     (["--use_jepa", "--jepa_mode", "simsiam", "--ema_schedule", "linear"], "simsiam has no momentum; leave it out"),
     (["--use_jepa", "--jepa_mode", "shared"], "would agree on one point; add --jepa_regularizer vicreg or sigreg"),
     (["--use_jepa", "--jepa_regularizer", "sigreg", "--jepa_regularizer_weight", "0"], "does nothing; leave it out"),
-    (["--use_jepa", "--jepa_balance", "--jepa_weight", "0", "--jepa_pretrain_epochs", "2"], "no epoch trains both"),
+    (["--use_jepa", "--jepa_balance", "--jepa_weight", "0", "--jepa_pretrain_epochs", "2"], "weight is 0; leave"),
     (["--use_jepa", "--jepa_weight", "0"], "so JEPA does nothing; leave --use_jepa out"),
     (["--monitor_every", "-1"], "--monitor_every is -1, but must be at least 0"),
     (["--jepa_solver_steps", "0"], "--jepa_solver_steps is 0, but must be at least 1"),

@@ -31,12 +31,14 @@ FLOORS = {
     "collapse": 1,
     "objective": 2,
     "joint": 2,
+    "term": 3,
+    "arguments": 4,
     "balance": 2,
     "monitor": 2,
     "testing": 1,
-    "integrations": 3,
-    "recipes": 3,
-    "__init__": 3,
+    "integrations": 4,
+    "recipes": 4,
+    "__init__": 5,
 }
 
 

@@ -94,7 +94,7 @@ def test_train_names_jepa_in_few_lines():
 def test_only_the_adapter_and_the_loop_know_the_package():
     importers = {file.name for file in EXAMPLE.glob("*.py") if "jepa_ssl" in imported(file)}
     assert {"jepa_adapter.py", "train.py"} <= importers
-    plain = ("lp", "generators", "shards", "splits", "dataset", "models", "losses", "paths", "checkpoints", "resumable")
+    plain = ("lp", "generators", "shards", "splits", "dataset", "models", "losses", "paths", "checkpoints")
     for name in plain:
         assert f"{name}.py" not in importers
         assert "jepa_adapter" not in imported(EXAMPLE / f"{name}.py")
@@ -127,13 +127,13 @@ def test_projector_and_predictor_have_two_layers_for_each_stream(path):
     _, jepa, _ = parts(path, "ema")
     activation = nn.SELU if path == "flat" else nn.ReLU
     streams = {"instance"} if path == "flat" else {"constraint", "variable"}
-    for network in (jepa.encoder.projector, jepa.predictor):
+    for network in (jepa.encoder.projector, jepa.objective.predictor):
         mlp_of: Any = network.streams
         mlps = dict(mlp_of.items())
         assert set(mlps) == streams
         for mlp in mlps.values():
             assert [type(layer) for layer in mlp] == [nn.Linear, activation, nn.Linear]
-    assert jepa.encoder.projector is not jepa.predictor
+    assert jepa.encoder.projector is not jepa.objective.predictor
 
 
 @each_path
@@ -156,11 +156,11 @@ def test_the_network_is_as_it_was(path):
 def test_the_loss_is_the_formula_on_what_was_predicted(path, mode):
     _, jepa, batch = parts(path, mode)
     views = recorded_views(jepa)
-    loss = jepa.loss(batch)
+    loss = jepa.jepa_loss(batch)
     (view,) = views
 
     with torch.no_grad():
-        context = jepa.predictor(jepa.encoder(view.context).embeddings)
+        context = jepa.objective.predictor(jepa.encoder(view.context).embeddings)
     targets = embedded(jepa.encoder, batch)  # on the whole instance; at first the teacher is the encoder
     for stream, target in targets.items():
         torch.testing.assert_close(loss.targets[stream], target.detach())
@@ -189,7 +189,7 @@ def recorded_views(jepa: KKTJepa) -> list[Any]:
 def test_the_flat_view_hides_real_entries_alone():
     _, jepa, batch = parts("flat", "ema", "--jepa_mask_ratio_entries", "0.4")
     views = recorded_views(jepa)
-    jepa.loss(batch)
+    jepa.jepa_loss(batch)
     for i, sample in enumerate(SAMPLES):
         m, n = len(sample.b), len(sample.c)
         real = torch.zeros(M, N, dtype=torch.bool)
@@ -204,7 +204,7 @@ def test_the_flat_view_hides_real_entries_alone():
 def test_the_graph_view_hides_the_asked_share_of_each_graph():
     _, jepa, batch = parts("graph", "ema", "--jepa_mask_ratio_nodes", "0.4")
     views = recorded_views(jepa)
-    jepa.loss(batch)
+    jepa.jepa_loss(batch)
     for stream, sizes in (("constraint", [len(s.b) for s in SAMPLES]), ("variable", [len(s.c) for s in SAMPLES])):
         hidden = [int(part.sum()) for part in views[0].hidden[stream].split(sizes)]
         assert hidden == [oracles.hidden_count(size, 0.4) for size in sizes]
@@ -223,7 +223,7 @@ def test_the_ratio_momentum_and_mode_are_those_of_the_flags(path):
 @each_teacher
 def test_gradients_reach_what_the_optimizer_trains_and_no_head(path, mode):
     model, jepa, batch = parts(path, mode)
-    jepa.loss(batch).total.backward()
+    jepa.jepa_loss(batch).total.backward()
     trained = [*model.parameters(), *jepa.parameters()]
     assert len({id(p) for p in trained}) == len(trained)
     heads = {id(p) for head in (model.head_x, model.head_lam) for p in head.parameters()}
@@ -237,7 +237,7 @@ def test_gradients_reach_what_the_optimizer_trains_and_no_head(path, mode):
 def test_a_batch_is_never_written_to(path, mode):
     _, jepa, batch = parts(path, mode)
     _, _, again = parts(path, mode)
-    jepa.loss(batch).total.backward()
+    jepa.jepa_loss(batch).total.backward()
     for one, other in zip(batch, again, strict=True):
         tensors = (one, other) if isinstance(one, Tensor) else (one.to_dict(), other.to_dict())
         assert not differences(*tensors)
@@ -248,7 +248,7 @@ def test_seed_and_epoch_decide_what_is_hidden(path):
     def hidden(seed: int, epoch: int) -> list[Tensor]:
         _, jepa, batch = parts(path, "ema")
         views = recorded_views(jepa)
-        jepa.loss(batch, seeds=Draws(seed, torch.device("cpu"), globally=False).seeds([7, 2, 5], epoch))
+        jepa.jepa_loss(batch, seeds=Draws(seed, torch.device("cpu"), globally=False).seeds([7, 2, 5], epoch))
         context = views[0].context
         return [context.values] if path == "flat" else [context.constraint_features, context.variable_features]
 
@@ -266,7 +266,7 @@ def test_a_restored_term_goes_on_as_if_never_stopped(path, mode):
     draws = Draws(0, torch.device("cpu"), globally=False)
 
     def step(model: Any, jepa: KKTJepa, batch: Any) -> Tensor:
-        loss = jepa.loss(batch, seeds=draws.seeds([0, 1, 2], epoch=0)).total
+        loss = jepa.jepa_loss(batch, seeds=draws.seeds([0, 1, 2], epoch=0)).total
         loss.backward()
         with torch.no_grad():
             for parameter in [*model.parameters(), *jepa.parameters()]:
@@ -313,7 +313,7 @@ def test_what_the_trunk_made_for_the_task_serves_as_the_target(path, mode):
         model, jepa, batch = parts(path, mode)
         with trunk_output(model) as passes:
             task = predict(model, batch).square().mean()
-            loss = jepa.loss(batch, *(passes[:1] if shared else ()))
+            loss = jepa.jepa_loss(batch, *(passes[:1] if shared else ()))
             (task + loss.total).backward()
         named = dict(model.named_parameters())
         return loss.total.detach(), {name: p.grad for name, p in named.items() if p.grad is not None}, len(passes)
@@ -327,5 +327,5 @@ def test_a_copy_takes_no_notice_of_the_tasks_pass():
     model, jepa, batch = parts("graph", "ema")
     with trunk_output(model) as passes:
         predict(model, batch)
-        jepa.loss(batch, *passes)
+        jepa.jepa_loss(batch, *passes)
     assert len(passes) == 2  # the task's and the context's; the target is the copy's

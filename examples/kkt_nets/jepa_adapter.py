@@ -8,7 +8,6 @@ import recipe
 import torch
 from dataset import FlatBatch, GraphBatch
 from models import GNNPolicy, KKTNetMLP
-from resumable import Resumable
 from torch import Tensor, nn
 
 import jepa_ssl
@@ -22,8 +21,8 @@ class FlatEncoder(nn.Module):
 
     def __init__(self, model: KKTNetMLP) -> None:
         super().__init__()
-        self.trunk, self.widths = model.net, {"instance": model.hidden}
-        self.projector = jepa_ssl.MLPProjector(self.widths, dim=model.hidden, activation=nn.SELU)
+        self.trunk, self.dims = model.net, {"instance": model.hidden}
+        self.projector = jepa_ssl.MLPProjector(self.dims, dim=model.hidden, activation=nn.SELU)
 
     def encode_trunk(self, flat: Tensor) -> Tensor:
         """Trunk features `[B, hidden]` of flat LPs `[B, m*n + m + n]`."""
@@ -47,8 +46,8 @@ class GraphEncoder(nn.Module):
     def __init__(self, model: GNNPolicy) -> None:
         super().__init__()
         self.trunk, dim = model.trunk, model.embedding_size
-        self.widths = {"constraint": dim, "variable": dim}
-        self.projector = jepa_ssl.MLPProjector(self.widths, dim=dim)
+        self.dims = {"constraint": dim, "variable": dim}
+        self.projector = jepa_ssl.MLPProjector(self.dims, dim=dim)
 
     def jepa_embed_nodes(
         self, constraint_features: Tensor, edge_index: Tensor, edge_attr: Tensor, variable_features: Tensor
@@ -60,14 +59,14 @@ class GraphEncoder(nn.Module):
 
     def project(self, features: tuple[Tensor, Tensor]) -> jepa_ssl.Encoded:
         """What the trunk made of a batch, and its embeddings."""
-        of_stream = dict(zip(self.widths, features, strict=True))
+        of_stream = dict(zip(self.dims, features, strict=True))
         return jepa_ssl.Encoded(self.projector(of_stream), of_stream)
 
     def forward(self, g: jepa_ssl.BipartiteGraph) -> jepa_ssl.Encoded:
         return self.project(self.trunk(g.constraint_features, g.edge_index, g.edge_attr, g.variable_features))
 
 
-class KKTJepa(Resumable):
+class KKTJepa(jepa_ssl.JEPATerm):
     """The JEPA term of one run: its encoder and its objective.
 
     Args:
@@ -78,9 +77,8 @@ class KKTJepa(Resumable):
 
     def __init__(self, model: Any, args: Namespace, device: torch.device, updates: int = 1, log: Any = None) -> None:
         encoder: Any = FlatEncoder if isinstance(model, KKTNetMLP) else GraphEncoder
-        self.encoder = encoder(model).to(device)
-        self.objective = recipe.objective(self.encoder, model, args, updates, log).to(device)
-        self.balance = jepa_ssl.GradientBalance(self.encoder.trunk.parameters()) if args.jepa_balance else None
+        term = recipe.term(encoder(model).to(device), model, args, updates, log)
+        super().__init__(term.encoder, term.objective.to(device), term.schedule, term.balance)
         # Whose target is what the trunk makes of the whole instance, as the KKT loss needs it too.
         self.shares_trunk = args.jepa_mode in ("simsiam", "shared")
 
@@ -88,7 +86,7 @@ class KKTJepa(Resumable):
         """On some batches of the training set, before the first step."""
         recipe.prepare(self.objective.views, map(instance, batches))
 
-    def loss(self, batch: Any, trunk: Any = None, generator: Any = None, seeds: Any = None) -> jepa_ssl.JEPALoss:
+    def jepa_loss(self, batch: Any, trunk: Any = None, generator: Any = None, seeds: Any = None) -> jepa_ssl.JEPALoss:
         """On a batch as the KKT loss takes it; `trunk` is what the trunk made of it there, to save a second pass."""
         whole = self.encoder.project(trunk) if trunk is not None and self.shares_trunk else None
         return self.objective(self.encoder, instance(batch), whole=whole, generator=generator, seeds=seeds)
@@ -99,9 +97,9 @@ class KKTJepa(Resumable):
 
     def watch(self, losses: Mapping[str, Tensor]) -> None:
         """Shows the monitor how long the gradients of the two losses on the trunk are, before they are freed."""
-        if self.objective.monitor and len(losses) == 2:
-            norms = gradient_share(losses, list(self.encoder.trunk.parameters()))
-            self.objective.monitor.observe_gradients(norms)
+        monitor = self.objective.monitor
+        if isinstance(monitor, jepa_ssl.CollapseMonitor) and len(losses) == 2:
+            monitor.observe_gradients(gradient_share(losses, list(self.encoder.trunk.parameters())))
 
 
 def instance(batch: FlatBatch | GraphBatch) -> jepa_ssl.FlatVectors | jepa_ssl.BipartiteGraph:

@@ -12,10 +12,10 @@ import configargparse
 import yaml
 from generators import FAMILIES
 
-MODES = {
-    "ema": "a slow copy of the encoder",
-    "simsiam": "the encoder, without gradient",
-    "shared": "the encoder, with gradient",
+from jepa_ssl import add_jepa_arguments, check_jepa_arguments
+from jepa_ssl.arguments import MODES
+
+READERS = {
     "frozen": "a random network that reads solver states",
     "learned": "a network that learns to read solver states",
 }
@@ -28,9 +28,6 @@ VIEWS = {
     "solver_state": "what a few solver steps reach",
 }
 FLAT_VIEWS, GRAPH_VIEWS = ("entries", "structure", "solver_state"), ("nodes", "edges", "blocks", "solver_state")
-LOSSES = ("cosine", "smooth_l1", "squared")
-REGULARIZERS = ("none", "vicreg", "sigreg")
-SCHEDULES = ("constant", "linear", "cosine")
 PRECISIONS = ("fp32", "bf16")
 MOST_KEYS = 200  # of a config, more than there are flags; thousands would take minutes
 
@@ -111,36 +108,14 @@ def parser() -> configargparse.ArgumentParser:
     p.add_argument("--config", is_config_file=True, metavar="YAML", help="file with flags, one `name: value` a line")
 
     training = p.add_argument_group("training")
-    training.add_argument("--use_jepa", action="store_true", help="add the JEPA term")
-    training.add_argument("--jepa_mode", choices=MODES, default="ema", help=f"who is the teacher: {_said(MODES)}")
-    training.add_argument("--jepa_weight", type=float, default=0.2, help="loss = loss_kkt + jepa_weight * loss_jepa")
-    training.add_argument("--jepa_pretrain_epochs", type=int, default=0, help="epochs of JEPA alone, first")
-    training.add_argument("--jepa_mask_ratio_entries", type=float, default=0.5, help="share hidden, MLP, rows too")
-    training.add_argument("--jepa_mask_ratio_nodes", type=float, default=0.3, help="share hidden, GNN, edges too")
-    training.add_argument("--ema_momentum", type=float, default=0.996, help="of the teacher, mode ema")
-
     beyond = p.add_argument_group("JEPA beyond the plain recipe")
+    add_jepa_arguments(training, beyond=beyond, modes={**MODES, **READERS})
     beyond.add_argument(
         "--jepa_views", choices=VIEWS, help=f"what is predicted: {_said(VIEWS)}; default: entries (MLP), nodes (GNN)"
     )
     beyond.add_argument("--jepa_solver_steps", type=int, default=100, help="of the solver, views solver_state")
     beyond.add_argument(
         "--jepa_solver_restart", type=int, default=0, metavar="STEPS", help="restart the solver so often; 0 is never"
-    )
-    beyond.add_argument("--jepa_loss", choices=LOSSES, default="cosine", help="between prediction and target")
-    beyond.add_argument("--jepa_regularizer", choices=REGULARIZERS, default="none", help="against collapse")
-    beyond.add_argument(
-        "--jepa_regularize", choices=("features", "embeddings"), default="features", help="of the trunk, or behind it"
-    )
-    beyond.add_argument("--jepa_regularizer_weight", type=float, default=0.3, help="beside the prediction loss's 1")
-    beyond.add_argument(
-        "--jepa_balance", action="store_true", help="--jepa_weight is a share: JEPA's gradient on the trunk over KKT's"
-    )
-    beyond.add_argument(
-        "--ema_schedule", choices=SCHEDULES, default="constant", help="of the momentum, from --ema_momentum to 1"
-    )
-    beyond.add_argument(
-        "--monitor_every", type=int, default=10, metavar="STEPS", help="look for collapse so often; 0 is never"
     )
 
     optimisation = p.add_argument_group("optimisation")
@@ -234,10 +209,8 @@ def _unknown(argument: str, known: list[str]) -> str:
 
 def check(args: Namespace) -> None:
     """Raises ValueError for the first option that is out of range."""
-    for name in ("jepa_mask_ratio_entries", "jepa_mask_ratio_nodes"):
-        _require(name, args, "strictly between 0 and 1", lambda value: 0 < value < 1)
-    _require("ema_momentum", args, "in [0, 1]", lambda value: 0 <= value <= 1)
-    weights = ("primal", "dual", "stationarity", "complementary_slackness", "jepa", "jepa_regularizer")
+    check_jepa_arguments(args)
+    weights = ("primal", "dual", "stationarity", "complementary_slackness")
     for name in (*(f"{weight}_weight" for weight in weights), "lr"):
         _require(name, args, "finite and at least 0", lambda value: math.isfinite(value) and value >= 0)
     counts = (
@@ -252,8 +225,7 @@ def check(args: Namespace) -> None:
     )
     for name in (*counts, "train_instances", "val_instances", "test_instances"):
         _require(name, args, "at least 1 and below 2**31", lambda value: 1 <= value < 2**31)
-    often = ("monitor_every", "checkpoint_every")
-    for name in ("jepa_pretrain_epochs", "num_workers", "ruiz_iterations", "jepa_solver_restart", *often):
+    for name in ("num_workers", "ruiz_iterations", "jepa_solver_restart", "checkpoint_every"):
         _require(name, args, "at least 0 and below 2**31", lambda value: 0 <= value < 2**31)
     seen = args.seen_steps or []
     if any(steps < 1 or steps >= 2**31 for steps in seen) or sorted(set(seen)) != seen:
@@ -271,8 +243,6 @@ def check(args: Namespace) -> None:
             f"--jepa_pretrain_epochs is {args.jepa_pretrain_epochs}, but the run has {args.epochs} epochs in all; "
             f"raise --epochs."
         )
-    if args.jepa_pretrain_epochs and not args.use_jepa:
-        raise ValueError("--jepa_pretrain_epochs asks for epochs of JEPA alone, but JEPA is off; add --use_jepa.")
     _check_recipe(args)
     for family in args.problems:
         if family not in FAMILIES:
@@ -289,16 +259,6 @@ def check(args: Namespace) -> None:
             raise ValueError(f"--{name}_size is {' '.join(map(str, size))}, but must have {expected}.")
 
 
-OF_JEPA = (
-    "jepa_loss",
-    "jepa_regularizer",
-    "jepa_regularize",
-    "ema_schedule",
-    "jepa_balance",
-    "jepa_solver_restart",
-)  # that would do nothing without it
-
-
 def _check_recipe(args: Namespace) -> None:
     """Refuses flags that contradict each other, and flags that would silently do nothing."""
     path, known = ("GNN", GRAPH_VIEWS) if args.use_bipartite_graphs else ("MLP", FLAT_VIEWS)
@@ -307,42 +267,27 @@ def _check_recipe(args: Namespace) -> None:
             f"--jepa_views is {args.jepa_views}, but the {path} has {', '.join(known)}; choose among them."
         )
     if not args.use_jepa:
-        defaults = parser()
-        given = [name for name in OF_JEPA if getattr(args, name) != defaults.get_default(name)]
+        given = ["jepa_solver_restart"] if args.jepa_solver_restart else []
         given += ["jepa_views"] if args.jepa_views != known[0] else []
         if given:
             raise ValueError(f"--{given[0]} is of the JEPA term, but JEPA is off; add --use_jepa.")
         return
-    reads_states = args.jepa_mode in ("frozen", "learned")
+    reads_states = args.jepa_mode in READERS
     if reads_states != (args.jepa_views == "solver_state"):
         raise ValueError(
             f"--jepa_mode is {args.jepa_mode} and --jepa_views {args.jepa_views}, but solver states are read by a "
             f"network of their own, and by nothing else; give --jepa_views solver_state with --jepa_mode frozen or "
             f"learned, or neither."
         )
-    if args.ema_schedule != "constant" and args.jepa_mode != "ema":
-        raise ValueError(
-            f"--ema_schedule is {args.ema_schedule}, but --jepa_mode {args.jepa_mode} has no momentum; leave it out."
-        )
-    regularized = args.jepa_regularizer != "none" and args.jepa_regularizer_weight > 0
-    if args.jepa_regularizer != "none" and not regularized:
-        raise ValueError("--jepa_regularizer_weight is 0, so that --jepa_regularizer does nothing; leave it out.")
-    if args.jepa_regularize != "features" and not regularized:
-        raise ValueError("--jepa_regularize says where, but not what; add --jepa_regularizer vicreg or sigreg.")
     if args.jepa_solver_restart and not reads_states:
         raise ValueError("--jepa_solver_restart is of --jepa_views solver_state; add it, or leave this out.")
-    if args.jepa_mode in ("shared", "learned") and not regularized:
+    if args.jepa_mode == "learned" and args.jepa_regularizer == "none":
         raise ValueError(
-            f"--jepa_mode is {args.jepa_mode}, where both sides learn and would agree on one point; add "
-            f"--jepa_regularizer vicreg or sigreg."
+            "--jepa_mode is learned, where both sides learn and would agree on one point; add --jepa_regularizer "
+            "vicreg or sigreg."
         )
-    joint = args.jepa_weight > 0 and args.jepa_pretrain_epochs < args.epochs
-    if args.jepa_balance and not joint:
+    if args.jepa_balance and args.jepa_pretrain_epochs == args.epochs:
         raise ValueError("--jepa_balance weighs JEPA against KKT, but no epoch trains both; leave it out.")
-    if not joint and not args.jepa_pretrain_epochs:
-        raise ValueError(
-            "--jepa_weight is 0 and --jepa_pretrain_epochs too, so JEPA does nothing; leave --use_jepa out."
-        )
 
 
 def _require(name: str, args: Namespace, expected: str, holds) -> None:

@@ -5,34 +5,24 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from models import GNNPolicy, KKTNetMLP
+from options import READERS
 from torch import nn
 
 import jepa_ssl
 from jepa_ssl import lp
 
-LOSSES = {
-    "cosine": jepa_ssl.cosine_loss,
-    "smooth_l1": jepa_ssl.smooth_l1_loss,
-    "squared": jepa_ssl.squared_error,
-}
-REGULARIZERS = {"none": None, "vicreg": jepa_ssl.VICReg, "sigreg": jepa_ssl.SIGReg}
 
-
-def objective(
-    encoder: Any, model: KKTNetMLP | GNNPolicy, args: Namespace, updates: int, log: Any
-) -> jepa_ssl.JEPAObjective[Any]:
-    """The objective that the flags ask for, around `encoder`; arguments as in `KKTJepa`."""
-    activation = nn.SELU if isinstance(model, KKTNetMLP) else nn.ReLU
-    regularizer = REGULARIZERS[args.jepa_regularizer]
-    return jepa_ssl.JEPAObjective(
-        _views(model, args),
-        jepa_ssl.MLPPredictor(encoder.widths, activation=activation),
-        _teacher(encoder, model, args, updates),
-        LOSSES[args.jepa_loss],
-        regularizer=regularizer and regularizer(on_sphere=args.jepa_regularize == "embeddings"),
-        regularizer_weight=args.jepa_regularizer_weight,
-        regularize=args.jepa_regularize,
-        monitor=jepa_ssl.CollapseMonitor(args.monitor_every, log=log) if args.monitor_every else None,
+def term(encoder: Any, model: KKTNetMLP | GNNPolicy, args: Namespace, updates: int, log: Any) -> jepa_ssl.JEPATerm:
+    """The JEPA term that the flags ask for, around `encoder`; arguments as in `KKTJepa`."""
+    return jepa_ssl.from_args(
+        args,
+        encoder,
+        trunk=encoder.trunk,
+        views=_views(model, args),
+        teacher=_reader(encoder, model, args) if args.jepa_mode in READERS else None,
+        updates=updates,
+        activation=nn.SELU if isinstance(model, KKTNetMLP) else nn.ReLU,
+        log=log,
     )
 
 
@@ -71,25 +61,8 @@ def lp_of(model: KKTNetMLP | GNNPolicy) -> Callable[[Any], Any]:
     return lp.SparseLP.inequalities_of
 
 
-def _teacher(encoder: Any, model: Any, args: Namespace, updates: int) -> Any:
-    match args.jepa_mode:
-        case "ema":
-            return jepa_ssl.EMATeacher(encoder, _momentum(args, updates))
-        case "simsiam":
-            return jepa_ssl.StopGradTeacher()
-        case "shared":
-            return jepa_ssl.SharedTeacher()
-        case mode:
-            numbers = 2 if isinstance(model, GNNPolicy) else 2 * (model.m + model.n)
-            sizes = {stream: (numbers, width) for stream, width in encoder.widths.items()}
-            return jepa_ssl.TargetNetwork(sizes, learned=mode == "learned", seed=args.seed)
-
-
-def _momentum(args: Namespace, updates: int) -> Any:
-    match args.ema_schedule:
-        case "linear":
-            return jepa_ssl.LinearMomentum(args.ema_momentum, 1.0, updates)
-        case "cosine":
-            return jepa_ssl.CosineMomentum(args.ema_momentum, 1.0, updates)
-        case _:
-            return args.ema_momentum
+def _reader(encoder: Any, model: Any, args: Namespace) -> jepa_ssl.TargetNetwork:
+    """The teacher that reads solver states: two numbers of a node, or of each row and column of a flat LP."""
+    numbers = 2 if isinstance(model, GNNPolicy) else 2 * (model.m + model.n)
+    sizes = {stream: (numbers, dim) for stream, dim in encoder.dims.items()}
+    return jepa_ssl.TargetNetwork(sizes, learned=args.jepa_mode == "learned", seed=args.seed)

@@ -95,7 +95,7 @@ class Step(nn.Module):
 
     def _jepa(self, batch: Any, trunk: Any, generator: Any, seeds: Any) -> JEPALoss:
         with precision(self.args.precision, self.device):
-            return self.jepa.loss(batch, trunk, generator, seeds)  # pyright: ignore[reportOptionalMemberAccess]
+            return self.jepa.jepa_loss(batch, trunk, generator, seeds)  # pyright: ignore[reportOptionalMemberAccess]
 
 
 def _plain(part: Callable[..., Any]) -> Callable[..., Any]:

@@ -68,9 +68,7 @@ class Run:
         self.steps = args.epochs * len(self.deal.steps(range(len(self.data))))  # of the whole run
         self.jepa = KKTJepa(self.model, args, self.device, self.steps, self._log_alarm) if args.use_jepa else None
         self.engine = Engine(self.model, self.jepa, args, self.device, self.deal)
-        self.schedule = JointSchedule(
-            jepa_weight=args.jepa_weight if self.jepa else 0.0, pretrain_epochs=args.jepa_pretrain_epochs
-        )
+        self.schedule = self.jepa.schedule if self.jepa else JointSchedule(jepa_weight=0.0)
         added = self.jepa.parameters() if self.jepa else ()
         self.optimizer = torch.optim.Adam([*self.model.parameters(), *added], lr=args.lr)
         self.epoch, self.taken, self.step, self.best = 0, 0, 0, float("inf")

@@ -15,6 +15,8 @@ from paths import restore
 from torch import Tensor
 from torch.nn import functional as F
 
+from jepa_ssl import CollapseMonitor
+
 
 @dataclass(frozen=True)
 class Trained:
@@ -32,7 +34,7 @@ class Trained:
     def alarms(self) -> list[str]:
         """What the collapse monitor said while it was trained."""
         monitor = self.jepa and self.jepa.objective.monitor
-        return [episode.message for episode in monitor.episodes] if monitor else []
+        return [episode.message for episode in monitor.episodes] if isinstance(monitor, CollapseMonitor) else []
 
     def embed(self, batch: FlatBatch | GraphBatch) -> dict[str, dict[str, Tensor]]:
         """Kind -> stream -> L2-normalised embeddings of a batch.

@@ -93,13 +93,13 @@ def jepa(model: KKTNetMLP, encoder: FlatEncoder, arm: Arm, instances: list[Any],
     if arm.training in ("ema", "simsiam"):
         return jepa_ssl.JEPAObjective(
             jepa_ssl.EntryMasker(0.5),
-            jepa_ssl.MLPPredictor(encoder.widths, activation=nn.SELU),
+            jepa_ssl.MLPPredictor(encoder.dims, activation=nn.SELU),
             jepa_ssl.EMATeacher(encoder) if arm.training == "ema" else jepa_ssl.StopGradTeacher(),
         )
     read = lp_of(model)
     stored: dict[int, Any] = {}
     objective = recipes.later_state(
-        encoder.widths,
+        encoder.dims,
         lp_of=read,
         numbers=2 * (model.m + model.n),
         regularizer_weight=arm.regularizer_weight,

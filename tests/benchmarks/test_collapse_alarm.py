@@ -83,7 +83,7 @@ def training(flags: str, extras: str, seed: int, steps: int) -> Iterator[JEPALos
         if "warm-up" in extras:
             optimizer.param_groups[0]["lr"] = args.lr * min(step / 100, 1.0)
         batch = collate([samples[i] for i in torch.randperm(len(samples))[: args.batch_size]])
-        loss = jepa.loss(batch)
+        loss = jepa.jepa_loss(batch)
         total = loss.total * args.jepa_weight + kkt(model, batch, args)[0] if "joint" in extras else loss.total
         optimizer.zero_grad()
         total.backward()

@@ -26,7 +26,7 @@ MONITOR_EVERY, BALANCE_EVERY = CollapseMonitor().every, GradientBalance([torch.z
 def ways(size: str) -> dict[str, Callable[[], Any]]:
     """A step, and what is done beside ten of them, or beside twenty."""
     model, jepa, batch, args, _ = joint(size, "--monitor_every", "0")
-    shown, task = jepa.loss(batch), kkt(model, batch, args)[0]
+    shown, task = jepa.jepa_loss(batch), kkt(model, batch, args)[0]
     monitor, balance = CollapseMonitor(), GradientBalance(jepa.encoder.trunk.parameters(), every=1)
 
     def watch() -> None:

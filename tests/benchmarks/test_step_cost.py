@@ -45,7 +45,7 @@ def whole_step(size: str, *flags: str) -> Callable[[], None]:
 
     def step() -> None:
         with trunk_output(model) as trunk:
-            loss = kkt(model, batch, args)[0] + 0.2 * jepa.loss(batch, *trunk).total
+            loss = kkt(model, batch, args)[0] + 0.2 * jepa.jepa_loss(batch, *trunk).total
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -61,7 +61,7 @@ def irreducible_step(size: str, mode: str) -> Callable[[], None]:
     """
     model, jepa, batch, args, optimizer = joint(size, "--jepa_mode", mode)
     views = jepa.objective.views(instance(batch))
-    encoder, predictor, teacher = jepa.encoder, jepa.predictor, jepa.objective.teacher
+    encoder, predictor, teacher = jepa.encoder, jepa.objective.predictor, jepa.objective.teacher
     copy = teacher.target_model if mode == "ema" else None
     slow, fast = ([p.data for p in module.parameters()] for module in (copy or encoder, encoder))
 
