@@ -94,8 +94,6 @@ def test_tokens_of_wrong_width_or_stream_are_refused():
         LearnedToken({"instance": 0})
     with pytest.raises(ValueError, match=r"widths is \{\}, which makes no token; give a width"):
         LearnedToken({})
-    with pytest.raises(ValueError, match=r"widths names the stream 'row', but must name some of .*'edge'"):
-        LearnedToken({"constraint": 3, "row": 2})
     graph = ragged_graphs([3], [3])
     single = replace(graph, edge_attr=graph.edge_attr.squeeze(1))
     with pytest.raises(ValueError, match=r"add it to widths: \{'edge': 1\}"):

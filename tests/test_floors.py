@@ -105,7 +105,13 @@ def test_public_names_exist_and_say_what_they_are():
 HOT = ["objective.py", "losses.py", "predictors.py", "regularizers.py", "joint.py", "balance.py", "diagnostics.py"]
 HOT += ["processes.py"]
 HOT += [f"teachers/{name}.py" for name in ("ema", "encoder", "network", "tensors", "watch")]
-HOT += ["maskers/flat.py", "maskers/bipartite.py", "maskers/fill.py", "maskers/seeds.py", "integrations/pyg.py"]
+HOT += [
+    "maskers/flat.py",
+    "maskers/bipartite.py",
+    "maskers/fill.py",
+    "maskers/seeds.py",
+    *(f"integrations/pyg/{name}.py" for name in ("bipartite", "hetero", "offsets")),
+]
 HOT += ["maskers/combine.py", "maskers/share.py", "lp/maskers.py"]
 WAITING = {"item", "tolist", "cpu", "numpy", "nonzero", "masked_select", "synchronize"}
 

@@ -10,16 +10,14 @@ from torch import Tensor, nn
 
 from jepa_ssl.checks import non_negative
 from jepa_ssl.maskers.seeds import Randomness
-from jepa_ssl.protocols import CONSTRAINT, EDGE, INSTANCE, VARIABLE
 
-_STREAMS = (INSTANCE, CONSTRAINT, VARIABLE, EDGE)
 _INTEGERS = {2: torch.int16, 4: torch.int32, 8: torch.int64}  # by size in bytes
 
 
 class Fill(Protocol):
     """`values` with other content where `hidden`, bool and broadcast to `values`, is True; `values` stays unwritten.
 
-    `stream` says whose values they are: `"instance"`, `"constraint"`, `"variable"` or `"edge"`. `others()` is a tensor
+    `stream` says whose values they are: `"instance"`, a kind of node, or `"edge"`. `others()` is a tensor
     like `values` that holds, in the place of each item, another real item of the same instance, drawn uniformly, and
     `noise()` one of standard normal numbers. Both are drawn with `generator`, and only if they are asked for.
     """
@@ -101,9 +99,9 @@ class LearnedToken(nn.Module):
     trains them, and no model changes. They start as small normal numbers, as in BERT (Devlin et al., NAACL 2019).
 
     Args:
-        widths: stream -> features of an item of `"constraint"`, `"variable"` or `"edge"`, or entries of a vector of
-            `"instance"`, each of which then has a number of its own; 1 is one number for all of them, and the only
-            choice where the width differs from batch to batch.
+        widths: stream -> features of an item: of a kind of node, `"constraint"` for example, of an `"edge"`, or entries
+            of a vector of `"instance"`, each of which then has a number of its own; 1 is one number for all of them,
+            and the only choice where the width differs from batch to batch.
 
     >>> from jepa_ssl import EntryMasker
     >>> token = LearnedToken({"instance": 4})
@@ -117,8 +115,6 @@ class LearnedToken(nn.Module):
         if not widths:
             raise ValueError(f"widths is {dict(widths)}, which makes no token; give a width for each hidden stream.")
         for stream, width in widths.items():
-            if stream not in _STREAMS:
-                raise ValueError(f"widths names the stream {stream!r}, but must name some of {list(_STREAMS)}.")
             if width < 1:
                 raise ValueError(
                     f"widths[{stream!r}] is {width}, but must be at least 1; give the number of features of an item, "
