@@ -14,12 +14,14 @@ import torch
 from dataset import FlatCollate, collate_graphs, prepare
 from draws import Draws
 from generators import generate
-from jepa_adapter import FlatEncoder, GraphEncoder, KKTJepa
+from jepa_adapter import FlatEncoder, GraphEncoder, KKTJepa, instance
 from models import GNNPolicy, KKTNetMLP
 from options import parse
 from paths import predict, trunk_output
 from runs import MODES, PATHS, RECIPES, differences
 from torch import Tensor, nn
+
+from jepa_ssl.testing import check_encoder, check_teacher
 
 EXAMPLE = Path(jepa_adapter.__file__).parent
 each_path = pytest.mark.parametrize("path", PATHS)
@@ -134,6 +136,18 @@ def test_projector_and_predictor_have_two_layers_for_each_stream(path):
         for mlp in mlps.values():
             assert [type(layer) for layer in mlp] == [nn.Linear, activation, nn.Linear]
     assert jepa.encoder.projector is not jepa.objective.predictor
+
+
+@each_path
+@pytest.mark.parametrize("mode", [*MODES, *RECIPES])
+def test_encoder_and_teacher_are_wired_as_the_package_checks_it(path, mode):
+    if mode == "kkt":
+        return
+    _, jepa, batch = parts(path, mode)
+    views, whole = jepa.objective.views, instance(batch)
+    jepa.prepare([batch])
+    check_encoder(jepa.encoder, whole, views=views, trunk=jepa.encoder.trunk)
+    check_teacher(jepa.objective.teacher, jepa.encoder, whole, target=views(whole, generator=None).target)
 
 
 @each_path

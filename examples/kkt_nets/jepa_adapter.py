@@ -37,7 +37,7 @@ class FlatEncoder(nn.Module):
         return jepa_ssl.Encoded(self.projector({"instance": features}), {"instance": features})
 
     def forward(self, instance: jepa_ssl.FlatVectors) -> jepa_ssl.Encoded:
-        return self.project(self.encode_trunk(instance.values))
+        return self.project(self.encode_trunk(torch.where(instance.valid, instance.values, 0.0)))
 
 
 class GraphEncoder(nn.Module):

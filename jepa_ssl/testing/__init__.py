@@ -1,20 +1,26 @@
-"""What every masker promises, as a function for the tests of your own.
+"""Checks of your own parts, for your own tests: whether masker, encoder and teacher do what an objective counts on.
 
 def test_my_masker():
     check_masker(MyMasker(0.5), [torch.randn(4, 20), FlatVectors(values, valid)])
+
+def test_my_encoder():
+    check_encoder(MyEncoder(model), batch, views=MyMasker(0.5), trunk=model.trunk)
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
-from jepa_ssl.protocols import ViewMaker
+from jepa_ssl.protocols import Teacher, ViewMaker
 from jepa_ssl.testing.batches import Instance
+from jepa_ssl.testing.encoder import EncoderCheck
 from jepa_ssl.testing.promises import Check
 from jepa_ssl.testing.requests import check_counts, check_names, check_uniform
+from jepa_ssl.testing.teacher import TeacherCheck
 
-__all__ = ["check_masker"]
+__all__ = ["check_encoder", "check_masker", "check_teacher"]
 
 
 def check_masker(
@@ -69,3 +75,78 @@ def check_masker(
             check_uniform(check, uniform)
         if seeds is not None:
             check_names(check, seeds)
+
+
+def check_encoder(
+    encoder: Any,
+    instance: Any,
+    *,
+    views: ViewMaker[Any] | None = None,
+    trunk: nn.Module | None = None,
+    rewritten: Mapping[str, tuple[Any, Mapping[str, Tensor]]] | None = None,
+) -> None:
+    """Raises unless `encoder` is wired so that an objective can train it, tried on a copy of it and one batch.
+
+    It returns finite embeddings, stream -> `[items, dim]`, a row for each item, that are not all equal; a copy of it
+    runs its own weights; gradients reach the trunk; in eval mode it gives the same twice. On a bare `[batch, entries]`,
+    `FlatVectors` or a `BipartiteGraph` it does not matter in which order and company instances come, nor their nodes
+    and edges, nor what stands in padding. Of batches of another type, say how the same batch may be written otherwise.
+
+    Args:
+        encoder: a module; or any callable, of which no copy is asked for.
+        instance: a batch of at least two instances that are not all alike.
+        views: what will hide parts of it; then each stream's embeddings at hidden items have to change, else the views
+            hide nothing that the encoder reads.
+        trunk: the submodule whose every weight a gradient has to reach; without it, some weight that is not of
+            `encoder.projector`.
+        rewritten: what is different -> the same batch written so, and where its items stand there, stream -> int64
+            `[items]`: `{"the order": jepa_ssl.integrations.pyg.in_another_order(batch)}`.
+
+    >>> from jepa_ssl import EntryMasker, ModelEncoder
+    >>> encoder = ModelEncoder(nn.Linear(6, 8), {"instance": 8}, dim=4)
+    >>> check_encoder(encoder, torch.randn(3, 6), views=EntryMasker(0.5), trunk=encoder.model)
+    >>> check_encoder(lambda flat: {"instance": (flat - flat.mean(0)).detach()}, torch.randn(3, 6))
+    Traceback (most recent call last):
+    AssertionError: the embeddings carry no gradient; is the encoder called under torch.no_grad()?
+    stream 'instance': an instance gets other embeddings alone than in a batch; ...
+
+    Raises:
+        AssertionError: what is wrong, a sentence each.
+    """
+    check = EncoderCheck(encoder, instance)
+    with torch.random.fork_rng(devices=[]):  # pyright: ignore[reportUnknownMemberType]
+        check.run(views, trunk, rewritten)
+    if check.faults:
+        raise AssertionError("\n".join(check.faults))
+
+
+def check_teacher(teacher: Teacher, encoder: Any, instance: Any, *, target: Any = None) -> None:
+    """Raises unless `teacher` keeps its promises beside `encoder`, tried on copies of both and one batch.
+
+    Its targets have the streams and shapes of the encoder's embeddings, and no gradient unless it `learns`; nor do its
+    own weights ask for one. If it is a module: two passes in training give the same, with dropout and BatchNorm in the
+    encoder too; it moves in `update` alone, where all parameters and buffers of its `target_model` come nearer to the
+    encoder's; and what it returns follows from its `state_dict`. A teacher that is in train mode by intention
+    (`EMATeacher(mode="train")`) does not pass if dropout is in it.
+
+    Args:
+        teacher: the one to check, `EMATeacher(encoder)` for example.
+        encoder: the online encoder.
+        instance: a batch, as the encoder takes it.
+        target: the target view, if it is another than `instance`: a solver's state, for example.
+
+    >>> from jepa_ssl import EMATeacher
+    >>> class Encoder(nn.Sequential):
+    ...     def forward(self, flat):
+    ...         return {"instance": super().forward(flat)}
+    >>> encoder = Encoder(nn.Linear(6, 8), nn.BatchNorm1d(8), nn.Dropout(0.5))
+    >>> check_teacher(EMATeacher(encoder), encoder, torch.randn(3, 6))
+
+    Raises:
+        AssertionError: what is wrong, a sentence each.
+    """
+    with torch.random.fork_rng(devices=[]):  # pyright: ignore[reportUnknownMemberType]
+        check = TeacherCheck(teacher, encoder, instance if target is None else target)
+        check.run(instance)
+    if check.faults:
+        raise AssertionError("\n".join(check.faults))

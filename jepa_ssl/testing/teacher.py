@@ -1,0 +1,141 @@
+"""Whether a teacher keeps its promises beside an encoder, checked on one batch."""
+
+import copy
+from collections.abc import Mapping
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from jepa_ssl.names import without_wrappers
+from jepa_ssl.protocols import Embeddings, Encoded, Teacher
+from jepa_ssl.testing.batches import same_bits
+
+
+class TeacherCheck:
+    """Collects what is wrong, in sentences. Works on copies of teacher and encoder."""
+
+    def __init__(self, teacher: Teacher, encoder: Any, target: Any) -> None:
+        self.teacher, self.encoder = copy.deepcopy((teacher, encoder))
+        self.target = target
+        self.learns = bool(getattr(teacher, "learns", False))
+        self.faults: list[str] = []
+        if isinstance(self.encoder, nn.Module):
+            self.encoder.train()
+        self.module = self.teacher if isinstance(self.teacher, nn.Module) else None
+        if self.module is not None:
+            self.module.train()
+
+    def run(self, instance: Any) -> None:
+        before, weights = _snapshot(self.teacher), _snapshot(self.encoder, weights=True)
+        targets = self._targets()
+        self._check_streams(targets, instance)
+        self._check_gradient(targets)
+        if self.module is not None:
+            again = self._targets()
+            if not all(same_bits(targets[stream], again[stream]) for stream in targets):
+                self.faults.append(
+                    "two passes over one batch give different targets: dropout is awake in the teacher, though the "
+                    "module that holds it is the one that trains; keep it in eval mode, in its train() too."
+                )
+            if moved := _differences(before, _state(self.teacher)):
+                self.faults.append(
+                    f"a pass over a batch moves {moved} of the teacher; it may move in update alone. BatchNorm in "
+                    f"train mode does that: keep the teacher in eval mode, in its train() too."
+                )
+        if moved := _differences(weights, _state(self.encoder)):
+            self.faults.append(f"a pass over a batch moves {moved} of the encoder; the optimizer alone may do that.")
+        self._check_update()
+
+    def _targets(self) -> Embeddings:
+        return Encoded.of(self.teacher(self.encoder, self.target)).embeddings
+
+    def _check_streams(self, targets: Embeddings, instance: Any) -> None:
+        embeddings = Encoded.of(self.encoder(instance)).embeddings
+        shapes = ({stream: list(z.shape) for stream, z in each.items()} for each in (targets, embeddings))
+        of_teacher, of_encoder = shapes
+        if of_teacher != of_encoder:
+            self.faults.append(
+                f"the teacher returns {of_teacher}, but the encoder {of_encoder}; both must name the same streams, "
+                f"with as many items of the same size."
+            )
+
+    def _check_gradient(self, targets: Embeddings) -> None:
+        through = sorted(stream for stream, z in targets.items() if z.requires_grad)
+        if through and not self.learns:
+            self.faults.append(
+                f"gradients flow into the targets of {through}; run the teacher under torch.no_grad(), or say "
+                f"learns = True and add a regulariser."
+            )
+        if self.module is None or self.learns:
+            return
+        trained = sorted(name for name, parameter in self.module.named_parameters() if parameter.requires_grad)
+        if trained:
+            self.faults.append(
+                f"the teacher's {trained} ask for a gradient, so an optimizer that is given jepa.parameters() trains "
+                f"them; call requires_grad_(False) on its copy."
+            )
+
+    def _check_update(self) -> None:
+        moved, new = copy.deepcopy(self.encoder), copy.deepcopy(self.module)
+        for tensor in _state(moved).values():
+            if tensor.dtype != torch.bool:
+                tensor.detach().add_(1)
+        student, before = _snapshot(moved), _snapshot(_follower(self.teacher))
+        self.teacher.update(moved)
+        if changed := _differences(student, _state(moved)):
+            self.faults.append(f"update moves {changed} of the encoder; it may move the teacher alone.")
+        after = _state(_follower(self.teacher))
+        behind = sorted(
+            name
+            for name in after.keys() & student.keys()
+            if not _is_nearer(before[name], after[name].detach(), student[name])
+        )
+        if behind and any(before[name].is_floating_point() for name in _differences(before, after)):  # momentum < 1
+            self.faults.append(
+                f"update leaves {behind} of the teacher behind while the rest moves towards the encoder: average "
+                f"parameters and floating buffers, copy the other buffers, and match names without the prefixes of "
+                f"torch.compile and DDP."
+            )
+        if self.module is not None and new is not None:
+            new.load_state_dict(copy.deepcopy(self.module.state_dict()))
+            targets = self._targets()
+            self.teacher = cast(Teacher, new)
+            resumed = self._targets()
+            if not all(same_bits(targets[stream], resumed[stream]) for stream in targets):
+                self.faults.append(
+                    "a teacher that is loaded from another's state_dict gives other targets: something that moves is "
+                    "not saved; register it as a buffer."
+                )
+
+
+def _state(part: Any) -> dict[str, Tensor]:
+    """What a state_dict saves of a module, as it is now and as it becomes."""
+    if not isinstance(part, nn.Module):
+        return {}
+    saved: dict[str, Any] = part.state_dict(keep_vars=True)
+    return without_wrappers(part, {name: tensor for name, tensor in saved.items() if isinstance(tensor, Tensor)})
+
+
+def _snapshot(part: Any, weights: bool = False) -> dict[str, Tensor]:
+    """The state as it is now; `weights` leaves buffers out."""
+    return {
+        name: tensor.detach().clone()
+        for name, tensor in _state(part).items()
+        if not weights or isinstance(tensor, nn.Parameter)
+    }
+
+
+def _follower(teacher: Any) -> Any:
+    """The copy of the encoder that a teacher has, if it has one."""
+    return getattr(teacher, "target_model", None)
+
+
+def _differences(before: Mapping[str, Tensor], after: Mapping[str, Tensor]) -> list[str]:
+    return sorted(name for name in before if not same_bits(before[name].detach(), after[name].detach()))
+
+
+def _is_nearer(before: Tensor, after: Tensor, goal: Tensor) -> bool:
+    if not goal.is_floating_point():
+        return torch.equal(after, goal)
+    return bool(((after - goal).abs() < (before - goal).abs()).all())
