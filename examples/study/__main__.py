@@ -89,7 +89,7 @@ def planned(stage: str, plan: Plan, folder: Path, files: tuple[str, ...] = ()) -
                 made += [piece(f"{name}-seed{seed}", experiments.probed_on_files, name, seed, files) for name in FILES]
             case "solving":
                 made += [piece(f"{name}-seed{seed}", solving.from_predictions, name, seed) for name in WARM_STARTS]
-            case "flat":
+            case "flat" if early:
                 made += [piece(f"{name}-seed{seed}", flat.compared, name, seed) for name in FLAT]
             case _:
                 pass

@@ -65,7 +65,7 @@ class Plan:
     """How much of everything. Sizes are numbers of variables, about."""
 
     seeds: int = 5
-    few_seeds: int = 3  # of what takes long: fine-tuning at the largest size, families left out, other numbers of LPs
+    few_seeds: int = 3  # of what takes long: the largest size, families left out, other numbers of LPs, the MLP
     budget: int = 600  # steps of KKT alone, by whose time all pretraining is measured
     pretraining_lps: dict[int, int] = field(default_factory=lambda: {20: 1000, 50: 250})
     labels: dict[int, tuple[int, ...]] = field(

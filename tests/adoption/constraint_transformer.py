@@ -1,0 +1,76 @@
+"""A transformer whose tokens are the constraints of an LP, `[A_i, b_i]`, padded to the longest of the batch.
+
+Learns whether the point of all ones is feasible, from the rows alone. Returns a `NamedTuple`.
+"""
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from jepa_ssl import EMATeacher, FlatVectors, GroupMasker, JEPAObjective, JEPATerm, MLPPredictor, ModelEncoder  # +
+
+MOST, COLUMNS, WIDTH = 7, 4, 32
+
+
+class Answer(NamedTuple):
+    logit: Tensor  # [B]
+    instance: Tensor  # [B, WIDTH]
+
+
+class ConstraintTransformer(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed = nn.Linear(COLUMNS + 1, WIDTH)
+        layer = nn.TransformerEncoderLayer(WIDTH, 4, 2 * WIDTH, dropout=0.1, batch_first=True, norm_first=True)
+        self.layers = nn.TransformerEncoder(layer, 2, enable_nested_tensor=False)
+        self.head = nn.Linear(WIDTH, 1)
+
+    def forward(self, rows: Tensor, valid: Tensor) -> Answer:
+        """`rows` is `[B, MOST, COLUMNS + 1]`, `valid` bool `[B, MOST]`."""
+        h = self.layers(self.embed(rows), src_key_padding_mask=~valid)
+        pooled = (h * valid.unsqueeze(-1)).sum(1) / valid.sum(1, keepdim=True)
+        return Answer(self.head(pooled).squeeze(-1), pooled)
+
+
+class Training:
+    def __init__(self) -> None:
+        self.model = ConstraintTransformer()
+        self.optimizer = torch.optim.Adam(self.model.parameters(), lr=1e-3)
+        run = lambda model, v: model(v.values.unflatten(1, (MOST, -1)), v.valid[:, :: COLUMNS + 1])  # +
+        encoder = ModelEncoder(self.model, {"instance": WIDTH}, 16, run=run)  # +
+        rows = torch.arange(MOST * (COLUMNS + 1)).view(MOST, -1).tolist()  # +
+        views = GroupMasker(rows, 0.4)  # hides whole constraints  # +
+        objective = JEPAObjective(views, MLPPredictor(encoder.dims), EMATeacher(encoder))  # +
+        self.jepa = JEPATerm(encoder, objective)  # +
+        self.optimizer.add_param_group({"params": list(self.jepa.parameters())})  # +
+
+    def batch(self) -> tuple[Tensor, Tensor, Tensor]:
+        valid = torch.arange(MOST) < torch.randint(3, MOST + 1, (8, 1))
+        rows = torch.randn(8, MOST, COLUMNS + 1) * valid.unsqueeze(-1)
+        feasible = (rows[..., :-1].sum(-1) <= rows[..., -1] + 2).all(1)
+        return rows, valid, feasible.float()
+
+    def step(self) -> dict[str, float]:
+        rows, valid, feasible = self.batch()
+        loss = F.binary_cross_entropy_with_logits(self.model(rows, valid).logit, feasible)
+        log = {"loss": loss.item()}
+        vectors = FlatVectors(rows.flatten(1), valid.repeat_interleave(COLUMNS + 1, 1))  # +
+        joint = self.jepa.loss(vectors, task=lambda: loss)  # +
+        log, loss = {name: value.item() for name, value in joint.terms.items()}, joint.total  # +
+        self.optimizer.zero_grad()
+        loss.backward()
+        self.optimizer.step()
+        self.jepa.update()  # +
+        return log
+
+    def checkpoint(self) -> dict[str, Any]:
+        state = {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict()}
+        state["jepa"] = self.jepa.state_dict()  # +
+        return state
+
+    def resume(self, state: dict[str, Any]) -> None:
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.jepa.load_state_dict(state["jepa"])  # +
