@@ -4,7 +4,7 @@ BIN := .venv/bin
 # A file's tests stay in one process, for they share what was set up for the first.
 PARALLEL := -n auto --maxprocesses 4 --dist loadfile
 
-.PHONY: demo test fast lint bench docs clean
+.PHONY: demo test fast lint bench docs pictures clean
 
 demo: .venv/done
 	$(BIN)/python examples/demo.py
@@ -23,7 +23,11 @@ lint: .venv/done
 bench: .venv/done
 	$(BIN)/pytest tests/benchmarks --benchmark-enable --benchmark-columns=min,median,rounds
 
+# The site, in site/: open site/index.html.
 docs: .venv/done
+	$(BIN)/mkdocs build --strict
+
+pictures: .venv/done
 	$(BIN)/python examples/views.py
 
 .venv/done: pyproject.toml constraints.txt

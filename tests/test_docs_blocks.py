@@ -3,13 +3,14 @@
 import re
 import socket
 from pathlib import Path
+from textwrap import dedent
 from typing import Any
 
 import pytest
 import torch.distributed as dist
 
 ROOT = Path(__file__).parent.parent
-BLOCK = re.compile(r"```python\n(.*?)```", re.DOTALL)
+BLOCK = re.compile(r"^( *)```python\n(.*?)^\1```", re.DOTALL | re.MULTILINE)  # in tabs they are indented
 # Lines of a loop that is the reader's; and what test_sharded.py runs, in a group.
 ELSEWHERE = {"method.md", "sharded.md"}
 DOCUMENTS = [
@@ -17,7 +18,7 @@ DOCUMENTS = [
     for path in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
     if path.name not in ELSEWHERE and BLOCK.search(path.read_text())
 ]
-QUICK = {"README.md", "alarm.md", "views.md"}
+QUICK = {"README.md", "adopt.md", "alarm.md", "index.md", "views.md"}
 
 
 @pytest.fixture
@@ -46,5 +47,5 @@ def test_python_blocks_run(document: Path):
     text = document.read_text()
     namespace: dict[str, Any] = {"__name__": document.stem}
     for block in BLOCK.finditer(text):
-        above = text.count("\n", 0, block.start(1))  # so that an error names the document's own line
-        exec(compile("\n" * above + block[1], document, "exec"), namespace)
+        above = text.count("\n", 0, block.start(2))  # so that an error names the document's own line
+        exec(compile("\n" * above + dedent(block[2]), document, "exec"), namespace)

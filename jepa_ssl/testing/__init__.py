@@ -1,10 +1,10 @@
 """Checks of your own parts, for your own tests: whether masker, encoder and teacher do what an objective counts on.
 
-def test_my_masker():
-    check_masker(MyMasker(0.5), [torch.randn(4, 20), FlatVectors(values, valid)])
+    def test_my_masker():
+        check_masker(MyMasker(0.5), [torch.randn(4, 20), FlatVectors(values, valid)])
 
-def test_my_encoder():
-    check_encoder(MyEncoder(model), batch, views=MyMasker(0.5), trunk=model.trunk)
+    def test_my_encoder():
+        check_encoder(MyEncoder(model), batch, views=MyMasker(0.5), trunk=model.trunk)
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
