@@ -63,9 +63,6 @@ class Found:
         label = f"{name}{'-frozen' if frozen else ''}-n{n}"
         return [run[family]["residual"] for run in self.runs("finetuning", label)]
 
-    def ends(self, name: str, n: int, family: str, measure: str, frozen: bool = False) -> list[float]:
-        return [run[family][measure] for run in self.runs("finetuning", f"{name}{'-frozen' if frozen else ''}-n{n}")]
-
     def steps_to_scratch(self, name: str, n: int, family: str, every: int, frozen: bool = False) -> list[float]:
         """Of each seed, the first step at which the residual is that of scratch at its end, or lower; else inf."""
         found: list[float] = []

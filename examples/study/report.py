@@ -3,6 +3,7 @@
 import re
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from atomic import write_atomically
@@ -328,22 +329,20 @@ def ends(found: Found) -> str:
     return table(headings, rows)
 
 
-def log_ratios(found: Found, name: str, n: int, measure: str, frozen: bool = False) -> list[float]:
-    """Of each seed, the mean over families of log(arm / scratch) at the end."""
-    per_seed: list[list[float]] = []
-    for family in FAMILIES:
-        if measure == "residual":
-            of, base = found.curves(name, n, family, frozen), found.curves("random", n, family)
-            pairs = [(a[-1], b[-1]) for a, b in zip(of, base, strict=False)]
-        else:
-            of, base = found.ends(name, n, family, measure, frozen), found.ends("random", n, family, measure)
-            pairs = list(zip(of, base, strict=False))
-        per_seed.append([float(np.log(a / b)) for a, b in pairs])
-    return [float(np.mean(values)) for values in zip(*per_seed, strict=True)]
+def log_ratios(of: Sequence[Any], base: Sequence[Any], value: Callable[[Any, str], float]) -> list[float]:
+    """Of each pair of runs, the mean over families of log(value / value of the base)."""
+    return [
+        float(np.mean([np.log(value(a, family) / value(b, family)) for family in FAMILIES]))
+        for a, b in zip(of, base, strict=False)
+    ]
 
 
 def _ratio(found: Found, name: str, n: int, measure: str, frozen: bool) -> str:
-    values = log_ratios(found, name, n, measure, frozen)
+    def at_the_end(run: Any, family: str) -> float:
+        return run[family]["residual"][-1] if measure == "residual" else run[family][measure]
+
+    of = found.runs("finetuning", f"{name}{'-frozen' if frozen else ''}-n{n}")
+    values = log_ratios(of, found.runs("finetuning", f"random-n{n}"), at_the_end)
     return factor(interval(values)) if values else ""
 
 
@@ -367,11 +366,12 @@ def instances(found: Found) -> str:
             stage, piece = (
                 ("finetuning", f"{name}-n20") if count == PLAN.few_lps else ("instances", f"{name}-{count}lps")
             )
-            runs = found.runs(stage, piece)[:1]
-            ends = [geometric([run[family]["residual"][-1] for family in FAMILIES]) for run in runs]
-            cells.append(", ".join(f"{end:.2g}" for end in ends))
+            ends = [
+                run[family]["residual"][-1] for run in found.runs(stage, piece)[: PLAN.few_seeds] for family in FAMILIES
+            ]
+            cells.append(f"{geometric(ends):.2g}")
         rows.append(["from scratch" if name == "random" else label(name), *cells])
-    return table(["KKT after 200 steps, one seed", *(f"on {count} LPs" for count in counts)], rows)
+    return table(["KKT after 200 steps", *(f"on {count} LPs" for count in counts)], rows)
 
 
 def equal_compute(found: Found) -> str:
@@ -392,14 +392,7 @@ def equal_compute(found: Found) -> str:
             for n in PLAN.sizes
         ]
         against = [
-            factor(
-                interval(
-                    [
-                        float(np.mean([np.log(a["20"][f][measure] / b["20"][f][measure]) for f in FAMILIES]))
-                        for a, b in zip(runs, base, strict=False)
-                    ]
-                )
-            )
+            factor(interval(log_ratios(runs, base, lambda run, family, measure=measure: run["20"][family][measure])))
             for measure in ("residual", "gap")
         ]
         rows.append([label(name), *cells, *(["1", "1"] if name == "kkt_s" else against)])
@@ -425,12 +418,7 @@ def flat_path(found: Found) -> str:
                 curve, end = run["families"][family]["residual"], base["families"][family]["residual"][-1]
                 steps.append(first_step(curve, end, EVERY))
             cells.append(_steps(steps))
-        logs = [
-            float(
-                np.mean([np.log(a["families"][f]["residual"][-1] / b["families"][f]["residual"][-1]) for f in FAMILIES])
-            )
-            for a, b in zip(runs, scratch, strict=False)
-        ]
+        logs = log_ratios(runs, scratch, lambda run, family: run["families"][family]["residual"][-1])
         rank = np.mean([run["families"][family]["rank"] for run in runs for family in FAMILIES])
         end = "1" if name == "random" else factor(interval(logs))
         rows.append([f"{floor(name)}{label(name)}", *cells, end, f"{rank:.1f}"])
