@@ -69,7 +69,7 @@ def add_jepa_arguments(parser: Any, *, beyond: Any = None, modes: Mapping[str, s
 
 
 def check_jepa_arguments(args: Namespace) -> None:
-    """Raises ValueError for a flag of `add_jepa_arguments` that is out of range, contradicts another or does nothing.
+    """Raises ValueError for a flag of `add_jepa_arguments` that is out of range, or contradicts another.
 
     The message names the flag, its value, and what to do. `from_args` calls it; call it yourself where the flags are
     parsed, to be told before any data is read.

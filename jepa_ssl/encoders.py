@@ -1,7 +1,9 @@
 """A model that knows nothing of JEPA as an encoder: what it returns, or what some of its submodules do."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from inspect import ismethod
+from threading import get_ident
 from typing import Any, TypeAlias, cast
 
 import torch
@@ -43,7 +45,7 @@ class ModelEncoder(nn.Module):
         activation: of the projector, `nn.ReLU` by default.
 
     Raises:
-        TypeError: `run` is a method of the model, so that a copy of the encoder would call the model it came from.
+        TypeError: `run` is a method of the model, which is not called with the model besides.
         ValueError: a name in `captured` is not that of a submodule, or names other streams than `widths`; in a
             forward pass: features are missing or of another shape.
         RuntimeError: a submodule did not run, or runs compiled.
@@ -68,15 +70,27 @@ class ModelEncoder(nn.Module):
         if ismethod(run) and isinstance(run.__self__, nn.Module):
             name = run.__func__.__name__
             raise TypeError(
-                f"run is the method {name!r} of one {type(run.__self__).__name__}, which a teacher's copy would call "
-                f"too; give run=lambda model, instance: model.{name}(instance)."
+                f"run is the method {name!r} of one {type(run.__self__).__name__}, but is called with the model and "
+                f"the instance, so that a copy calls its own; give run=lambda model, instance: model.{name}(instance)."
             )
         self.model, self.run, self.widths = model, run, dict(widths)
         self.projector = MLPProjector(self.widths, dim, activation)
+        if (like := next((p for p in model.parameters() if p.is_floating_point()), None)) is not None:
+            self.projector.to(like.device, like.dtype)
         self.dims = dict.fromkeys(self.widths, dim)  # what a predictor is built for
         self.captured = None if captured is None else _places(model, captured, self.widths)
-        # Here, for it imports the compiler, as an optimizer does too.
+        self._disable_compiler()
+
+    def _disable_compiler(self) -> None:
+        # Not where this module is imported, for it imports the compiler, as an optimizer does too.
         self._capture: Callable[..., Any] = torch.compiler.disable(_capture)  # pyright: ignore[reportUnknownMemberType]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if name != "_capture"}  # which cannot be pickled
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)  # pyright: ignore[reportUnknownMemberType]
+        self._disable_compiler()
 
     def forward(self, instance: Any) -> Encoded:
         if self.captured is None:
@@ -90,30 +104,37 @@ class ModelEncoder(nn.Module):
 def _capture(encoder: ModelEncoder, instance: Any, captured: Mapping[str, tuple[str, int | str | None]]) -> Any:
     """What the submodules return while the model runs: stream -> features."""
     found: dict[str, Any] = {}
+    versions: dict[str, int | None] = {}
+    thread = get_ident()
 
-    def keep(stream: str) -> Callable[..., None]:
+    def keep(stream: str, which: int | str | None) -> Callable[..., None]:
         def hook(_: nn.Module, __: Any, output: Any) -> None:
-            found[stream] = output
+            if get_ident() == thread:  # another's pass is another's
+                found[stream] = output if which is None else _part(output, captured[stream][0], which)
+                versions[stream] = _version(found[stream])
 
         return hook
 
-    handles = [
-        _hooked(encoder.model, name).register_forward_hook(keep(stream)) for stream, (name, _) in captured.items()
-    ]
-    try:
+    with ExitStack() as hooks:
+        for stream, (name, which) in captured.items():
+            hooks.callback(_hooked(encoder.model, name).register_forward_hook(keep(stream, which)).remove)
         encoder.run(encoder.model, instance)
-    finally:
-        for handle in handles:
-            handle.remove()
-    for stream, (name, which) in captured.items():
+    for stream, (name, _) in captured.items():
         if stream not in found:
             raise RuntimeError(
-                f"the submodule {name!r} did not run, so stream {stream!r} has no features; capture one that the "
-                f"model calls, as module(...) and not as module.forward(...)."
+                f"the submodule {name!r} did not run, so stream {stream!r} has no features, or its caller is compiled; "
+                f"capture one that the model calls, as module(...) and not as module.forward(...)."
             )
-        if which is not None:
-            found[stream] = _part(found[stream], name, which)
+        if _version(found[stream]) != versions[stream]:
+            raise RuntimeError(
+                f"what {name!r} returns is overwritten in place behind it, by ReLU(inplace=True) perhaps; capture the "
+                f"submodule that does so."
+            )
     return found
+
+
+def _version(output: Any) -> int | None:
+    return output._version if isinstance(output, Tensor) and not output.is_inference() else None
 
 
 def _places(
@@ -123,7 +144,7 @@ def _places(
         raise ValueError(
             f"captured names the streams {sorted(captured)}, but widths {sorted(widths)}; name the same ones in both."
         )
-    names = {name for name, _ in unwrapped(model).named_modules()} - {""}
+    names = (_names(model) | _names(unwrapped(model))) - {""}
     places: dict[str, tuple[str, int | str | None]] = {}
     for stream, place in captured.items():
         name, which = (place, None) if isinstance(place, str) else place
@@ -136,9 +157,15 @@ def _places(
     return places
 
 
+def _names(module: nn.Module) -> set[str]:
+    named = cast(Iterator[tuple[str, nn.Module]], module.named_modules())  # pyright: ignore[reportUnknownMemberType]
+    return {name for name, _ in named}
+
+
 def _hooked(model: nn.Module, name: str) -> nn.Module:
     """The submodule of that name, if a hook on it is called."""
-    inner, parts = unwrapped(model), name.split(".")
+    whole = name in _names(model)  # else named without the wrapper
+    inner, parts = model if whole else unwrapped(model), name.split(".")
     around = [inner.get_submodule(".".join(parts[:depth])) for depth in range(len(parts) + 1)]
     if any(map(_is_compiled, (*_wrappers(model), *around))):
         raise RuntimeError(

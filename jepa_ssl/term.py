@@ -1,13 +1,13 @@
 """The JEPA term of a plain loop: the loss of a step, the teacher's move, and a block in the checkpoint."""
 
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, cast
 
-import torch
 from torch import Tensor, nn
 
 from jepa_ssl.balance import GradientBalance
 from jepa_ssl.joint import JointLoss, JointSchedule
+from jepa_ssl.names import unwrapped
 from jepa_ssl.objective import JEPAObjective
 
 _ALWAYS_BOTH = JointSchedule()
@@ -32,6 +32,7 @@ class JEPATerm:
     >>> model = nn.Sequential(nn.Linear(6, 16), nn.ReLU(), nn.Linear(16, 3))
     >>> encoder = ModelEncoder(model, {"instance": 16}, dim=8, captured={"instance": "1"})
     >>> term = JEPATerm(encoder, JEPAObjective(EntryMasker(0.5), MLPPredictor(encoder.dims), EMATeacher(encoder)))
+    >>> import torch
     >>> optimizer = torch.optim.Adam([*model.parameters(), *term.parameters()])
     >>> batch = torch.randn(4, 6)
     >>> joint = term.loss(batch, task=lambda: model(batch).square().mean())
@@ -56,8 +57,8 @@ class JEPATerm:
 
     def parameters(self) -> Iterator[nn.Parameter]:
         """What the optimizer trains beside the model: the projector, the predictor, and what else learns."""
-        if isinstance(projector := self._projector, nn.Module):
-            yield from projector.parameters()
+        if self._projector is not None:
+            yield from self._projector.parameters()
         yield from (parameter for parameter in self.objective.parameters() if parameter.requires_grad)
 
     def loss(self, instance: Any, *, task: Callable[[], Tensor], epoch: int = 0, **drawn: Any) -> JointLoss:
@@ -82,41 +83,63 @@ class JEPATerm:
         `weights_only=True`.
         """
         others = self.objective.state_dict()
-        parts = {name: _taken(others, prefix) for name, prefix in _PREFIXES.items()}
+        parts = {name: part.state_dict() for name, part in self._parts().items()}
+        for name, prefix in _PREFIXES.items():
+            for key in parts.get(name, {}):
+                others.pop(prefix + key, None)
         return {
             "projector": self._projector.state_dict() if self._projector is not None else {},
-            **{name: part for name, part in parts.items() if part},
+            **parts,
             "objective": others,  # how often the teacher moved, statistics of the views, the monitor
             "balance": self.balance.state_dict() if self.balance else {},
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> bool:
-        """Resumes; load the model before. False if the teacher had to start anew, from the encoder as it is now.
+        """Resumes; load the model before. False if the block is that of a run with another kind of teacher.
 
-        That is where the block comes from a run whose teacher had no copy. What is drawn is no part of it: resume your
-        generator as well, or give `Seeds`, which depend on the instance and the epoch alone.
+        A copy that the block lacks then starts anew, from the encoder as it is now. What is drawn is no part of it:
+        resume your generator as well, or give `Seeds`, which depend on the instance and the epoch alone.
+
+        Raises:
+            ValueError: the block is that of a term which was built otherwise.
         """
-        if self._projector is not None:
-            self._projector.load_state_dict(state["projector"])
+        if bool(state["balance"]) != (self.balance is not None):
+            raise ValueError(
+                f"the block was saved {'with' if state['balance'] else 'without'} a GradientBalance, but this term has "
+                f"{'one' if self.balance else 'none'}; build it as the run was built that is resumed."
+            )
         if self.balance:
             self.balance.load_state_dict(state["balance"])
-        teacher: Any = self.objective.teacher
-        found = "target_model" in state or not hasattr(teacher, "target_model")
-        if not found:
-            new = {"teacher.updates": torch.zeros_like(teacher.updates)}
-            state = {**state, "target_model": self.encoder.state_dict(), "objective": {**state["objective"], **new}}
-        whole = dict(state["objective"])
-        for name, prefix in _PREFIXES.items():
-            whole |= {prefix + key: value for key, value in state.get(name, {}).items()}
-        self.objective.load_state_dict(whole)
+        if self._projector is not None:
+            self._projector.load_state_dict(state["projector"])
+        parts, others = self._parts(), dict(state["objective"])
+        found = ("target_model" in state) == ("target_model" in parts)
+        if not found:  # saved by a run with another kind of teacher
+            others = {name: tensor for name, tensor in others.items() if not name.startswith("teacher.")}
+        result: Any = self.objective.load_state_dict(others, strict=False)
+        elsewhere = (*(_PREFIXES[name] for name in parts), *(() if found else ("teacher.",)))
+        lost: list[str] = [name for name in result.missing_keys if not name.startswith(elsewhere)]
+        if lost or result.unexpected_keys:
+            raise ValueError(
+                f"the block lacks {lost} and has {result.unexpected_keys} besides what this term has; build it as the "
+                f"run was built that is resumed."
+            )
+        for name, part in parts.items():
+            if name in state:
+                part.load_state_dict(state[name])
+        if not found and "target_model" in parts:
+            cast(Any, self.objective.teacher).restart(self.encoder)
         return found
+
+    def _parts(self) -> dict[str, nn.Module]:
+        """What has a name of its own in the block, each by its own state_dict, which knows of versions."""
+        parts = {
+            "predictor": self.objective.predictor,
+            "target_model": getattr(unwrapped(self.objective.teacher), "target_model", None),
+        }
+        return {name: part for name, part in parts.items() if isinstance(part, nn.Module)}
 
     @property
     def _projector(self) -> nn.Module | None:
-        return getattr(self.encoder, "projector", None)
-
-
-def _taken(state: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    """The entries of `state` below `prefix`, which lacks them then."""
-    names = [name for name in state if name.startswith(prefix)]
-    return {name.removeprefix(prefix): state.pop(name) for name in names}
+        projector = getattr(unwrapped(self.encoder), "projector", None)
+        return projector if isinstance(projector, nn.Module) else None

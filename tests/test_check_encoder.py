@@ -219,6 +219,42 @@ def test_a_planted_fault_is_found(encoder: type[Flat], instance: Any, sentence: 
         check_encoder(encoder(), instance)
 
 
+def test_half_of_a_model_outside_the_encoder_is_found_and_left_alone():
+    model = nn.Sequential(nn.Linear(6, 16), nn.Linear(16, 16))
+    encoder = ModelEncoder(model, {"instance": 16}, 4, run=lambda own, flat: model[1](own[0](flat)))
+    with pytest.raises(AssertionError, match="depend on weights that are not the encoder's"):
+        check_encoder(encoder, FLAT)
+    assert all(parameter.grad is None for parameter in model.parameters())
+
+
+def test_a_batch_that_is_written_to_is_found():
+    class Writes(Flat):
+        def features(self, flat: Tensor) -> Tensor:
+            return super().features(flat.clamp_(-1, 1))
+
+    with pytest.raises(AssertionError, match="writes to the batch"):
+        check_encoder(Writes(), FLAT.clone())
+
+
+def test_faults_are_found_in_half_precision_too():
+    with pytest.raises(AssertionError, match="alone than in a batch"):
+        check_encoder(OverTheBatch().bfloat16(), FLAT.bfloat16())
+    check_encoder(Flat().bfloat16(), FLAT.bfloat16())
+
+
+def test_padding_that_is_no_number_is_not_looked_at():
+    class Padded(Flat):
+        def forward(self, instance: Any) -> Any:
+            z = super().forward(instance)["instance"]
+            rows = torch.arange(len(z))
+            valid = rows < max(len(z) - 1, 1)
+            return Encoded({"row": z.where(valid.unsqueeze(1), torch.nan)}, valid={"row": valid})
+
+    with pytest.raises(AssertionError) as raised:
+        check_encoder(Padded(), FLAT)
+    assert "infinite" not in str(raised.value)
+
+
 def test_a_trunk_that_is_named_has_to_be_reached_everywhere():
     encoder = Halfway()
     check_encoder(encoder, FLAT)

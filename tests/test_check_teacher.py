@@ -55,6 +55,23 @@ def test_an_encoder_that_is_wrapped_or_compiled_passes():
     check_teacher(EMATeacher(encoder), encoder, FLAT)
 
 
+def test_encoders_with_indices_masks_and_half_precision_pass():
+    class Attends(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.embed = nn.Embedding(6, 8)
+            self.register_buffer("places", torch.arange(6))
+            self.register_buffer("mask", nn.Transformer.generate_square_subsequent_mask(6))
+
+        def forward(self, flat: Tensor) -> dict[str, Tensor]:
+            return {"instance": (flat @ self.embed(self.places)) + self.mask.isinf().sum()}
+
+    encoder = Attends()
+    check_teacher(EMATeacher(encoder), encoder, FLAT)
+    half = Encoder().bfloat16()
+    check_teacher(EMATeacher(half), half, FLAT.bfloat16())
+
+
 def test_neither_is_changed():
     encoder = Encoder()
     teacher = EMATeacher(encoder)
@@ -129,6 +146,16 @@ class SomeNames(Copy):
                 self.follow(mine, theirs[name])
 
 
+class OtherNames(Copy):
+    """No name matches, and nothing is said."""
+
+    def update(self, encoder: nn.Module) -> None:
+        theirs = {f"module.{name}": tensor for name, tensor in encoder.state_dict().items()}
+        for name, mine in self.target_model.state_dict().items():
+            if name in theirs:
+                self.follow(mine, theirs[name])
+
+
 class WithGradient(Copy):
     def forward(self, encoder: Any, target: Any) -> Any:
         return encoder(target)
@@ -186,6 +213,7 @@ class OtherStreams(Copy):
         (ParametersOnly, r"update leaves \['trunk.1.num_batches_tracked', .*'trunk.1.running_var'\] .* behind"),
         (IntegersAveraged, r"update leaves \['trunk.1.num_batches_tracked'\]"),
         (SomeNames, r"update leaves \['trunk.0.bias', 'trunk.0.weight'\] .* without the prefixes"),
+        (OtherNames, "update moves nothing of the teacher's target_model"),
         (WithGradient, r"gradients flow into the targets of \['instance'\]"),
         (Trainable, r"the teacher's \['target_model.trunk.0.bias', .* ask for a gradient"),
         (MovesInThePass, "it may move in update alone"),

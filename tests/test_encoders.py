@@ -1,6 +1,8 @@
 """`ModelEncoder`: models of all kinds as encoders, with hooks that leave nothing behind."""
 
 import copy
+import pickle
+import threading
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -210,7 +212,65 @@ def test_wrong_wiring_is_named(kwargs: Any, message: str):
         encoder(**kwargs)(X)
 
 
-def test_a_bound_method_would_run_the_original_in_each_copy():
+def test_a_bound_method_is_refused():
     model = Solver()
     with pytest.raises(TypeError, match=r"the method 'encode' of one Solver.*model\.encode\(instance\)"):
         ModelEncoder(model, WIDTHS, 5, run=model.encode)
+
+
+def test_what_is_overwritten_behind_a_submodule_is_refused():
+    model = nn.Sequential(nn.Linear(3, 4), nn.ReLU(inplace=True))
+    with pytest.raises(RuntimeError, match=r"what '0' returns is overwritten in place"):
+        ModelEncoder(model, {"instance": 4}, 2, captured={"instance": "0"})(X)
+    ModelEncoder(model, {"instance": 4}, 2, captured={"instance": "1"})(X)
+
+
+def test_no_hook_stays_where_another_submodule_is_refused():
+    model = Solver()
+    model.layers[1].compile()
+    e = ModelEncoder(model, {"a": 4, "b": 6}, 2, captured={"a": "layers.0", "b": "layers.1"})
+    with pytest.raises(RuntimeError, match="compiled"):
+        e(X)
+    assert hooks(e) == 0
+
+
+def test_a_pass_in_another_thread_leaves_no_features_here():
+    inside, go_on = threading.Event(), threading.Event()
+
+    class Waits(nn.Linear):
+        def forward(self, input: Tensor) -> Tensor:
+            if threading.current_thread() is not threading.main_thread():
+                inside.set()
+                go_on.wait(10)
+            return super().forward(input)
+
+    model = nn.Sequential(nn.Linear(3, 4), Waits(4, 4))
+    e = ModelEncoder(model, {"instance": 4}, 2, captured={"instance": "0"})
+    found: list[Tensor] = []
+    other = threading.Thread(target=lambda: found.append(e(X + 1).features["instance"]))
+    other.start()
+    inside.wait(10)
+    here = e(X).features["instance"]
+    go_on.set()
+    other.join()
+    assert torch.equal(here, model[0](X))
+    assert torch.equal(found[0], model[0](X + 1))
+
+
+def test_the_projector_is_where_the_model_is_and_as_precise():
+    e = ModelEncoder(nn.Linear(3, 4).double(), {"instance": 4}, 2)
+    assert e(X.double()).embeddings["instance"].dtype == torch.float64
+    meta = ModelEncoder(nn.Linear(3, 4, device="meta"), {"instance": 4}, 2)
+    assert {p.device.type for p in meta.parameters()} == {"meta"}
+
+
+def test_an_encoder_is_pickled_with_what_it_captures():
+    e = ModelEncoder(nn.Sequential(nn.Linear(3, 4)), {"instance": 4}, 2, captured={"instance": "0"})
+    again = pickle.loads(pickle.dumps(e))
+    assert torch.equal(again(X).embeddings["instance"], e(X).embeddings["instance"])
+
+
+@pytest.mark.parametrize("name", ["0", "module.0"])
+def test_names_are_those_with_a_wrapper_and_without(name: str):
+    e = ModelEncoder(nn.DataParallel(nn.Sequential(nn.Linear(3, 4))), {"instance": 4}, 2, captured={"instance": name})
+    assert e(X).features["instance"].shape == (7, 4)

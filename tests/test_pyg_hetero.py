@@ -181,3 +181,21 @@ def test_the_draw_is_that_of_the_masker_of_bipartite_graphs():
     for kind, stream in ((ROW, "constraint"), (COLUMN, "variable")):
         assert torch.equal(ours.hidden[kind], theirs.hidden[stream])
         assert torch.equal(ours.weight[kind], theirs.weight[stream])
+
+
+def test_a_type_that_some_graphs_lack_is_refused():
+    graphs: list[Any] = [lp(4, 5), lp(3, 2), lp(2, 2)]
+    for graph in (graphs[0], graphs[2]):
+        graph["quad"].x = torch.ones(2, 1)
+    data = Batch.from_data_list(graphs)
+    with pytest.raises(ValueError, match=r"2 of 3 graphs have nodes of type 'quad'.*give .* an empty x"):
+        HeteroNodeMasker({ROW: 0.5, "quad": 0.5})(data)
+
+
+def test_labels_of_edges_are_followed_into_the_other_order():
+    graphs: list[Any] = [lp(4, 5), lp(3, 2)]
+    for graph in graphs:
+        graph[FORWARD].edge_label_index = torch.tensor([[0], [1]])
+    turned, items = in_another_order(Batch.from_data_list(graphs, follow_batch=["x"]))
+    assert "x_ptr" in turned[ROW]
+    assert turned[FORWARD].edge_label_index[0].flip(0).tolist() == items[ROW][[0, 4]].tolist()

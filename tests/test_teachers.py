@@ -438,3 +438,24 @@ def test_teachers_are_exchanged_by_one_argument():
         jepa.update(encoder)
     assert int(moving.updates) == 1
     assert all(p.grad is not None for p in learned.parameters())
+
+
+def test_a_mask_of_minus_infinity_stays_one():
+    """Its average with itself would be NaN, and so would all that attends through it."""
+    encoder = nn.Linear(2, 2)
+    encoder.register_buffer("mask", nn.Transformer.generate_square_subsequent_mask(3))
+    teacher = EMATeacher(encoder, 0.9)
+    teacher.update(encoder)
+    assert torch.equal(teacher.target_model.get_buffer("mask"), encoder.get_buffer("mask"))
+
+
+def test_a_restarted_teacher_is_the_encoder_as_it_is():
+    encoder = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2))
+    teacher = EMATeacher(encoder, 0.9)
+    for tensor in encoder.state_dict().values():
+        tensor.add_(1)
+    teacher.update(encoder)
+    teacher.restart(encoder)
+    assert teacher.updates == 0
+    for name, tensor in encoder.state_dict().items():
+        assert torch.equal(tensor, teacher.target_model.state_dict()[name]), name

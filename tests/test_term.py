@@ -132,6 +132,39 @@ def test_a_teacher_that_was_not_saved_starts_from_the_encoder_as_it_is():
         assert torch.equal(tensor, teacher.target_model.state_dict()[name]), name
 
 
+def test_a_block_of_another_kind_of_teacher_leaves_this_one_as_new():
+    with_copy, run = Run("ema"), Run("simsiam")
+    with_copy.step(0)
+    assert not run.resume(saved(with_copy.checkpoint()))
+    run.step(1)
+
+
+def test_a_block_of_a_term_that_was_built_otherwise_is_refused():
+    with pytest.raises(ValueError, match="saved with a GradientBalance, but this term has none"):
+        Run().term.load_state_dict(Run(balance=True).term.state_dict())
+    state = Run().term.state_dict()
+    state["objective"] = {**state["objective"], "views.token": torch.ones(2)}
+    with pytest.raises(ValueError, match=r"has \['views.token'\] besides"):
+        Run().term.load_state_dict(state)
+
+
+def test_versions_of_modules_are_saved_with_them():
+    seen: list[Any] = []
+
+    class Versioned(nn.Linear):
+        _version = 2
+
+        def _load_from_state_dict(self, state_dict: Any, prefix: Any, local_metadata: Any, *args: Any) -> None:  # pyright: ignore
+            seen.append(local_metadata.get("version"))
+            super()._load_from_state_dict(state_dict, prefix, local_metadata, *args)
+
+    encoder = ModelEncoder(nn.Sequential(Versioned(6, 16)), {"instance": 16}, 8)
+    term = JEPATerm(encoder, JEPAObjective(EntryMasker(0.5), MLPPredictor(encoder.dims), EMATeacher(encoder)))
+    state = saved(term.state_dict())
+    term.load_state_dict(state)
+    assert 2 in seen
+
+
 def test_an_encoder_without_projector_adds_nothing():
     trunk = nn.Linear(6, 8)
     objective = JEPAObjective(EntryMasker(0.5), MLPPredictor({"instance": 8}), StopGradTeacher())

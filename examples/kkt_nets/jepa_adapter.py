@@ -75,6 +75,8 @@ class KKTJepa(jepa_ssl.JEPATerm):
         log: takes the rows of the collapse monitor, `(row, step)`.
     """
 
+    objective: Any  # whose parts the flags decide
+
     def __init__(self, model: Any, args: Namespace, device: torch.device, updates: int = 1, log: Any = None) -> None:
         encoder: Any = FlatEncoder if isinstance(model, KKTNetMLP) else GraphEncoder
         term = recipe.term(encoder(model).to(device), model, args, updates, log)

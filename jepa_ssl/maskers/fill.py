@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from jepa_ssl.checks import non_negative
 from jepa_ssl.maskers.seeds import Randomness
 
-_INTEGERS = {2: torch.int16, 4: torch.int32, 8: torch.int64}  # by size in bytes
+_INTEGERS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}  # by size in bytes
 
 
 class Fill(Protocol):

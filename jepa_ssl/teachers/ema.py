@@ -22,7 +22,8 @@ _ONE = torch.ones((), dtype=torch.int64, device="cpu")  # making it anew costs a
 class EMATeacher(nn.Module):
     """A slow copy of the encoder: after each optimizer step, `t <- momentum * t + (1 - momentum) * o`.
 
-    Parameters and floating point buffers are averaged (buffers that are not saved, too), other buffers are copied. The
+    Parameters and floating point buffers are averaged (buffers that are not saved, too); other buffers are copied, and
+    so are those with an infinite number, as a mask of attention has. The
     average is kept in float32 at least, for in bfloat16 at momentum 0.999 it would never move. The copy takes no
     gradient, and stays in its mode whatever happens to the module that holds it.
 
@@ -157,6 +158,12 @@ class EMATeacher(nn.Module):
         if momentum != 1.0:
             self._watch.update(pairs.trainable)
         self._passed.advance(cast(Tensor, self._buffers["updates"]))  # quicker than self.updates
+
+    def restart(self, encoder: nn.Module) -> None:
+        """Becomes a copy of `encoder` as it is now, and counts its updates from 0."""
+        pairs = self._pairs = self._paired(encoder)
+        pairs.move(1.0)
+        self.updates.zero_()
 
     def _paired(self, encoder: nn.Module) -> Pairs:
         _check_module(encoder)

@@ -88,7 +88,8 @@ class Pairs:
         moving = {
             name: tensor
             for name, tensor in teacher.items()
-            if (tensor.is_floating_point() or tensor.is_complex()) and (averages_buffers or id(tensor) in parameters)
+            if (tensor.is_floating_point() or tensor.is_complex())
+            and (id(tensor) in parameters or (averages_buffers and _is_finite(tensor)))
         }
         alike = [name for name, tensor in moving.items() if tensor.dtype == online[name].dtype]
         self._alike = _both(teacher, online, alike)
@@ -148,6 +149,11 @@ class Pairs:
                 torch._foreach_copy_(*self._copied)
             if self._run[0]:
                 torch._foreach_copy_(*self._run)
+
+
+def _is_finite(buffer: Tensor) -> bool:
+    """A mask of -inf and 0, as attention has, is no average: it would become NaN. Asked once, when pairs are made."""
+    return buffer.is_meta or bool(local(buffer).isfinite().all())
 
 
 def _both(teacher: Mapping[str, Tensor], student: Mapping[str, Tensor], names: list[str]) -> Lists:

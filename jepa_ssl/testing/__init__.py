@@ -1,5 +1,7 @@
 """Checks of your own parts, for your own tests: whether masker, encoder and teacher do what an objective counts on.
 
+Each raises an AssertionError that says what is wrong.
+
     def test_my_masker():
         check_masker(MyMasker(0.5), [torch.randn(4, 20), FlatVectors(values, valid)])
 
@@ -93,7 +95,7 @@ def check_encoder(
     and edges, nor what stands in padding. Of batches of another type, say how the same batch may be written otherwise.
 
     Args:
-        encoder: a module; or any callable, of which no copy is asked for.
+        encoder: a module; or any callable, which is not copied but runs as it is, and has to be in eval mode.
         instance: a batch of at least two instances that are not all alike.
         views: what will hide parts of it; then each stream's embeddings at hidden items have to change, else the views
             hide nothing that the encoder reads.
@@ -131,7 +133,7 @@ def check_teacher(teacher: Teacher, encoder: Any, instance: Any, *, target: Any 
 
     Args:
         teacher: the one to check, `EMATeacher(encoder)` for example.
-        encoder: the online encoder.
+        encoder: the online encoder; a callable that is no module runs as it is.
         instance: a batch, as the encoder takes it.
         target: the target view, if it is another than `instance`: a solver's state, for example.
 

@@ -7,7 +7,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from jepa_ssl.names import without_wrappers
+from jepa_ssl.names import unwrapped, without_wrappers
 from jepa_ssl.protocols import Embeddings, Encoded, Teacher
 from jepa_ssl.testing.batches import same_bits
 
@@ -79,8 +79,11 @@ class TeacherCheck:
     def _check_update(self) -> None:
         moved, new = copy.deepcopy(self.encoder), copy.deepcopy(self.module)
         for tensor in _state(moved).values():
-            if tensor.dtype != torch.bool:
-                tensor.detach().add_(1)
+            if tensor.is_floating_point():
+                now = tensor.detach()
+                now.add_((1 + now.abs()).where(now.isfinite(), 0))  # by as much as half precision notices
+            elif not tensor.ndim and tensor.dtype != torch.bool:
+                tensor.add_(1)  # a counter; what has a shape may be an index
         student, before = _snapshot(moved), _snapshot(_follower(self.teacher))
         self.teacher.update(moved)
         if changed := _differences(student, _state(moved)):
@@ -91,7 +94,13 @@ class TeacherCheck:
             for name in after.keys() & student.keys()
             if not _is_nearer(before[name], after[name].detach(), student[name])
         )
-        if behind and any(before[name].is_floating_point() for name in _differences(before, after)):  # momentum < 1
+        moves = any(before[name].is_floating_point() for name in _differences(before, after))
+        if before and not moves and getattr(unwrapped(self.teacher), "momentum", None) != 1.0:
+            self.faults.append(
+                "update moves nothing of the teacher's target_model: are the names of its tensors those of the "
+                "encoder's, without the prefixes of torch.compile and DDP?"
+            )
+        elif behind and moves:
             self.faults.append(
                 f"update leaves {behind} of the teacher behind while the rest moves towards the encoder: average "
                 f"parameters and floating buffers, copy the other buffers, and match names without the prefixes of "
@@ -127,8 +136,9 @@ def _snapshot(part: Any, weights: bool = False) -> dict[str, Tensor]:
 
 
 def _follower(teacher: Any) -> Any:
-    """The copy of the encoder that a teacher has, if it has one."""
-    return getattr(teacher, "target_model", None)
+    """The copy of the encoder that a teacher has, if it has one; or the more precise average beside it."""
+    copied = getattr(teacher, "target_model", None)
+    return getattr(teacher, "average", None) or copied
 
 
 def _differences(before: Mapping[str, Tensor], after: Mapping[str, Tensor]) -> list[str]:
@@ -136,6 +146,6 @@ def _differences(before: Mapping[str, Tensor], after: Mapping[str, Tensor]) -> l
 
 
 def _is_nearer(before: Tensor, after: Tensor, goal: Tensor) -> bool:
-    if not goal.is_floating_point():
-        return torch.equal(after, goal)
-    return bool(((after - goal).abs() < (before - goal).abs()).all())
+    if torch.equal(after.to(goal.dtype), goal):
+        return True
+    return goal.is_floating_point() and bool(((after - goal).abs() < (before - goal).abs()).all())

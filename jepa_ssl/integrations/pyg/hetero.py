@@ -123,7 +123,13 @@ class _Graphs:
                 check_finite(f"data[{kind!r}].x", x)
         self.offsets = {kind: offsets_of(data, self.data[kind], "x", (kind, "x"), "ptr") for kind in self.ratio}
         first = next(iter(self.offsets.values()))
-        self.number, self.device = len(first) - 1, first.device
+        self.number, self.device = getattr(data, "num_graphs", 1), first.device
+        for kind, offsets in self.offsets.items():
+            if len(offsets) != self.number + 1:
+                raise ValueError(
+                    f"{len(offsets) - 1} of {self.number} graphs have nodes of type {kind!r}, so that these cannot be "
+                    f"told apart; give the graphs that lack it an empty x, [0, features]."
+                )
 
     def nodes(self, kind: str) -> int:
         return len(self.data[kind].x)

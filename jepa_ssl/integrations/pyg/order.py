@@ -29,7 +29,10 @@ def in_another_order(batch: Batch, **names: str) -> tuple[Batch, dict[str, Tenso
     if isinstance(graphs[0], HeteroData):
         backwards = [_nodes_backwards(graph) for graph in reversed(graphs)]
         sizes = {kind: sum(graph[kind].num_nodes for graph in graphs) for kind in graphs[0].node_types}
-        return Batch.from_data_list(backwards), {kind: torch.arange(size).flip(0) for kind, size in sizes.items()}
+        pointers = {name for store in whole.stores for name in store if name.endswith("_ptr")}
+        return Batch.from_data_list(backwards, follow_batch=sorted(f.removesuffix("_ptr") for f in pointers)), {
+            kind: torch.arange(size).flip(0) for kind, size in sizes.items()
+        }
     called = names_of(names)
     items: dict[str, Tensor] = {}
     for kind in ("constraint", "variable"):
@@ -47,8 +50,10 @@ def _nodes_backwards(graph: Any) -> Any:
     for kind in graph.node_types:
         for name, value in graph[kind].items():
             if graph[kind].is_node_attr(name):
-                turned[kind][name] = value.flip(0)
+                turned[kind][name] = value.flip(0) if isinstance(value, Tensor) else value[::-1]
     for edge_type in graph.edge_types:
         last = torch.tensor([[graph[kind].num_nodes - 1] for kind in edge_type[::2]])
-        turned[edge_type].edge_index = last - graph[edge_type].edge_index
+        for name, value in graph[edge_type].items():
+            if "index" in name:  # as PyG tells what counts nodes
+                turned[edge_type][name] = last.to(value.device) - value
     return turned
