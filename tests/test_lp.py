@@ -446,7 +446,8 @@ def test_unscaled_undoes_ruiz_to_the_bit(model, iterations, seed):
     scaled = ruiz(lp, iterations)
     assert [lp.A.data.tobytes(), lp.b.tobytes(), lp.c.tobytes()] == before
     assert_same(unscaled(scaled), lp)
-    assert replace(unscaled(scaled), A=lp.A, b=lp.b, c=lp.c) == lp  # and so are name, sign, offset, ...
+    without = {"A": None, "b": None, "c": None}  # arrays are not compared by ==
+    assert replace(unscaled(scaled), **without) == replace(lp, **without)  # and so are name, sign, offset, ...
 
 
 def test_ruiz_refuses():

@@ -340,6 +340,8 @@ def test_the_work_is_the_same_for_two_graphs_and_for_fifty():
     jepa = graph_objective(StopGradTeacher())
 
     def operations(instance: Any, objective: JEPAObjective[Any], encode: nn.Module) -> int:
+        objective.zero_grad()
+        encode.zero_grad()
         with CountOperations() as operations:
             objective(encode, instance).total.backward()
         return operations.count
