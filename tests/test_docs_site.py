@@ -73,7 +73,7 @@ def menu(entries: Any) -> Iterator[str]:
 def test_every_document_is_in_the_menu_and_on_the_site(site):
     pages = list(menu(yaml.safe_load((ROOT / "mkdocs.yml").read_text())["nav"]))
     documents = [page.relative_to(DOCS).as_posix() for page in PAGES[1:]]
-    assert sorted(pages) == sorted([*documents, "CHANGELOG.md", "SECURITY.md"])
+    assert sorted(pages) == sorted([*documents, "CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md"])
     assert all((site / page).with_suffix(".html").is_file() for page in pages)
 
 

@@ -17,7 +17,7 @@ DOCS = Path(__file__).parents[1]
 ROOT = DOCS.parent
 LINK = re.compile(r"\]\(([^)#:\s]+)\)")
 TO_SOURCE = re.compile(r'(href="[^"#]*source/([^"#]+)\.html)("><code>)(\w+)</code>')
-IN_THE_MENU = ("CHANGELOG.md", "SECURITY.md")
+IN_THE_MENU = ("CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md")
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
@@ -25,15 +25,19 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
         files.append(_page_of(ROOT / name, config))
     for page in files.documentation_pages():
         for target in LINK.findall(page.content_string):
-            linked = _outside(page, target)
-            if linked is not None and files.get_file_from_path(_on_site(linked)) is None:
+            linked = _moved(page, target)
+            if (
+                linked is not None
+                and not linked.is_relative_to(DOCS)
+                and files.get_file_from_path(_on_site(linked)) is None
+            ):
                 files.append(_page_of(linked, config))
     return files
 
 
 def on_page_markdown(markdown: str, page: Page, **_: Any) -> str:
     def on_site(found: re.Match[str]) -> str:
-        linked = _outside(page.file, found[1])
+        linked = _moved(page.file, found[1])
         return found[0] if linked is None else f"]({relpath(_on_site(linked), Path(page.file.src_uri).parent)})"
 
     return LINK.sub(on_site, markdown)
@@ -47,15 +51,19 @@ def on_page_content(html: str, **_: Any) -> str:
     return TO_SOURCE.sub(to_line, html)
 
 
-def _outside(page: File, target: str) -> Path | None:
-    """The file of the repository, but not of docs/, that a link of the page means; if it means one."""
+def _moved(page: File, target: str) -> Path | None:
+    """The file of the repository that a link of the page means, unless it stands on the site as it does beside it."""
     if page.abs_src_path is None:
         return None
-    file = (Path(page.abs_src_path).parent / target).resolve()
-    return file if file.is_file() and file.is_relative_to(ROOT) and not file.is_relative_to(DOCS) else None
+    source = Path(page.abs_src_path)
+    file = (source.parent / target).resolve()
+    both_in_docs = file.is_relative_to(DOCS) and source.is_relative_to(DOCS)
+    return file if file.is_file() and file.is_relative_to(ROOT) and not both_in_docs else None
 
 
 def _on_site(file: Path) -> str:
+    if file.is_relative_to(DOCS):
+        return file.relative_to(DOCS).as_posix()
     name = file.relative_to(ROOT).as_posix()
     return "index.md" if name == "README.md" else name if name.endswith(".md") else f"source/{name}.md"
 
