@@ -15,6 +15,7 @@ import signal
 import socket
 import sys
 import tempfile
+import threading
 import time
 import traceback
 from collections import Counter
@@ -29,6 +30,7 @@ os.environ["WANDB_MODE"] = "disabled"
 import torch  # noqa: E402
 import train  # noqa: E402
 from runs import TINY, checkpoint, differences  # noqa: E402
+from tqdm import tqdm  # noqa: E402
 
 RUN = [*TINY, "--epochs", "8", "--checkpoint_every", "2", "--monitor_every", "2", "--resume", "auto"]
 FLAT = ["--use_jepa", "--ema_schedule", "cosine", "--log_every", "3"]
@@ -64,6 +66,8 @@ class Attempt:
             descriptor = os.open(self.terminal, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
             os.dup2(descriptor, 1)
             os.dup2(descriptor, 2)
+            # tqdm's lock is one for all forks, and one that is killed while it holds it would stop the others for ever.
+            tqdm.set_lock(threading.RLock())
             train.main(self.flags)
             code = 0
         except SystemExit as stopped:
