@@ -97,9 +97,10 @@ def test_plain_loops_reach_the_same_points(
     x, lam = (part.numpy() for part in problem.zero())
     expected = oracle(lp, (1, 5, 20), x, lam, average, restart_every, rebalance)
     found = run(problem, 1, 5, 20, average=average, restart_every=restart_every, rebalance=rebalance)
+    near = 1e-8 if rebalance else 1e-10  # the weight comes from differences of points, which magnify rounding
     for (x, lam), (x_found, lam_found) in zip(expected, found, strict=True):
-        np.testing.assert_allclose(x_found, x, rtol=1e-10, atol=1e-10)
-        np.testing.assert_allclose(lam_found, lam, rtol=1e-10, atol=1e-10)
+        np.testing.assert_allclose(x_found, x, rtol=near, atol=near)
+        np.testing.assert_allclose(lam_found, lam, rtol=near, atol=near)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
