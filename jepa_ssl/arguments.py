@@ -75,18 +75,20 @@ def check_jepa_arguments(args: Namespace) -> None:
     parsed, to be told before any data is read.
     """
     for name in ("jepa_mask_ratio_entries", "jepa_mask_ratio_nodes"):
-        _require(args, name, "strictly between 0 and 1", lambda value: 0 < value < 1)
-    _require(args, "ema_momentum", "in [0, 1]", lambda value: 0 <= value <= 1)
+        require(args, name, "strictly between 0 and 1", lambda value: 0 < value < 1)
+    require(args, "ema_momentum", "in [0, 1]", lambda value: 0 <= value <= 1)
     for name in ("jepa_weight", "jepa_regularizer_weight"):
-        _require(args, name, "finite and at least 0", lambda value: math.isfinite(value) and value >= 0)
+        require(args, name, "finite and at least 0", lambda value: math.isfinite(value) and value >= 0)
     for name in ("jepa_pretrain_epochs", "monitor_every"):
-        _require(args, name, "at least 0 and below 2**31", lambda value: 0 <= value < 2**31)
+        require(args, name, "at least 0 and below 2**31", lambda value: 0 <= value < 2**31)
     regularized = args.jepa_regularizer != "none"
     if not args.use_jepa:
         if args.jepa_pretrain_epochs:
             raise ValueError("--jepa_pretrain_epochs asks for epochs of JEPA alone, but JEPA is off; add --use_jepa.")
+        defaults = ArgumentParser()
+        add_jepa_arguments(defaults)
         for name in BESIDE_THE_MODE:
-            if getattr(args, name) != _default(name):
+            if getattr(args, name) != defaults.get_default(name):
                 raise ValueError(f"--{name} is of the JEPA term, but JEPA is off; add --use_jepa.")
         return
     if args.ema_schedule != "constant" and args.jepa_mode != "ema":
@@ -146,6 +148,7 @@ def from_args(
     0.996
     """
     check_jepa_arguments(args)
+    balance = _balance(args, trunk)  # before a copy of the encoder is made
     dims: Mapping[str, int] = encoder.dims
     regularizer = REGULARIZERS[args.jepa_regularizer]
     objective: JEPAObjective[Any] = JEPAObjective(
@@ -158,14 +161,19 @@ def from_args(
         regularize=args.jepa_regularize,
         monitor=CollapseMonitor(args.monitor_every, log=log) if args.monitor_every else None,
     )
-    if args.jepa_balance and trunk is None:
+    schedule = JointSchedule(jepa_weight=args.jepa_weight, pretrain_epochs=args.jepa_pretrain_epochs)
+    return JEPATerm(encoder, objective, schedule, balance)
+
+
+def _balance(args: Namespace, trunk: nn.Module | None) -> GradientBalance | None:
+    if not args.jepa_balance:
+        return None
+    if trunk is None:
         raise ValueError(
             "--jepa_balance compares gradients on the trunk, but trunk is None; give from_args the part of the model "
             "that both losses train."
         )
-    balance = GradientBalance(trunk.parameters()) if args.jepa_balance and trunk is not None else None
-    schedule = JointSchedule(jepa_weight=args.jepa_weight, pretrain_epochs=args.jepa_pretrain_epochs)
-    return JEPATerm(encoder, objective, schedule, balance)
+    return GradientBalance(trunk.parameters())
 
 
 def _views(args: Namespace, dims: Mapping[str, int]) -> ViewMaker[Any]:
@@ -202,13 +210,8 @@ def _momentum(args: Namespace, updates: int | None) -> float | Callable[[int], f
     return schedule(args.ema_momentum, 1.0, updates)
 
 
-def _default(name: str) -> Any:
-    parser = ArgumentParser()
-    add_jepa_arguments(parser)
-    return parser.get_default(name)
-
-
-def _require(args: Namespace, name: str, expected: str, holds: Callable[[Any], bool]) -> None:
+def require(args: Namespace, name: str, expected: str, holds: Callable[[Any], bool]) -> None:
+    """Raises ValueError, by the name of the flag, unless its value `holds`."""
     value = getattr(args, name)
     if not holds(value):
         raise ValueError(f"--{name} is {value}, but must be {expected}.")

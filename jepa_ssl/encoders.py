@@ -1,20 +1,26 @@
 """A model that knows nothing of JEPA as an encoder: what it returns, or what some of its submodules do."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from inspect import ismethod
 from threading import get_ident
-from typing import Any, TypeAlias, cast
+from typing import Any, NamedTuple, TypeAlias, cast
 
 import torch
 from torch import Tensor, nn
 
-from jepa_ssl.names import is_wrapper, unwrapped
+from jepa_ssl.names import submodules, unwrapped, without_wrappers
 from jepa_ssl.predictors import MLPProjector
 from jepa_ssl.protocols import Encoded
 
 Place: TypeAlias = str | tuple[str, int | str]
 """The name of a submodule; or that, and which part of its output: `("layers.1", 0)`, `("layers.1", "variable")`."""
+
+
+class _Captured(NamedTuple):
+    name: str  # as it was given
+    path: str  # with the names of wrappers
+    which: int | str | None
 
 
 def _call(model: Any, instance: Any) -> Any:
@@ -101,25 +107,25 @@ class ModelEncoder(nn.Module):
         return Encoded(self.projector(features), features)
 
 
-def _capture(encoder: ModelEncoder, instance: Any, captured: Mapping[str, tuple[str, int | str | None]]) -> Any:
+def _capture(encoder: ModelEncoder, instance: Any, captured: Mapping[str, _Captured]) -> Any:
     """What the submodules return while the model runs: stream -> features."""
     found: dict[str, Any] = {}
     versions: dict[str, int | None] = {}
     thread = get_ident()
 
-    def keep(stream: str, which: int | str | None) -> Callable[..., None]:
+    def keep(stream: str, place: _Captured) -> Callable[..., None]:
         def hook(_: nn.Module, __: Any, output: Any) -> None:
             if get_ident() == thread:  # another's pass is another's
-                found[stream] = output if which is None else _part(output, captured[stream][0], which)
+                found[stream] = output if place.which is None else _part(output, place.name, place.which)
                 versions[stream] = _version(found[stream])
 
         return hook
 
     with ExitStack() as hooks:
-        for stream, (name, which) in captured.items():
-            hooks.callback(_hooked(encoder.model, name).register_forward_hook(keep(stream, which)).remove)
+        for stream, place in captured.items():
+            hooks.callback(_hooked(encoder.model, place).register_forward_hook(keep(stream, place)).remove)
         encoder.run(encoder.model, instance)
-    for stream, (name, _) in captured.items():
+    for stream, (name, *_) in captured.items():
         if stream not in found:
             raise RuntimeError(
                 f"the submodule {name!r} did not run, so stream {stream!r} has no features, or its caller is compiled; "
@@ -137,48 +143,35 @@ def _version(output: Any) -> int | None:
     return output._version if isinstance(output, Tensor) and not output.is_inference() else None
 
 
-def _places(
-    model: nn.Module, captured: Mapping[str, Place], widths: Mapping[str, int]
-) -> dict[str, tuple[str, int | str | None]]:
+def _places(model: nn.Module, captured: Mapping[str, Place], widths: Mapping[str, int]) -> dict[str, _Captured]:
     if captured.keys() != widths.keys():
         raise ValueError(
             f"captured names the streams {sorted(captured)}, but widths {sorted(widths)}; name the same ones in both."
         )
-    names = (_names(model) | _names(unwrapped(model))) - {""}
-    places: dict[str, tuple[str, int | str | None]] = {}
+    whole = {name: name for name, _ in submodules(model) if name}
+    named = {**without_wrappers(model, whole), **whole}  # each with its wrappers' prefixes and without
+    places: dict[str, _Captured] = {}
     for stream, place in captured.items():
         name, which = (place, None) if isinstance(place, str) else place
-        if name not in names:
+        if name not in named:
             raise ValueError(
                 f"captured[{stream!r}] names the submodule {name!r}, but those of {type(unwrapped(model)).__name__} "
-                f"are {sorted(names)}; name one of these."
+                f"are {sorted(named)}; name one of these."
             )
-        places[stream] = (name, which)
+        places[stream] = _Captured(name, named[name], which)
     return places
 
 
-def _names(module: nn.Module) -> set[str]:
-    named = cast(Iterator[tuple[str, nn.Module]], module.named_modules())  # pyright: ignore[reportUnknownMemberType]
-    return {name for name, _ in named}
-
-
-def _hooked(model: nn.Module, name: str) -> nn.Module:
-    """The submodule of that name, if a hook on it is called."""
-    whole = name in _names(model)  # else named without the wrapper
-    inner, parts = model if whole else unwrapped(model), name.split(".")
-    around = [inner.get_submodule(".".join(parts[:depth])) for depth in range(len(parts) + 1)]
-    if any(map(_is_compiled, (*_wrappers(model), *around))):
+def _hooked(model: nn.Module, place: _Captured) -> nn.Module:
+    """The submodule in that place, if a hook on it is called."""
+    parts = place.path.split(".")
+    around = [model.get_submodule(".".join(parts[:depth])) for depth in range(len(parts) + 1)]
+    if any(map(_is_compiled, around)):
         raise RuntimeError(
-            f"the submodule {name!r} runs inside of a compiled module, which calls no hooks; give ModelEncoder the "
-            f"model before it is compiled (both have the same weights), or a run that returns the features."
+            f"the submodule {place.name!r} runs inside of a compiled module, which calls no hooks; give ModelEncoder "
+            f"the model before it is compiled (both have the same weights), or a run that returns the features."
         )
     return around[-1]
-
-
-def _wrappers(module: nn.Module) -> Iterator[nn.Module]:
-    while is_wrapper(module):
-        yield module
-        (module,) = module.children()
 
 
 def _is_compiled(module: nn.Module) -> bool:

@@ -31,12 +31,17 @@ def _wrappers(module: nn.Module) -> list[str]:
     """Prefixes of names that stand for a wrapper."""
     prefixes: list[str] = []
     # With duplicates, for a module in two places has its names in both.
-    found = module.named_modules(remove_duplicate=False)  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
-    for path, parent in cast(Iterator[tuple[str, nn.Module]], found):
+    for path, parent in submodules(module, remove_duplicate=False):
         if is_wrapper(parent):
             (child,) = (name for name, _ in parent.named_children())
             prefixes.append(f"{path}.{child}.".removeprefix("."))
     return prefixes
+
+
+def submodules(module: nn.Module, *, remove_duplicate: bool = True) -> Iterator[tuple[str, nn.Module]]:
+    """`module.named_modules()`, of which torch does not say the types."""
+    named = module.named_modules(remove_duplicate=remove_duplicate)  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
+    return cast(Iterator[tuple[str, nn.Module]], named)
 
 
 def unwrapped(module: Any) -> Any:

@@ -1,7 +1,7 @@
 """The JEPA term of a plain loop: the loss of a step, the teacher's move, and a block in the checkpoint."""
 
 from collections.abc import Callable, Iterator
-from typing import Any, cast
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -128,7 +128,7 @@ class JEPATerm:
             if name in state:
                 part.load_state_dict(state[name])
         if not found and "target_model" in parts:
-            cast(Any, self.objective.teacher).restart(self.encoder)
+            unwrapped(self.objective.teacher).restart(self.encoder)
         return found
 
     def _parts(self) -> dict[str, nn.Module]:

@@ -93,10 +93,6 @@ class KKTJepa(jepa_ssl.JEPATerm):
         whole = self.encoder.project(trunk) if trunk is not None and self.shares_trunk else None
         return self.objective(self.encoder, instance(batch), whole=whole, generator=generator, seeds=seeds)
 
-    def update(self) -> None:
-        """Once after each optimizer step."""
-        self.objective.update(self.encoder)
-
     def watch(self, losses: Mapping[str, Tensor]) -> None:
         """Shows the monitor how long the gradients of the two losses on the trunk are, before they are freed."""
         monitor = self.objective.monitor

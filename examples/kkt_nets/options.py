@@ -13,7 +13,7 @@ import yaml
 from generators import FAMILIES
 
 from jepa_ssl import add_jepa_arguments, check_jepa_arguments
-from jepa_ssl.arguments import MODES
+from jepa_ssl.arguments import MODES, require
 
 READERS = {
     "frozen": "a random network that reads solver states",
@@ -212,7 +212,7 @@ def check(args: Namespace) -> None:
     check_jepa_arguments(args)
     weights = ("primal", "dual", "stationarity", "complementary_slackness")
     for name in (*(f"{weight}_weight" for weight in weights), "lr"):
-        _require(name, args, "finite and at least 0", lambda value: math.isfinite(value) and value >= 0)
+        require(args, name, "finite and at least 0", lambda value: math.isfinite(value) and value >= 0)
     counts = (
         "epochs",
         "batch_size",
@@ -224,9 +224,9 @@ def check(args: Namespace) -> None:
         "jepa_solver_steps",
     )
     for name in (*counts, "train_instances", "val_instances", "test_instances"):
-        _require(name, args, "at least 1 and below 2**31", lambda value: 1 <= value < 2**31)
+        require(args, name, "at least 1 and below 2**31", lambda value: 1 <= value < 2**31)
     for name in ("num_workers", "ruiz_iterations", "jepa_solver_restart", "checkpoint_every"):
-        _require(name, args, "at least 0 and below 2**31", lambda value: 0 <= value < 2**31)
+        require(args, name, "at least 0 and below 2**31", lambda value: 0 <= value < 2**31)
     seen = args.seen_steps or []
     if any(steps < 1 or steps >= 2**31 for steps in seen) or sorted(set(seen)) != seen:
         raise ValueError(
@@ -236,8 +236,8 @@ def check(args: Namespace) -> None:
     if args.resume == "auto" and not args.output_dir:
         raise ValueError("--resume is auto, but --output_dir is not given, where it would look; name a folder.")
     for name in ("seed", "data_seed"):
-        _require(name, args, "at least 0 and below 2**63", lambda value: 0 <= value < 2**63)
-    _require("devices", args, "cpu or one GPU's number", lambda value: value == "cpu" or value.isdecimal())
+        require(args, name, "at least 0 and below 2**63", lambda value: 0 <= value < 2**63)
+    require(args, "devices", "cpu or one GPU's number", lambda value: value == "cpu" or value.isdecimal())
     if args.jepa_pretrain_epochs > args.epochs:
         raise ValueError(
             f"--jepa_pretrain_epochs is {args.jepa_pretrain_epochs}, but the run has {args.epochs} epochs in all; "
@@ -288,9 +288,3 @@ def _check_recipe(args: Namespace) -> None:
         )
     if args.jepa_balance and args.jepa_pretrain_epochs == args.epochs:
         raise ValueError("--jepa_balance weighs JEPA against KKT, but no epoch trains both; leave it out.")
-
-
-def _require(name: str, args: Namespace, expected: str, holds) -> None:
-    value = getattr(args, name)
-    if not holds(value):
-        raise ValueError(f"--{name} is {value}, but must be {expected}.")

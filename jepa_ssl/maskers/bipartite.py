@@ -1,6 +1,6 @@
 """What the maskers of bipartite constraint/variable graphs share: what is hidden where, and what that weighs."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 import torch
@@ -133,29 +133,40 @@ def conceal(
 
 def fill_nodes(fill: Fill, graph: BipartiteGraph, kind: str, hidden: Tensor, generator: Randomness) -> Tensor:
     """The features of `kind`, filled where `hidden`, bool `[nodes, 1]` or `[nodes, features]`."""
-    features = graph.features(kind)
-
-    def others() -> Tensor:
-        return features[other_in_segments(graph.graph_of(kind), graph.num_graphs, generator)]
-
-    def noise() -> Tensor:
-        return normal_like(features, generator, lambda: graph.graph_of(kind))
-
-    return fill(features, hidden, stream=kind, generator=generator, others=others, noise=noise)
+    return fill_items(
+        fill, graph.features(kind), hidden, kind, lambda: graph.graph_of(kind), graph.num_graphs, generator
+    )
 
 
 def fill_edges(fill: Fill, graph: BipartiteGraph, hidden: Tensor, generator: Randomness) -> Tensor:
     """`edge_attr`, filled at the edges that are `hidden`, bool `[edges]`."""
     attr = graph.edge_attr
+    return fill_items(fill, attr, beside(hidden, attr), EDGE, lambda: edge_owner(graph), graph.num_graphs, generator)
+
+
+def beside(marks: Tensor, values: Tensor) -> Tensor:
+    """`marks`, bool `[items]`, in a shape that is broadcast to `values`, `[items, *]`."""
+    return marks.view(-1, *(1,) * (values.ndim - 1))
+
+
+def fill_items(
+    fill: Fill,
+    values: Tensor,
+    hidden: Tensor,
+    stream: str,
+    graph_of: Callable[[], Tensor],
+    graphs: int,
+    generator: Randomness,
+) -> Tensor:
+    """`values`, filled where `hidden`; item i belongs to graph `graph_of()[i]`, which a fill that draws asks for."""
 
     def others() -> Tensor:
-        return attr[other_in_segments(edge_owner(graph), graph.num_graphs, generator)]
+        return values[other_in_segments(graph_of(), graphs, generator)]
 
     def noise() -> Tensor:
-        return normal_like(attr, generator, lambda: edge_owner(graph))
+        return normal_like(values, generator, graph_of)
 
-    hidden = hidden.view(-1, *(1,) * (attr.ndim - 1))
-    return fill(attr, hidden, stream=EDGE, generator=generator, others=others, noise=noise)
+    return fill(values, hidden, stream=stream, generator=generator, others=others, noise=noise)
 
 
 def node_views(
@@ -174,8 +185,12 @@ def node_views(
 
 def equal_graphs(hidden: Tensor, graph: BipartiteGraph, kind: str) -> Tensor:
     """Weights `[nodes]` that share the weight 1 among the hidden nodes of each graph."""
-    offsets = graph.offsets(kind)
-    return equal_shares(offsets, len(hidden), graph.features(kind).dtype, segment_sums(hidden, offsets)) * hidden
+    return equal_where_hidden(hidden, graph.offsets(kind), graph.features(kind).dtype)
+
+
+def equal_where_hidden(hidden: Tensor, offsets: Tensor, dtype: torch.dtype) -> Tensor:
+    """Weights `[items]` that share 1 among the `hidden` items of each graph, which begins at `offsets`."""
+    return equal_shares(offsets, len(hidden), dtype, segment_sums(hidden, offsets)) * hidden
 
 
 def _with_columns(graph: BipartiteGraph, marks: Mapping[str, Tensor]) -> BipartiteGraph:

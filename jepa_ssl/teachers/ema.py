@@ -23,9 +23,9 @@ class EMATeacher(nn.Module):
     """A slow copy of the encoder: after each optimizer step, `t <- momentum * t + (1 - momentum) * o`.
 
     Parameters and floating point buffers are averaged (buffers that are not saved, too); other buffers are copied, and
-    so are those with an infinite number, as a mask of attention has. The
-    average is kept in float32 at least, for in bfloat16 at momentum 0.999 it would never move. The copy takes no
-    gradient, and stays in its mode whatever happens to the module that holds it.
+    so are those with an infinite number, as a mask of attention has. The average is kept in float32 at least, for in
+    bfloat16 at momentum 0.999 it would never move. The copy takes no gradient, and stays in its mode whatever happens
+    to the module that holds it.
 
     With gradient accumulation the call stands where the optimizer's step does, behind the last micro-batch. A call too
     many is noticed and said in a warning, and so is a call that never comes: of a compiled step, and where the teacher

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from jepa_ssl.instances import BipartiteGraph, FlatVectors
-from jepa_ssl.names import unwrapped
+from jepa_ssl.names import submodules, unwrapped
 from jepa_ssl.protocols import CONSTRAINT, INSTANCE, VARIABLE, Embeddings, Encoded, ViewMaker, Views
 from jepa_ssl.testing.batches import KINDS, batch_size, items_of, selected
 
@@ -127,7 +127,7 @@ class EncoderCheck:
         if trunk is None:
             wanted = {name: parameter for name, parameter in _of_trunk(awake) if parameter.requires_grad}
         else:
-            paths = [name for name, module in _submodules(self.encoder) if module is trunk]
+            paths = [name for name, module in submodules(self.encoder) if module is trunk]
             if not paths:
                 self.faults.append(
                     "the trunk is not a submodule of the encoder, so no teacher copies it, and encoder.parameters() "
@@ -246,10 +246,6 @@ def _leaves(loss: Tensor) -> Iterator[Tensor]:
         if hasattr(node, "variable"):
             yield node.variable
         nodes += [following for following, _ in node.next_functions]
-
-
-def _submodules(module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    return cast(Iterator[tuple[str, nn.Module]], module.named_modules())  # pyright: ignore[reportUnknownMemberType]
 
 
 def _of_trunk(encoder: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:

@@ -12,12 +12,13 @@ from torch import Tensor, nn
 from torch_geometric.data import Batch, HeteroData  # pyright: ignore[reportMissingTypeStubs]
 
 from jepa_ssl.checks import open_fraction, reads_freely
-from jepa_ssl.instances import check_finite, equal_shares, segment_of
+from jepa_ssl.instances import check_finite, segment_of
 from jepa_ssl.integrations.pyg.offsets import offsets_of
 from jepa_ssl.maskers import Fill
-from jepa_ssl.maskers.draw import draw_in_segments, other_in_segments, segment_sums
+from jepa_ssl.maskers.bipartite import beside, equal_where_hidden, fill_items
+from jepa_ssl.maskers.draw import draw_in_segments
 from jepa_ssl.maskers.fill import fill_or_zeros
-from jepa_ssl.maskers.seeds import Randomness, normal_like, randomness_fits
+from jepa_ssl.maskers.seeds import Randomness, randomness_fits
 from jepa_ssl.protocols import EDGE, Views
 
 
@@ -67,37 +68,23 @@ class HeteroNodeMasker(nn.Module):
         context: Any = copy.copy(instance)
         for kind, mark in hidden.items():
             if graph.ratio[kind]:
-                owner = _graph_of(graph.offsets[kind], graph.nodes(kind))
-                context[kind].x = self._filled(graph.data[kind].x, mark, kind, owner, graph.number, generator)
+                x, owner = graph.data[kind].x, _graph_of(graph.offsets[kind], graph.nodes(kind))
+                context[kind].x = fill_items(self.fill, x, beside(mark, x), kind, owner, graph.number, generator)
         for edge_type, store in graph.edges() if self.hide_edges else ():
             ends = [
                 (kind, nodes) for kind, nodes in zip(edge_type[::2], store.edge_index, strict=True) if kind in hidden
             ]
             at_hidden = torch.stack([hidden[kind].index_select(0, nodes) for kind, nodes in ends]).any(0)
             owner = _graph_of(graph.offsets[ends[0][0]], graph.nodes(ends[0][0]), of=ends[0][1])
-            context[edge_type].edge_attr = self._filled(
-                store.edge_attr, at_hidden, EDGE, owner, graph.number, generator
+            attr = store.edge_attr
+            context[edge_type].edge_attr = fill_items(
+                self.fill, attr, beside(at_hidden, attr), EDGE, owner, graph.number, generator
             )
-        weight = {kind: graph.shares(kind, mark) for kind, mark in hidden.items()}
+        weight = {
+            kind: equal_where_hidden(mark, graph.offsets[kind], graph.data[kind].x.dtype)
+            for kind, mark in hidden.items()
+        }
         return Views(context, instance, hidden, weight)
-
-    def _filled(
-        self,
-        values: Tensor,
-        hidden: Tensor,
-        stream: str,
-        graph_of: Callable[[], Tensor],
-        graphs: int,
-        generator: Randomness,
-    ) -> Tensor:
-        return self.fill(
-            values,
-            hidden.view(-1, *(1,) * (values.ndim - 1)),
-            stream=stream,
-            generator=generator,
-            others=lambda: values[other_in_segments(graph_of(), graphs, generator)],
-            noise=lambda: normal_like(values, generator, graph_of),
-        )
 
 
 class _Graphs:
@@ -141,11 +128,6 @@ class _Graphs:
             for edge_type in self.data.edge_types
             if "edge_attr" in self.data[edge_type] and {*edge_type[::2]} & self.ratio.keys()
         ]
-
-    def shares(self, kind: str, hidden: Tensor) -> Tensor:
-        """Weights that share 1 among the hidden nodes of each graph."""
-        offsets = self.offsets[kind]
-        return equal_shares(offsets, len(hidden), self.data[kind].x.dtype, segment_sums(hidden, offsets)) * hidden
 
 
 def _graph_of(offsets: Tensor, nodes: int, of: Tensor | None = None) -> Callable[[], Tensor]:
