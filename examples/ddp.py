@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from jepa_ssl import BipartiteGraph, EMATeacher, JEPAObjective, MLPPredictor, MLPProjector, NodeMasker, Seeds, VICReg
-from jepa_ssl.processes import total
+from jepa_ssl.processes import all_reduce_sum
 
 WIDTH, DIM, BATCH = 32, 16, 13  # an odd number, so that no two processes have as many LPs
 SIZES = {"constraint": WIDTH, "variable": WIDTH}
@@ -70,7 +70,7 @@ class Step(nn.Module):
         product = torch.zeros_like(graph.constraint_features).index_add(0, row, graph.edge_attr * x[column])
         task = (graph.variable_features * x).sum() + 10.0 * (product - graph.constraint_features).relu().sum()
         jepa = self.jepa(self.encoder, graph, seeds=seeds)
-        return {"task": total(task, self.training) / lps, "jepa": jepa.total}
+        return {"task": all_reduce_sum(task, self.training) / lps, "jepa": jepa.total}
 
 
 def lp(seed: int) -> BipartiteGraph:

@@ -19,8 +19,9 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
-from jepa_ssl import CollapseMonitor, EntryMasker, JEPAObjective, SharedTeacher, SIGReg, squared_error
+from jepa_ssl import CollapseMonitor, EntryMasker, JEPAObjective, SharedTeacher, SIGReg
 from jepa_ssl.diagnostics import effective_rank
+from jepa_ssl.losses import squared_error
 from jepa_ssl.lp import flatten
 
 ROWS, COLUMNS, WIDTH, DIM = 6, 8, 128, 16

@@ -32,8 +32,8 @@ sys.path.insert(0, str(Path(__file__).parent / "kkt_nets"))
 from atomic import write_atomically
 from lp import LP, read_lp, solve
 
-from jepa_ssl import BipartiteGraph, Fill, Views, hidden_share
-from jepa_ssl.lp import (
+from jepa_ssl import BipartiteGraph, Views
+from jepa_ssl.contrib.symmetries import (
     BoundsAsRows,
     ColumnScale,
     ColumnSplit,
@@ -41,25 +41,24 @@ from jepa_ssl.lp import (
     DuplicateRow,
     EqualitiesAsInequalities,
     IdleVariable,
-    Image,
     Negation,
     ObjectiveScale,
     Permutation,
     RedundantRow,
+    RHSScale,
     RowScale,
-    SideScale,
-    SolverState,
-    StructureMasker,
     Symmetry,
+    TransformedLP,
     Translation,
-    flatten,
 )
+from jepa_ssl.lp import SolverState, StructureMasker, flatten
 from jepa_ssl.lp.instances import SparseLP
 from jepa_ssl.maskers import (
     BlockMasker,
     ComposeMaskers,
     EdgeMasker,
     EntryMasker,
+    Fill,
     GaussianNoise,
     GroupMasker,
     LearnedToken,
@@ -67,6 +66,7 @@ from jepa_ssl.maskers import (
     NodeMasker,
     Shuffled,
     Zeros,
+    hidden_share,
 )
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -113,7 +113,7 @@ def matrix(lp: SparseLP) -> Tensor:
     return A.index_put_(tuple(lp.edge_index), lp.coefficient, accumulate=True)
 
 
-def as_rows(lp: SparseLP) -> Image[SparseLP]:
+def as_rows(lp: SparseLP) -> TransformedLP[SparseLP]:
     """The canonical form: inequalities alone, and free x."""
     return Compose([EqualitiesAsInequalities(), BoundsAsRows()]).apply(lp)
 
@@ -510,7 +510,7 @@ SYMMETRIES = {
         ColumnScale(), "each column of A and c times d, bounds divided by d: x is divided by d, λ stays"
     ),
     "objective_scale": Shown(ObjectiveScale(), "c times s: x stays, λ and the objective times s"),
-    "side_scale": Shown(SideScale(), "b and bounds times s: x and the objective times s, λ stays"),
+    "rhs_scale": Shown(RHSScale(), "b and bounds times s: x and the objective times s, λ stays"),
     "translation": Shown(Translation(), "b + A s, bounds + s: x becomes x + s, λ stays, the objective gains c's"),
     "negation": Shown(Negation(), "columns of A and c times -1, bounds swap: x becomes -x there, λ stays"),
     "redundant_row": Shown(RedundantRow(), "one more row, a nonnegative combination of the others: its λ is 0"),
@@ -557,7 +557,7 @@ def draw_symmetry(lp: SparseLP, seed: int, shown: Shown) -> Figure | None:
     return _with_scale(figure, axes, norm)
 
 
-def sheets(image: Image[SparseLP]) -> tuple[Sheet, Sheet, Mask]:
+def sheets(image: TransformedLP[SparseLP]) -> tuple[Sheet, Sheet, Mask]:
     """Source and image with their solutions, and the cells of the image that are not as in the source."""
     solution = optimum(image.source)
     sides = []

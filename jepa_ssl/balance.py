@@ -29,7 +29,9 @@ class GradientBalance(nn.Module):
         every: calls from one measurement to the next.
         smoothing: what the average keeps at a measurement; the first ones count alike.
 
-    >>> from jepa_ssl import Encoded, JEPALoss, LossWeights
+    >>> from jepa_ssl import Encoded
+    >>> from jepa_ssl.joint import LossWeights
+    >>> from jepa_ssl.protocols import JEPALoss
     >>> w = torch.ones(4, requires_grad=True)
     >>> task, jepa = 50.0 * w.sum(), JEPALoss(0.1 * w.sum(), {}, {}, {}, Encoded({}))
     >>> joint = LossWeights(task=1.0, jepa=0.3).combine(lambda: task, lambda: jepa, GradientBalance([w]))

@@ -51,7 +51,7 @@ def whole_number(name: str, value: int, least: int, remedy: str = "give an int."
     return int(value)
 
 
-def reads_freely(tensor: Tensor) -> bool:
+def can_read_without_sync(tensor: Tensor) -> bool:
     """Whether to look at numbers of `tensor` neither waits for its device nor breaks a graph being compiled."""
     return tensor.device.type == "cpu" and not torch.compiler.is_compiling()
 

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from jepa_ssl.checks import generator_fits, whole_number
-from jepa_ssl.processes import number, total
+from jepa_ssl.processes import all_reduce_sum, world_size
 from jepa_ssl.protocols import Embeddings
 
 TINY = torch.finfo(torch.float64).tiny
@@ -186,9 +186,11 @@ def _gradient_norm(loss: Tensor, parameters: list[Tensor]) -> Tensor:
     if loss.numel() != 1:
         raise ValueError(f"a loss is {list(loss.shape)}, but must be a scalar; use .mean().")
     gradients = torch.autograd.grad(loss, parameters, retain_graph=True, allow_unused=True, materialize_grads=True)
-    processes = number(training=True)
+    processes = world_size(training=True)
     if processes > 1:
-        gradients = [total(torch.cat([gradient.flatten() for gradient in gradients]), training=True) / processes]
+        gradients = [
+            all_reduce_sum(torch.cat([gradient.flatten() for gradient in gradients]), training=True) / processes
+        ]
     # In float64, for the squares of small gradients are 0 in float32.
     return torch.stack([gradient.double().square().sum() for gradient in gradients]).sum().sqrt().float()
 

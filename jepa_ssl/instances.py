@@ -5,8 +5,9 @@ from dataclasses import dataclass, fields
 import torch
 from torch import Tensor
 
-from jepa_ssl.checks import reads_freely
+from jepa_ssl.checks import can_read_without_sync
 from jepa_ssl.protocols import CONSTRAINT, VARIABLE
+from jepa_ssl.segments import segment_of
 
 
 @dataclass(frozen=True)
@@ -186,39 +187,18 @@ class BipartiteGraph:
             )
 
 
-def segment_of(offsets: Tensor, items: int) -> Tensor:
-    """The number of the segment that each item belongs to: int64 `[items]`.
-
-    Segment s has the items from `offsets[s]` to `offsets[s + 1]`, int64 `[segments + 1]`.
-    """
-    segments = torch.arange(len(offsets) - 1, device=offsets.device)
-    # The output's size is known, so that a GPU need not be asked for it.
-    return torch.repeat_interleave(segments, offsets.diff(), output_size=items)
-
-
-def equal_shares(offsets: Tensor, items: int, dtype: torch.dtype, counts: Tensor | None = None) -> Tensor:
-    """Weights `[items]` that give each segment 1 in total, so that a large one does not outvote a small one.
-
-    `counts`, int64 `[segments]`, says among how many of its items each segment shares it, if not among all. In `dtype`,
-    but in float32 at least: the shares of a large segment are too small for float16.
-    """
-    sizes = offsets.diff()
-    share = (sizes if counts is None else counts).clamp(min=1).to(torch.promote_types(dtype, torch.float32))
-    return torch.repeat_interleave(share.reciprocal(), sizes, output_size=items)
-
-
 def check_numbers(instance: object) -> None:
     """Raises a ValueError where a number is infinite or NaN, if to look does not wait: on a CPU, and not compiling.
 
     Of what is none of the instances here, nothing is asked.
     """
     if isinstance(instance, Tensor):
-        if reads_freely(instance):
+        if can_read_without_sync(instance):
             check_finite("instance", instance)
     elif isinstance(instance, FlatVectors):
-        if reads_freely(instance.values):
+        if can_read_without_sync(instance.values):
             instance.check_values()
-    elif isinstance(instance, BipartiteGraph) and reads_freely(instance.edge_attr):
+    elif isinstance(instance, BipartiteGraph) and can_read_without_sync(instance.edge_attr):
         instance.check_features()
 
 

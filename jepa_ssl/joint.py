@@ -8,29 +8,7 @@ from torch import Tensor
 
 from jepa_ssl.checks import non_negative
 from jepa_ssl.protocols import JEPALoss
-
-
-@dataclass(frozen=True)
-class LinearRamp:
-    """A weight that goes from `start` to `end` in `epochs` epochs, and stays there.
-
-    >>> ramp = LinearRamp(0.0, 0.2, epochs=4)
-    >>> [round(ramp(epoch), 2) for epoch in range(6)]
-    [0.0, 0.05, 0.1, 0.15, 0.2, 0.2]
-    """
-
-    start: float
-    end: float
-    epochs: int
-
-    def __post_init__(self) -> None:
-        non_negative("start", self.start)
-        non_negative("end", self.end)
-        if self.epochs < 1:
-            raise ValueError(f"epochs is {self.epochs}, but a ramp takes at least 1; use a plain number for no ramp.")
-
-    def __call__(self, epoch: int) -> float:
-        return self.start + (self.end - self.start) * min(epoch / self.epochs, 1.0)
+from jepa_ssl.schedules import Scheduled, value_at
 
 
 @dataclass(frozen=True)
@@ -84,7 +62,7 @@ class LossWeights:
 class JointSchedule:
     """`pretrain_epochs` epochs of JEPA alone, then `task_weight * task + jepa_weight * jepa`.
 
-    A weight is a number, or a function of the epochs that have passed since pretraining ended, such as `LinearRamp`.
+    A weight is a number, or a function of the number of epochs since pretraining ended, such as `LinearSchedule`.
     With `jepa_weight=0` the task is trained alone once pretraining has ended; with `pretrain_epochs=0` both are trained
     from the start.
 
@@ -93,8 +71,8 @@ class JointSchedule:
     (LossWeights(task=0.0, jepa=1.0), LossWeights(task=1.0, jepa=0.2))
     """
 
-    jepa_weight: float | Callable[[int], float] = 0.2
-    task_weight: float | Callable[[int], float] = 1.0
+    jepa_weight: Scheduled = 0.2
+    task_weight: Scheduled = 1.0
     pretrain_epochs: int = 0
 
     def __post_init__(self) -> None:
@@ -111,10 +89,6 @@ class JointSchedule:
             return LossWeights(task=0.0, jepa=1.0)
         since = epoch - self.pretrain_epochs
         return LossWeights(
-            task=non_negative("task_weight", _at(self.task_weight, since)),
-            jepa=non_negative("jepa_weight", _at(self.jepa_weight, since)),
+            task=value_at(self.task_weight, since, "task_weight", non_negative),
+            jepa=value_at(self.jepa_weight, since, "jepa_weight", non_negative),
         )
-
-
-def _at(weight: float | Callable[[int], float], epoch: int) -> float:
-    return weight(epoch) if callable(weight) else weight

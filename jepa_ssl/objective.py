@@ -12,7 +12,7 @@ from jepa_ssl.checks import non_negative
 from jepa_ssl.losses import cosine_loss
 from jepa_ssl.maskers import Seeds
 from jepa_ssl.names import unwrapped
-from jepa_ssl.processes import total
+from jepa_ssl.processes import all_reduce_sum
 from jepa_ssl.protocols import (
     ConditionalPredictor,
     Embeddings,
@@ -196,7 +196,7 @@ class JEPAObjective(nn.Module, Generic[InstanceT]):
                 for stream in streams
             ]
         )
-        weighed, counts = total(sums, self.training).unbind(dim=1)
+        weighed, counts = all_reduce_sum(sums, self.training).unbind(dim=1)
         # Nothing hidden is 0 / tiny = 0, not NaN.
         means = weighed / counts.clamp(min=torch.finfo(counts.dtype).tiny)
         terms = dict(zip(streams, means.unbind(), strict=True))

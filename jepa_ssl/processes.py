@@ -8,7 +8,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 
-def number(training: bool) -> int:
+def world_size(training: bool) -> int:
     """How many processes see one batch together."""
     return dist.get_world_size() if training and _are_several() else 1
 
@@ -18,13 +18,13 @@ def rank() -> int:
     return dist.get_rank() if _are_several() else 0
 
 
-def total(local: Tensor, training: bool) -> Tensor:
+def all_reduce_sum(local: Tensor, training: bool) -> Tensor:
     """The sum of `local` over the processes, the same on all of them.
 
     Its gradient is right once the processes' gradients have been averaged, as DDP does: each process's is that of its
     own items, times the number by which the average will divide it.
     """
-    processes = number(training)
+    processes = world_size(training)
     if processes == 1:
         return local
     summed = local.detach().clone()

@@ -65,6 +65,7 @@ class Encoded:
 
 
 def detached(embeddings: Embeddings) -> dict[str, Tensor]:
+    """The same embeddings without gradient."""
     return {stream: z.detach() for stream, z in embeddings.items()}
 
 

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from jepa_ssl.checks import generator_fits, non_negative, whole_number
-from jepa_ssl.processes import number, rank, total
+from jepa_ssl.processes import all_reduce_sum, rank, world_size
 from jepa_ssl.protocols import Embeddings
 
 
@@ -74,12 +74,12 @@ class VICReg(_StreamRegularizer):
     def _term(self, z: Tensor, valid: Tensor, generator: torch.Generator | None) -> Tensor:
         real = valid.unsqueeze(1)
         z = torch.where(real, z, 0.0)
-        sums = total(torch.cat((z.detach().sum(0), valid.sum(dtype=z.dtype).view(1))), self.training)
+        sums = all_reduce_sum(torch.cat((z.detach().sum(0), valid.sum(dtype=z.dtype).view(1))), self.training)
         items = sums[-1]
         # Centred, then squared: the variance of a tiny cloud far from the origin is below the rounding of its squares.
         # The mean carries no gradient, for to first order a covariance does not depend on the centre.
         centred = torch.where(real, z - sums[:-1] / items.clamp(min=1.0), 0.0)
-        covariance = total(centred.T @ centred, self.training) / (items - 1.0).clamp(min=1.0)
+        covariance = all_reduce_sum(centred.T @ centred, self.training) / (items - 1.0).clamp(min=1.0)
         variance = covariance.diagonal()
         hinge = (1.0 - (variance + 1e-4).sqrt()).relu().mean()
         off_diagonal = (covariance - variance.diag_embed()).square().sum() / z.size(1)
@@ -127,7 +127,7 @@ class SIGReg(_StreamRegularizer):
         waves = _waves(step * (z @ self._directions(z, generator)))
         # Sums over items alone are passed between processes: of the waves [2 * points, slices], weights, their squares.
         sums = [weight @ wave for pair in islice(waves, self.points) for wave in pair]
-        packed = total(torch.cat([*sums, torch.stack((weight.sum(), weight.square().sum()))]), self.training)
+        packed = all_reduce_sum(torch.cat([*sums, torch.stack((weight.sum(), weight.square().sum()))]), self.training)
         weights, squares = packed[-2], packed[-1].clamp(min=1.0)
         mean = (packed[:-2] / weights.clamp(min=1.0)).view(self.points, 2, self.slices)
         t = step * torch.arange(1, self.points + 1, dtype=z.dtype, device=z.device).unsqueeze(1)
@@ -152,8 +152,8 @@ class SIGReg(_StreamRegularizer):
     def _directions(self, z: Tensor, generator: torch.Generator | None) -> Tensor:
         """Random unit vectors, `[dim, slices]`, the same on all processes."""
         drawn = z.new_empty(z.size(1), self.slices).normal_(generator=generator)
-        if number(self.training) > 1:
-            drawn = total(drawn if rank() == 0 else torch.zeros_like(drawn), self.training)
+        if world_size(self.training) > 1:
+            drawn = all_reduce_sum(drawn if rank() == 0 else torch.zeros_like(drawn), self.training)
         return nn.functional.normalize(drawn, dim=0)
 
 

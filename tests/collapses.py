@@ -9,7 +9,8 @@ import torch.nn.functional as F
 from builders import seeded
 from torch import Tensor
 
-from jepa_ssl import Embeddings, Encoded, JEPALoss
+from jepa_ssl import Encoded
+from jepa_ssl.protocols import Embeddings, JEPALoss
 
 DRIFT = 0.97  # what one step leaves of a cloud that drifts together
 

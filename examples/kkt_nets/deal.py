@@ -38,7 +38,7 @@ class Deal:
         Raises:
             ValueError: a step has too few instances.
         """
-        deal = Deal(args.batch_size, args.accumulate, processes.number(training=True), processes.rank())
+        deal = Deal(args.batch_size, args.accumulate, processes.world_size(training=True), processes.rank())
         deal._check(f"--batch_size is {deal.batch_size}", deal.batch_size)
         return deal
 

@@ -12,7 +12,7 @@ from jepa_adapter import KKTJepa
 from step import Piece, Step, StepLoss
 from torch.nn.parallel import DistributedDataParallel
 
-from jepa_ssl import LossWeights
+from jepa_ssl.joint import LossWeights
 
 
 class Engine:

@@ -14,6 +14,7 @@ import jepa_ssl
 from jepa_ssl.diagnostics import gradient_share
 from jepa_ssl.integrations.pyg import bipartite_graph
 from jepa_ssl.lp import valid_entries
+from jepa_ssl.protocols import JEPALoss
 
 
 class FlatEncoder(nn.Module):
@@ -88,7 +89,7 @@ class KKTJepa(jepa_ssl.JEPATerm):
         """On some batches of the training set, before the first step."""
         recipe.prepare(self.objective.views, map(instance, batches))
 
-    def jepa_loss(self, batch: Any, trunk: Any = None, generator: Any = None, seeds: Any = None) -> jepa_ssl.JEPALoss:
+    def jepa_loss(self, batch: Any, trunk: Any = None, generator: Any = None, seeds: Any = None) -> JEPALoss:
         """On a batch as the KKT loss takes it; `trunk` is what the trunk made of it there, to save a second pass."""
         whole = self.encoder.project(trunk) if trunk is not None and self.shares_trunk else None
         return self.objective(self.encoder, instance(batch), whole=whole, generator=generator, seeds=seeds)

@@ -12,8 +12,7 @@ import configargparse
 import yaml
 from generators import FAMILIES
 
-from jepa_ssl import add_jepa_arguments, check_jepa_arguments
-from jepa_ssl.arguments import MODES, require
+from jepa_ssl.integrations.flags import MODES, add_jepa_arguments, check_jepa_arguments, require
 
 READERS = {
     "frozen": "a random network that reads solver states",

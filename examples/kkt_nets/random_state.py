@@ -68,7 +68,7 @@ def restore(saved: Mapping[str, Tensor], number: int, device: torch.device) -> N
 
 
 def _gathered(state: Tensor) -> list[Tensor]:
-    count = processes.number(training=True)
+    count = processes.world_size(training=True)
     if count == 1:
         return [state]
     states = [torch.empty_like(state) for _ in range(count)]

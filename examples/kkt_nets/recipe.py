@@ -10,11 +10,12 @@ from torch import nn
 
 import jepa_ssl
 from jepa_ssl import lp
+from jepa_ssl.integrations.flags import from_args
 
 
 def term(encoder: Any, model: KKTNetMLP | GNNPolicy, args: Namespace, updates: int, log: Any) -> jepa_ssl.JEPATerm:
     """The JEPA term that the flags ask for, around `encoder`; arguments as in `KKTJepa`."""
-    return jepa_ssl.from_args(
+    return from_args(
         args,
         encoder,
         trunk=encoder.trunk,

@@ -15,8 +15,9 @@ from jepa_adapter import KKTJepa, instance
 from paths import kkt, trunk_of, trunk_output
 from torch import Tensor, nn
 
-from jepa_ssl import JEPALoss, LossWeights
-from jepa_ssl.processes import total
+from jepa_ssl.joint import LossWeights
+from jepa_ssl.processes import all_reduce_sum
+from jepa_ssl.protocols import JEPALoss
 
 
 @dataclass(frozen=True)
@@ -78,7 +79,7 @@ class Step(nn.Module):
         """The mean over the instances of all processes, of which this one has some."""
         loss, terms = self._kkt(batch)
         own = torch.stack([loss, *terms.values()]) * (len(piece.instances) / piece.count)
-        means = dict(zip(("loss_kkt", *terms), total(own, training=True), strict=True))
+        means = dict(zip(("loss_kkt", *terms), all_reduce_sum(own, training=True), strict=True))
         losses.update({f"train/{name}": mean.detach() for name, mean in means.items()})
         return means["loss_kkt"]
 

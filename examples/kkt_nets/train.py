@@ -31,8 +31,9 @@ from splits import SPLITS, open_split
 from torch import Tensor
 from tqdm import tqdm
 
-from jepa_ssl import CollapseWarning, JointSchedule, processes
+from jepa_ssl import JointSchedule, processes
 from jepa_ssl.diagnostics import describe
+from jepa_ssl.monitor import CollapseWarning
 
 FITTED_LPS = 512  # of how many training LPs the views take statistics
 GRADIENTS_EVERY = 200  # steps; each look costs about as much as one
@@ -148,7 +149,7 @@ class Run:
             meter.add(self.step, instances, {"val/loss_kkt": loss, **terms}, None)
             total += loss * len(batch.b)
         meter.read()  # for its check alone: the mean is over LPs, not over batches
-        loss = processes.total(total, training=True).item() / len(self.validation)
+        loss = processes.all_reduce_sum(total, training=True).item() / len(self.validation)
         self.log({"epoch": self.epoch - 1, "val/loss_kkt": loss}, self.step)
         self.bar.write(f"epoch {self.epoch}: validation KKT {loss:.3e}", file=sys.stderr)
         improved = loss < self.best

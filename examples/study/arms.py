@@ -18,7 +18,7 @@ from paths import predict
 from torch import Tensor, nn
 
 import jepa_ssl
-from jepa_ssl import recipes
+from jepa_ssl import joint, losses, recipes
 from jepa_ssl.integrations.export import export_encoder, load_encoder, read_metadata
 from jepa_ssl.integrations.pyg import bipartite_graph
 from jepa_ssl.lp import SparseLP
@@ -167,7 +167,7 @@ def term(
     if training != "joint":
         return objective, lambda i: objective(encoder, instances[i], generator=generator).total
     balance = jepa_ssl.GradientBalance(policy.trunk.parameters())
-    weights = jepa_ssl.LossWeights(task=1.0, jepa=JOINT_SHARE)
+    weights = joint.LossWeights(task=1.0, jepa=JOINT_SHARE)
     return (
         objective,
         lambda i: (
@@ -200,7 +200,7 @@ def jepa(encoder: GraphEncoder, arm: Arm, training: str, instances: Sequence[Any
     )
     if arm.target == "numbers":
         objective.predictor, objective.teacher = _Numbers(), jepa_ssl.TargetNetwork(nn.Identity())
-        objective.loss = jepa_ssl.squared_error  # smooth_l1_loss would normalise the two numbers away
+        objective.loss = losses.squared_error  # smooth_l1_loss would normalise the two numbers away
     views: Any = objective.views
     # Computed once: batches are the same ones, again and again.
     stored.update({id(graph): views.states(SparseLP.inequalities_of(graph)) for graph in instances})

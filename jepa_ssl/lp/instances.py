@@ -10,9 +10,10 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from jepa_ssl.instances import BipartiteGraph, FlatVectors, equal_shares
+from jepa_ssl.instances import BipartiteGraph, FlatVectors
 from jepa_ssl.lp.layout import flatten, unflatten, valid_entries
 from jepa_ssl.protocols import CONSTRAINT, VARIABLE
+from jepa_ssl.segments import equal_shares
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from jepa_ssl.checks import open_fraction
 from jepa_ssl.maskers.draw import draw_in_rows
 from jepa_ssl.maskers.fill import Fill
 from jepa_ssl.maskers.flat import FlatMasker
-from jepa_ssl.maskers.seeds import Randomness
+from jepa_ssl.seeds import Randomness
 
 
 class StructureMasker(FlatMasker):

@@ -19,8 +19,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from jepa_ssl.lp.axes import DenseAxis, SparseAxis
 from jepa_ssl.lp.instances import DenseLP, SparseLP
-from jepa_ssl.lp.symmetries.axes import DenseAxis, SparseAxis
 
 STEP = 0.99  # below 1 the method converges whatever A is
 LEAST_WEIGHT = 1e-6  # the weight stays between this and its inverse, lest a step leave the range of float32

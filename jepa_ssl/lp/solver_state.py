@@ -7,14 +7,14 @@ from typing import Any, Generic, TypeVar, cast
 import torch
 from torch import Tensor, nn
 
-from jepa_ssl.checks import non_negative, reads_freely, whole_number
+from jepa_ssl.checks import can_read_without_sync, non_negative, whole_number
+from jepa_ssl.lp.axes import DenseAxis, SparseAxis
 from jepa_ssl.lp.checks import check_shapes, check_values, check_wiring
 from jepa_ssl.lp.instances import DenseLP, SparseLP
 from jepa_ssl.lp.layout import flatten_states
 from jepa_ssl.lp.pdhg import Point, Problem, iterate, residuals
-from jepa_ssl.lp.symmetries.axes import DenseAxis, SparseAxis
-from jepa_ssl.maskers.seeds import Randomness, normal_like, randomness_fits
 from jepa_ssl.protocols import CONSTRAINT, INSTANCE, VARIABLE, Views
+from jepa_ssl.seeds import Randomness, check_randomness, normal_like
 
 InstanceT = TypeVar("InstanceT")
 
@@ -156,7 +156,7 @@ class SolverState(nn.Module, Generic[InstanceT]):
             generator: draws the start if `start_scale` is not 0.
         """
         check_shapes(lp)
-        if isinstance(lp, SparseLP) and reads_freely(lp.edge_index):
+        if isinstance(lp, SparseLP) and can_read_without_sync(lp.edge_index):
             check_wiring(lp)
         problem = Problem.of(lp)
         begin = self._start(problem, generator) if start is None else _given(problem, start)
@@ -239,7 +239,7 @@ class SolverState(nn.Module, Generic[InstanceT]):
         return states
 
     def _start(self, problem: Problem, generator: Randomness) -> Point:
-        randomness_fits(generator, problem.columns.lps, problem.c.device)
+        check_randomness(generator, problem.columns.lps, problem.c.device)
         if not self.start_scale:
             return problem.zero()
         x = normal_like(problem.c, generator, lambda: _owner(problem.columns))

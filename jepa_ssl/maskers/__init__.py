@@ -6,8 +6,8 @@ from jepa_ssl.maskers.edges import EdgeMasker
 from jepa_ssl.maskers.fill import Fill, GaussianNoise, LearnedToken, Shuffled, Zeros
 from jepa_ssl.maskers.flat import EntryMasker, GroupMasker
 from jepa_ssl.maskers.nodes import NodeMasker
-from jepa_ssl.maskers.seeds import Seeds
 from jepa_ssl.maskers.share import hidden_share
+from jepa_ssl.seeds import Seeds
 
 __all__ = [
     "BlockMasker",

@@ -5,12 +5,13 @@ from torch import Tensor
 
 from jepa_ssl.checks import whole_number
 from jepa_ssl.instances import BipartiteGraph
-from jepa_ssl.maskers.bipartite import KINDS, Derived, Ratio, fits
 from jepa_ssl.maskers.draw import hidden_counts
 from jepa_ssl.maskers.fill import Fill
+from jepa_ssl.maskers.graph import KINDS, Derived, Ratio, check_graph
 from jepa_ssl.maskers.nodes import GraphMasker
-from jepa_ssl.maskers.seeds import Randomness, lottery, places_in
 from jepa_ssl.protocols import CONSTRAINT
+from jepa_ssl.seeds import Randomness, random_keys
+from jepa_ssl.segments import places_in
 
 
 class BlockMasker(GraphMasker):
@@ -65,7 +66,7 @@ class BlockMasker(GraphMasker):
 
         The same generator gives the blocks that the views lack.
         """
-        fits(
+        check_graph(
             graph,
             self.derived,
             generator,
@@ -115,7 +116,7 @@ def grow(
 
 def seed_ranks(owner: Tensor, taken: Tensor, generator: Randomness) -> Tensor:
     """A random order of the nodes of each graph, those that are `taken` last: int64 `[nodes]`, graph after graph."""
-    tickets = lottery(generator, owner, lambda: places_in(owner)) >> 30
+    tickets = random_keys(generator, owner, lambda: places_in(owner)) >> 30
     order = (owner << 33 | taken.long() << 32 | tickets).argsort(stable=True)
     rank = torch.empty_like(order)
     rank[order] = torch.arange(len(order), device=order.device)

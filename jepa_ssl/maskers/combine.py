@@ -8,13 +8,13 @@ import torch
 from torch import Tensor, nn
 
 from jepa_ssl.instances import BipartiteGraph, check_numbers
-from jepa_ssl.maskers.bipartite import edge_owner, edges_at, equal_graphs
 from jepa_ssl.maskers.draw import spare_one
 from jepa_ssl.maskers.edges import EdgeMasker
 from jepa_ssl.maskers.flat import FlatMasker, parts
+from jepa_ssl.maskers.graph import edge_owner, edges_at, equal_graphs
 from jepa_ssl.maskers.nodes import GraphMasker
-from jepa_ssl.maskers.seeds import Randomness
 from jepa_ssl.protocols import EDGE, INSTANCE, ViewMaker, Views
+from jepa_ssl.seeds import Randomness
 
 
 class _Several(nn.Module):

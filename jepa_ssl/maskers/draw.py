@@ -4,8 +4,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from jepa_ssl.instances import segment_of
-from jepa_ssl.maskers.seeds import Randomness, Seeds, lottery, places_in
+from jepa_ssl.seeds import Randomness, Seeds, random_keys
+from jepa_ssl.segments import places_in, segment_of, segment_sums
 
 
 def hidden_counts(sizes: Tensor, ratio: float) -> Tensor:
@@ -35,7 +35,7 @@ def _draw_by_topk(
     batch, entries = shape
     most = int(hidden_counts(torch.tensor(entries), ratio))
     rows, columns = torch.arange(batch, device=device).unsqueeze(1), torch.arange(entries, device=device)
-    keys = lottery(generator, rows.expand(shape), lambda: columns if valid is None else real_places(valid))
+    keys = random_keys(generator, rows.expand(shape), lambda: columns if valid is None else real_places(valid))
     if valid is not None:
         # topk takes the same number from every row. So that a padded row ends with fewer, the surplus is drawn from its
         # padding: those keys come first, the rest of the padding last. There is always enough of it, for a row that is
@@ -73,7 +73,7 @@ def _draw_by_repair(shape: torch.Size, valid: Tensor | None, ratio: float, gener
         chosen[:, :entries] &= valid
         valid = functional.pad(valid, (0, width - entries)).view(-1)
     first, span = torch.arange(batch) * width, torch.full((batch,), entries)
-    _mend(chosen.view(-1), valid, first, span, sizes, wanted, _row_sums(chosen), generator)
+    _repair(chosen.view(-1), valid, first, span, sizes, wanted, _row_sums(chosen), generator)
     if choose_visible:
         chosen = chosen.logical_not_() if valid is None else chosen.logical_xor_(valid.view(batch, width))
     return chosen[:, :entries].contiguous()
@@ -99,7 +99,7 @@ def _coins(share: Tensor, entries: int, ratio: float, generator: torch.Generator
     return marks.view(len(share), 8 * words).view(torch.bool)
 
 
-def _mend(
+def _repair(
     chosen: Tensor,
     valid: Tensor | None,
     first: Tensor,
@@ -192,18 +192,10 @@ def draw_in_groups(group: Tensor, groups: int, ratio: float, generator: Randomne
     return _segments_by_sort(group, offsets, ratio, generator)
 
 
-def segment_sums(marks: Tensor, offsets: Tensor) -> Tensor:
-    """How many of each segment's `marks`, bool `[items]`, are True: int64 `[segments]`."""
-    if not len(marks):
-        return torch.zeros_like(offsets[1:])
-    # A zero put before a large cumsum would copy it.
-    return marks.cumsum(0)[(offsets - 1).clamp(min=0)].where(offsets > 0, 0).diff()
-
-
 def _segments_by_sort(segment: Tensor, offsets: Tensor, ratio: float, generator: Randomness) -> Tensor:
     """The items with the smallest of random keys. One sort for all segments, whatever the items' order."""
     # The segment number in the high bits, a random number in the low ones.
-    keys = segment << 32 | lottery(generator, segment, lambda: places_in(segment)) >> 30
+    keys = segment << 32 | random_keys(generator, segment, lambda: places_in(segment)) >> 30
     keys, order = keys.sort(stable=True)  # stable, for a tie must not depend on what else is in the batch
     segment = keys >> 32
     rank = torch.arange(len(segment), device=segment.device) - offsets[segment]
@@ -219,7 +211,7 @@ def _segments_by_repair(offsets: Tensor, items: int, ratio: float, generator: to
     words = _random_words((-(-items // 8),), generator)
     coin = (256 * _share(sizes, wanted)).round().to(torch.uint8)
     chosen = words.view(torch.uint8)[:items] < coin.repeat_interleave(sizes, output_size=items)
-    _mend(chosen, None, offsets[:-1], sizes, sizes, wanted, segment_sums(chosen, offsets), generator)
+    _repair(chosen, None, offsets[:-1], sizes, sizes, wanted, segment_sums(chosen, offsets), generator)
     return ~chosen if choose_visible else chosen
 
 
@@ -230,7 +222,7 @@ def other_in_rows(shape: torch.Size, valid: Tensor | None, generator: Randomness
     """
     batch, entries = shape
     rows, here = torch.arange(batch, device=device).unsqueeze(1), torch.arange(entries, device=device)
-    jump = lottery(generator, rows.expand(shape), lambda: here if valid is None else real_places(valid))
+    jump = random_keys(generator, rows.expand(shape), lambda: here if valid is None else real_places(valid))
     if valid is None:
         return (here + 1 + jump % max(entries - 1, 1)) % max(entries, 1)
     sizes = valid.sum(1, keepdim=True)
@@ -248,7 +240,7 @@ def other_in_segments(segment: Tensor, segments: int, generator: Randomness) -> 
     first = (sizes.cumsum(0) - sizes)[segment]
     rank = torch.empty_like(order)
     rank[order] = torch.arange(len(order), device=order.device)
-    jump = lottery(generator, segment, lambda: rank - first)
+    jump = random_keys(generator, segment, lambda: rank - first)
     sizes = sizes[segment]
     return order[first + (rank - first + 1 + jump % (sizes - 1).clamp(min=1)) % sizes]
 
@@ -274,6 +266,6 @@ def spare_one(
     def place() -> Tensor:
         return places_in(group_of) if valid is None else real_places(valid).reshape(-1)
 
-    tickets = lottery(generator, group_of, place).masked_fill(~last, -1)
+    tickets = random_keys(generator, group_of, place).masked_fill(~last, -1)
     winner = tickets.new_full((groups,), -1).scatter_reduce(0, group_of, tickets, "amax")
     return drawn & ~(last & (tickets == winner[group_of])).view_as(drawn)

@@ -4,11 +4,20 @@ from torch import Tensor, nn
 
 from jepa_ssl.checks import open_fraction
 from jepa_ssl.instances import BipartiteGraph, check_numbers
-from jepa_ssl.maskers.bipartite import KINDS, Derived, conceal, derived_columns, edge_owner, fits, node_views, nodes_at
 from jepa_ssl.maskers.draw import draw_in_groups
 from jepa_ssl.maskers.fill import Fill, fill_or_zeros
-from jepa_ssl.maskers.seeds import Randomness
+from jepa_ssl.maskers.graph import (
+    KINDS,
+    Derived,
+    apply_mask,
+    check_graph,
+    derived_columns,
+    edge_owner,
+    node_views,
+    nodes_at,
+)
 from jepa_ssl.protocols import EDGE, Views
+from jepa_ssl.seeds import Randomness
 
 
 class EdgeMasker(nn.Module):
@@ -55,11 +64,11 @@ class EdgeMasker(nn.Module):
         self, graph: BipartiteGraph, edges: Tensor, generator: Randomness
     ) -> Views[BipartiteGraph, BipartiteGraph]:
         """The views in which the coefficients of `edges`, bool `[edges]`, are filled."""
-        context = conceal(self.fill, graph, generator, edges=edges, derived=self.derived)
+        context = apply_mask(self.fill, graph, generator, edges=edges, derived=self.derived)
         columns = {EDGE: edges} if self.indicator else {}
         return node_views(context, graph, {kind: nodes_at(edges, graph, kind) for kind in KINDS}, columns)
 
     def draw(self, graph: BipartiteGraph, *, generator: Randomness = None) -> Tensor:
         """Which edges to hide: bool `[edges]`."""
-        fits(graph, self.derived, generator, hides_edges=True, indicator=self.indicator)
+        check_graph(graph, self.derived, generator, hides_edges=True, indicator=self.indicator)
         return draw_in_groups(edge_owner(graph), graph.num_graphs, self.ratio, generator)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from jepa_ssl.checks import non_negative
-from jepa_ssl.maskers.seeds import Randomness
+from jepa_ssl.seeds import Randomness
 
 _INTEGERS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}  # by size in bytes
 

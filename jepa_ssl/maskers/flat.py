@@ -12,8 +12,8 @@ from jepa_ssl.checks import open_fraction
 from jepa_ssl.instances import FlatVectors, check_numbers
 from jepa_ssl.maskers.draw import draw_in_rows, other_in_rows, real_places
 from jepa_ssl.maskers.fill import Fill, fill_or_zeros
-from jepa_ssl.maskers.seeds import Randomness, normal_like, randomness_fits
 from jepa_ssl.protocols import INSTANCE, Views
+from jepa_ssl.seeds import Randomness, check_randomness, normal_like
 
 
 class FlatMasker(nn.Module, ABC):
@@ -71,7 +71,7 @@ class FlatMasker(nn.Module, ABC):
     def draw(self, instance: Tensor | FlatVectors, *, generator: Randomness = None) -> Tensor:
         """Which entries to hide: bool `[batch, entries]`."""
         values, valid = parts(instance)
-        randomness_fits(generator, len(values), values.device)
+        check_randomness(generator, len(values), values.device)
         return self._hidden(values, valid, generator)
 
     @abstractmethod

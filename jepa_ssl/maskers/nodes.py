@@ -7,21 +7,21 @@ import torch
 from torch import Tensor, nn
 
 from jepa_ssl.instances import BipartiteGraph, check_numbers
-from jepa_ssl.maskers.bipartite import (
+from jepa_ssl.maskers.draw import draw_in_segments
+from jepa_ssl.maskers.fill import Fill, fill_or_zeros
+from jepa_ssl.maskers.graph import (
     KINDS,
     Derived,
     Ratio,
-    conceal,
+    apply_mask,
+    check_graph,
     derived_columns,
     edges_at,
-    fits,
     node_views,
     ratio_of_kinds,
 )
-from jepa_ssl.maskers.draw import draw_in_segments
-from jepa_ssl.maskers.fill import Fill, fill_or_zeros
-from jepa_ssl.maskers.seeds import Randomness
 from jepa_ssl.protocols import EDGE, Views
+from jepa_ssl.seeds import Randomness
 
 
 class GraphMasker(nn.Module, ABC):
@@ -64,7 +64,7 @@ class GraphMasker(nn.Module, ABC):
         """The views in which the nodes that are `hidden`, kind -> bool `[nodes]`, are filled."""
         nodes = {kind: mark for kind, mark in hidden.items() if self.ratio_of[kind]}
         edges = edges_at(hidden, graph) if self.hide_edges else None
-        context = conceal(self.fill, graph, generator, nodes=nodes, edges=edges, derived=self.derived)
+        context = apply_mask(self.fill, graph, generator, nodes=nodes, edges=edges, derived=self.derived)
         columns = dict(hidden) if self.indicator else {}
         if self.indicator and edges is not None:
             columns[EDGE] = edges
@@ -72,7 +72,7 @@ class GraphMasker(nn.Module, ABC):
 
     def draw(self, graph: BipartiteGraph, *, generator: Randomness = None) -> dict[str, Tensor]:
         """Which nodes to hide: kind -> bool `[nodes]`."""
-        fits(graph, self.derived, generator, hides_edges=self.hide_edges, indicator=self.indicator)
+        check_graph(graph, self.derived, generator, hides_edges=self.hide_edges, indicator=self.indicator)
         return self._hidden(graph, generator)
 
     @abstractmethod

@@ -2,7 +2,6 @@
 
 from jepa_ssl.teachers.ema import EMATeacher
 from jepa_ssl.teachers.encoder import SharedTeacher, StopGradTeacher
-from jepa_ssl.teachers.momentum import CosineMomentum, LinearMomentum
 from jepa_ssl.teachers.network import TargetNetwork
 
-__all__ = ["CosineMomentum", "EMATeacher", "LinearMomentum", "SharedTeacher", "StopGradTeacher", "TargetNetwork"]
+__all__ = ["EMATeacher", "SharedTeacher", "StopGradTeacher", "TargetNetwork"]

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from jepa_ssl.checks import closed_fraction, whole_number
 from jepa_ssl.protocols import Embeddings, Encoded, Encoder
-from jepa_ssl.teachers.momentum import warmed_up
-from jepa_ssl.teachers.seeding import draw_anew
+from jepa_ssl.schedules import Scheduled, value_at, warmed_up
+from jepa_ssl.teachers.seeding import reset_parameters
 from jepa_ssl.teachers.shards import sharded
 from jepa_ssl.teachers.tensors import Pairs, version, walk
 from jepa_ssl.teachers.watch import StepWatch
@@ -40,7 +40,7 @@ class EMATeacher(nn.Module):
     Args:
         encoder: the online encoder; copied as it is now.
         momentum: in [0, 1]; at 0 the teacher is the encoder after its last step, at 1 it never moves. Or a function
-            from how many updates there have been to a momentum: `CosineMomentum(0.996, 1.0, updates=10_000)`.
+            from how many updates there have been to a momentum: `CosineSchedule(0.996, 1.0, steps=10_000)`.
         warmup: for so many updates the momentum of update k is at most `(1 + k) / (10 + k)`, so that the teacher soon
             leaves the random start behind.
         buffers: "average" floating point buffers like parameters, or "copy" them.
@@ -69,7 +69,7 @@ class EMATeacher(nn.Module):
     def __init__(
         self,
         encoder: nn.Module,
-        momentum: float | Callable[[int], float] = 0.996,
+        momentum: Scheduled = 0.996,
         *,
         warmup: int = 0,
         buffers: Literal["average", "copy"] = "average",
@@ -86,7 +86,7 @@ class EMATeacher(nn.Module):
         self.target_model = _copy(encoder, {exclude} if isinstance(exclude, str) else set(exclude))
         self._left_out = {path for path, module in walk(self.target_model) if isinstance(module, _Excluded)}
         if reinitialize is not None:
-            draw_anew(self.target_model, reinitialize)
+            reset_parameters(self.target_model, reinitialize)
         self.target_model.requires_grad_(False)
         self.train()
         self.average: nn.Module | None = None
@@ -174,9 +174,7 @@ class EMATeacher(nn.Module):
         if not callable(self.momentum) and not self.warmup:
             return self.momentum
         passed = self._passed.read(self.updates)
-        momentum = self.momentum
-        if callable(momentum):
-            momentum = closed_fraction(f"momentum({passed})", momentum(passed))
+        momentum = value_at(self.momentum, passed, "momentum", closed_fraction)
         return warmed_up(momentum, passed) if passed < self.warmup else momentum
 
 

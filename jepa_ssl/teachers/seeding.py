@@ -22,7 +22,7 @@ def seeded(seed: int, cuda: Iterable[int] = ()) -> Generator[None, None, None]:
 
 
 @torch.no_grad()
-def draw_anew(module: nn.Module, seed: int) -> None:
+def reset_parameters(module: nn.Module, seed: int) -> None:
     """Calls each submodule's own `reset_parameters`.
 
     Raises:

@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from jepa_ssl.protocols import Teacher, ViewMaker
 from jepa_ssl.testing.batches import Instance
 from jepa_ssl.testing.encoder import EncoderCheck
-from jepa_ssl.testing.promises import Check
-from jepa_ssl.testing.requests import check_counts, check_names, check_uniform
+from jepa_ssl.testing.masker import Check
+from jepa_ssl.testing.masker_options import check_counts, check_names, check_uniform
 from jepa_ssl.testing.teacher import TeacherCheck
 
 __all__ = ["check_encoder", "check_masker", "check_teacher"]

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from jepa_ssl import EMATeacher, FlatVectors, GroupMasker, JEPAObjective, JEPATerm, MLPPredictor, ModelEncoder  # +
+from jepa_ssl import EMATeacher, FlatVectors, JEPAObjective, JEPATerm, MLPPredictor, ModelEncoder  # +
+from jepa_ssl.maskers import GroupMasker  # +
 
 MOST, COLUMNS, WIDTH = 7, 4, 32
 

@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from jepa_ssl import ModelEncoder, add_jepa_arguments, from_args  # +
+from jepa_ssl import ModelEncoder  # +
+from jepa_ssl.integrations.flags import add_jepa_arguments, from_args  # +
 
 EQUALITIES, SIZE, HIDDEN = 10, 16, 64
 FIXED = torch.Generator().manual_seed(0)

@@ -67,7 +67,7 @@ def test_it_takes_few_lines_and_none_is_edited(name: str, capsys: pytest.Capture
 
 @repositories
 def test_it_trains(name: str):
-    run = training(importlib.import_module(name))
+    run = training(importlib.import_module(f"adoption.{name}"))
     log = trained(run, range(60))
     assert all({"loss", "loss_jepa"} <= entry.keys() for entry in log)
     first, last = (sum(entry["loss_jepa"] for entry in part) for part in (log[:10], log[-10:]))
@@ -77,7 +77,9 @@ def test_it_trains(name: str):
 @repositories
 def test_the_task_learns_as_before_if_the_term_weighs_nothing(name: str):
     """The term changes no number of the repository but by its gradient."""
-    with_term, plain = (training(module) for module in (importlib.import_module(name), without_the_term(name)))
+    with_term, plain = (
+        training(module) for module in (importlib.import_module(f"adoption.{name}"), without_the_term(name))
+    )
     model = next(part for part in vars(plain).values() if isinstance(part, torch.nn.Module))
     adopted = next(part for part in vars(with_term).values() if isinstance(part, torch.nn.Module))
     assert list(model.state_dict()) == list(adopted.state_dict())
@@ -105,7 +107,7 @@ def instance_of(name: str, run: Any) -> Any:
 
 @repositories
 def test_it_is_wired_right(name: str):
-    run = training(importlib.import_module(name))
+    run = training(importlib.import_module(f"adoption.{name}"))
     encoder, objective = encoder_and_objective(run)
     instance = instance_of(name, run)
     rewritten = {"the order of graphs and nodes": in_another_order(instance)} if name == "tripartite" else None
@@ -116,7 +118,7 @@ def test_it_is_wired_right(name: str):
 
 @repositories
 def test_a_resumed_run_is_the_unbroken_one_bit_for_bit(name: str):
-    module = importlib.import_module(name)
+    module = importlib.import_module(f"adoption.{name}")
     unbroken = training(module)
     trained(unbroken, range(4))
     file = io.BytesIO()
@@ -139,6 +141,8 @@ def _same(a: Any, b: Any) -> None:
 
 
 def test_flags_reach_the_term():
-    run = importlib.import_module("dc3").Training(["--use_jepa", "--jepa_mode", "simsiam", "--jepa_weight", "0.5"])
+    run = importlib.import_module("adoption.dc3").Training(
+        ["--use_jepa", "--jepa_mode", "simsiam", "--jepa_weight", "0.5"]
+    )
     assert isinstance(run.jepa.objective.teacher, jepa_ssl.StopGradTeacher)
     assert run.jepa.schedule(0).jepa == 0.5

@@ -25,7 +25,9 @@ from lp import ruiz
 from options import parse
 from paths import build, kkt
 
-from jepa_ssl import CollapseMonitor, CollapseWarning, JEPALoss
+from jepa_ssl import CollapseMonitor
+from jepa_ssl.monitor import CollapseWarning
+from jepa_ssl.protocols import JEPALoss
 
 SIZES = {
     "set_cover": (8, 15),

@@ -19,8 +19,8 @@ from torch.utils.checkpoint import checkpoint
 if __name__ == "__main__":
     sys.path[:0] = [str(Path(__file__).parents[2] / "examples/kkt_nets"), str(Path(__file__).parents[1])]
 
+from benchmarks.timing import least_seconds
 from models import GNNPolicy, KKTNetMLP
-from timing import least_seconds
 
 from jepa_ssl import BipartiteGraph, EMATeacher, EntryMasker, JEPAObjective, MLPPredictor, MLPProjector, NodeMasker
 from jepa_ssl.maskers import Seeds

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable
 
 import pytest
-from timing import least_seconds
+from benchmarks.timing import least_seconds
 
 WAYS = {"torch and einops": "import torch, einops", "jepa_ssl too": "import torch, einops, jepa_ssl"}
 

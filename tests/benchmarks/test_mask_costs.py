@@ -5,7 +5,7 @@ from functools import partial
 
 import pytest
 import torch
-from timing import least_seconds
+from benchmarks.timing import least_seconds
 from torch import Tensor, nn
 
 from jepa_ssl import BipartiteGraph, BlockMasker, EdgeMasker, EntryMasker, NodeMasker

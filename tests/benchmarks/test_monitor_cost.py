@@ -14,9 +14,9 @@ import torch
 if __name__ == "__main__":
     sys.path[:0] = [str(Path(__file__).parents[2] / "examples/kkt_nets"), str(Path(__file__).parents[1])]
 
+from benchmarks.test_step_cost import SIZES, joint, whole_step
+from benchmarks.timing import least_seconds
 from paths import kkt
-from test_step_cost import SIZES, joint, whole_step
-from timing import least_seconds
 
 from jepa_ssl import CollapseMonitor, GradientBalance
 

@@ -5,10 +5,10 @@ from typing import Any
 
 import pytest
 import torch
+from benchmarks.test_solver_state_cost import training_step
+from benchmarks.timing import least_seconds
 from dataset import GraphBatch, collate_graphs, prepare
 from generators import generate
-from test_solver_state_cost import training_step
-from timing import least_seconds
 from torch import Tensor
 from torch.nn.functional import normalize
 

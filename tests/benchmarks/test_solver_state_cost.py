@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 import torch
+from benchmarks.timing import least_seconds
 from dataset import GraphBatch, collate_graphs, prepare
 from generators import generate
 from losses import kkt_loss, pad_predictions
 from models import GNNPolicy
-from timing import least_seconds
 
 from jepa_ssl.integrations.pyg import bipartite_graph
 from jepa_ssl.lp import DenseLP, SolverState, SparseLP

@@ -16,12 +16,12 @@ from torch import Tensor
 if __name__ == "__main__":
     sys.path[:0] = [str(Path(__file__).parents[2] / "examples/kkt_nets"), str(Path(__file__).parents[1])]
 
+from benchmarks.timing import least_seconds
 from dataset import prepare
 from generators import generate
 from jepa_adapter import KKTJepa, instance
 from options import parse
 from paths import build, kkt, trunk_output
-from timing import least_seconds
 
 SIZES = {"flat, batch 256": ((), 256), "flat, batch 8": ((), 8), "graph, batch 32": (("--use_bipartite_graphs",), 32)}
 MODES = ("ema", "simsiam")

@@ -11,15 +11,16 @@ import torch
 from torch import Tensor, nn
 from torch_geometric.data import Batch, HeteroData  # pyright: ignore[reportMissingTypeStubs]
 
-from jepa_ssl.checks import open_fraction, reads_freely
-from jepa_ssl.instances import check_finite, segment_of
+from jepa_ssl.checks import can_read_without_sync, open_fraction
+from jepa_ssl.instances import check_finite
 from jepa_ssl.integrations.pyg.offsets import offsets_of
 from jepa_ssl.maskers import Fill
-from jepa_ssl.maskers.bipartite import beside, equal_where_hidden, fill_items
 from jepa_ssl.maskers.draw import draw_in_segments
 from jepa_ssl.maskers.fill import fill_or_zeros
-from jepa_ssl.maskers.seeds import Randomness, randomness_fits
+from jepa_ssl.maskers.graph import beside, equal_where_hidden, fill_items
 from jepa_ssl.protocols import EDGE, Views
+from jepa_ssl.seeds import Randomness, check_randomness
+from jepa_ssl.segments import segment_of
 
 
 class HeteroNodeMasker(nn.Module):
@@ -58,7 +59,7 @@ class HeteroNodeMasker(nn.Module):
 
     def forward(self, instance: HeteroData | Batch, *, generator: Randomness = None) -> Views[Any, Any]:
         graph = _Graphs(instance, self.ratio)
-        randomness_fits(generator, graph.number, graph.device)
+        check_randomness(generator, graph.number, graph.device)
         hidden = {
             kind: draw_in_segments(offsets, graph.nodes(kind), graph.ratio[kind], generator)
             if graph.ratio[kind]
@@ -106,7 +107,7 @@ class _Graphs:
                     f"{None if x is None else x.dtype}; give floating point features [nodes, features], or leave the "
                     f"type out of ratio: {{type: share}} of {data.node_types}."
                 )
-            if reads_freely(x):
+            if can_read_without_sync(x):
                 check_finite(f"data[{kind!r}].x", x)
         self.offsets = {kind: offsets_of(data, self.data[kind], "x", (kind, "x"), "ptr") for kind in self.ratio}
         first = next(iter(self.offsets.values()))

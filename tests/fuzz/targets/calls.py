@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 import jepa_ssl
-from jepa_ssl import diagnostics, lp
+from jepa_ssl import diagnostics, freezing, joint, losses, lp, maskers, predictors, protocols
 from jepa_ssl.instances import check_numbers
 from jepa_ssl.integrations import pyg  # noqa: F401 - so that it is there to be fuzzed
 from jepa_ssl.lp.layout import flatten, unflatten, valid_entries
@@ -66,9 +66,9 @@ def two(g: torch.Generator) -> Arguments:
     return {"predictions": torch.randn(5, 4, generator=g), "targets": torch.randn(5, 4, generator=g)}
 
 
-def loss(g: torch.Generator) -> jepa_ssl.JEPALoss:
+def loss(g: torch.Generator) -> protocols.JEPALoss:
     encoded = jepa_ssl.Encoded(cloud(g), cloud(g), valid(g))
-    return jepa_ssl.JEPALoss(torch.tensor(0.5), {"total": torch.tensor(0.5)}, cloud(g), cloud(g), encoded)
+    return protocols.JEPALoss(torch.tensor(0.5), {"total": torch.tensor(0.5)}, cloud(g), cloud(g), encoded)
 
 
 class Encoder(nn.Module):
@@ -130,8 +130,8 @@ def balanced(task: Any, jepa: Any, **given: Any) -> Any:
     return jepa_ssl.GradientBalance(shared, **given)(task * shared[0].sum(), jepa * shared[0].sum())
 
 
-def momentum(kind: Any) -> Callable[..., Any]:
-    return lambda update, **given: kind(**given)(update)
+def schedule(kind: Any) -> Callable[..., Any]:
+    return lambda step, **given: kind(**given)(step)
 
 
 def ema(encoder: Any, target: Any, moved: Any, **given: Any) -> Any:
@@ -145,7 +145,7 @@ def views_of(g: torch.Generator, **given: Any) -> jepa_ssl.Views[Any, Any]:
 
 
 def predicted(embeddings: Any, condition: Any, **given: Any) -> Any:
-    return jepa_ssl.ConditionalMLPPredictor(**given)(embeddings, condition)
+    return predictors.ConditionalMLPPredictor(**given)(embeddings, condition)
 
 
 def _node_arguments(g: torch.Generator) -> Arguments:
@@ -184,7 +184,7 @@ def _entries() -> dict[str, Entry]:
             lambda g: {"ratio": 0.7, "indicator": True, **on_padded(g)},
         ),
         "GroupMasker": (
-            masker(jepa_ssl.GroupMasker),
+            masker(maskers.GroupMasker),
             lambda g: {"ratio": 0.5, "groups": [[0, 1], [2], [3, 10]], **on_padded(g)},
         ),
         "StructureMasker": (masker(lp.StructureMasker), lambda g: {**structure, **on_padded(g)}),
@@ -198,30 +198,30 @@ def _entries() -> dict[str, Entry]:
             lambda g: {"ratio": 0.5, "indicator": True, "derived": {"variable": [0]}, **on_graph(g)},
         ),
         "hidden_share": (
-            lambda seen, instance: jepa_ssl.hidden_share(seen, instance),
+            lambda seen, instance: maskers.hidden_share(seen, instance),
             lambda g: {"seen": views_of(g, indicator=True), "instance": graph(g)},
         ),
-        "hidden_and_degree": (jepa_ssl.hidden_and_degree, lambda g: {"views": views_of(g)}),
+        "hidden_and_degree": (predictors.hidden_and_degree, lambda g: {"views": views_of(g)}),
         "Seeds": (
-            lambda names, epoch, instance: jepa_ssl.EntryMasker(0.5, jepa_ssl.GaussianNoise())(
+            lambda names, epoch, instance: jepa_ssl.EntryMasker(0.5, maskers.GaussianNoise())(
                 instance, generator=jepa_ssl.Seeds(names, epoch)
             ),
             lambda g: {"names": torch.arange(3), "epoch": 1, "instance": flat(g)},
         ),
         "LearnedToken": (
-            lambda widths, instance, generator: jepa_ssl.NodeMasker(
-                0.5, jepa_ssl.LearnedToken(widths), hide_edges=True
-            )(instance, generator=generator),
+            lambda widths, instance, generator: jepa_ssl.NodeMasker(0.5, maskers.LearnedToken(widths), hide_edges=True)(
+                instance, generator=generator
+            ),
             lambda g: {"widths": {"constraint": 3, "variable": 1, "edge": 1}, **on_graph(g)},
         ),
         "GaussianNoise": (
-            lambda std, instance, generator: jepa_ssl.EntryMasker(0.5, jepa_ssl.GaussianNoise(std))(
+            lambda std, instance, generator: jepa_ssl.EntryMasker(0.5, maskers.GaussianNoise(std))(
                 instance, generator=generator
             ),
             lambda g: {"std": 0.1, **on_padded(g)},
         ),
         "Shuffled": (
-            masker(jepa_ssl.NodeMasker, fill=jepa_ssl.Shuffled(), hide_edges=True),
+            masker(jepa_ssl.NodeMasker, fill=maskers.Shuffled(), hide_edges=True),
             lambda g: {"ratio": 0.5, **on_graph(g)},
         ),
         "ComposeMaskers": (
@@ -281,7 +281,7 @@ def _entries() -> dict[str, Entry]:
         ),
         "cosine_loss": (jepa_ssl.cosine_loss, two),
         "smooth_l1_loss": (jepa_ssl.smooth_l1_loss, two),
-        "squared_error": (jepa_ssl.squared_error, two),
+        "squared_error": (losses.squared_error, two),
         "VICReg": (
             regularized(jepa_ssl.VICReg),
             lambda g: {
@@ -332,24 +332,20 @@ def _entries() -> dict[str, Entry]:
                 "target": cloud(g),
             },
         ),
-        "CosineMomentum": (
-            momentum(jepa_ssl.CosineMomentum),
-            lambda g: {"start": 0.9, "end": 1.0, "updates": 7, "update": 3},
+        "CosineSchedule": (
+            schedule(jepa_ssl.CosineSchedule),
+            lambda g: {"start": 0.9, "end": 1.0, "steps": 7, "step": 3},
         ),
-        "LinearMomentum": (
-            momentum(jepa_ssl.LinearMomentum),
-            lambda g: {"start": 0.9, "end": 1.0, "updates": 7, "update": 3},
-        ),
-        "LinearRamp": (
-            lambda epoch, **a: jepa_ssl.LinearRamp(**a)(epoch),
-            lambda g: {"start": 0.1, "end": 1.0, "epochs": 7, "epoch": 3},
+        "LinearSchedule": (
+            schedule(jepa_ssl.LinearSchedule),
+            lambda g: {"start": 0.9, "end": 1.0, "steps": 7, "step": 3},
         ),
         "JointSchedule": (
             lambda epoch, **a: jepa_ssl.JointSchedule(**a)(epoch),
             lambda g: {"jepa_weight": 0.2, "task_weight": 1.0, "pretrain_epochs": 2, "epoch": 3},
         ),
         "LossWeights": (
-            lambda task, jepa, losses: jepa_ssl.LossWeights(task, jepa).combine(lambda: losses.total, lambda: losses),
+            lambda task, jepa, losses: joint.LossWeights(task, jepa).combine(lambda: losses.total, lambda: losses),
             lambda g: {"task": 1.0, "jepa": 0.2, "losses": loss(g)},
         ),
         "GradientBalance": (
@@ -365,7 +361,10 @@ def _entries() -> dict[str, Entry]:
                 "items": 8,
             },
         ),
-        "freeze": (lambda module: jepa_ssl.unfreeze(jepa_ssl.freeze(module)), lambda g: {"module": Encoder()}),
+        "freeze": (
+            lambda module: freezing.unfreeze(freezing.freeze(module)),
+            lambda g: {"module": Encoder()},
+        ),
         "describe": (diagnostics.describe, lambda g: {"embeddings": cloud(g)}),
         "gradient_share": (
             lambda losses, w: diagnostics.gradient_share({k: v * w.sum() for k, v in losses.items()}, [w]),
@@ -400,14 +399,14 @@ def _entries() -> dict[str, Entry]:
         "RowScale": {"factor": 4.0},
         "ColumnScale": {"factor": 4.0},
         "ObjectiveScale": {"factor": 4.0},
-        "SideScale": {"factor": 4.0},
+        "RHSScale": {"factor": 4.0},
         "Translation": {"std": 1.0},
     }
     for name in (
         "RowScale",
         "ColumnScale",
         "ObjectiveScale",
-        "SideScale",
+        "RHSScale",
         "Translation",
         "Negation",
         "Permutation",

@@ -12,20 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from jepa_ssl import (
-    BipartiteGraph,
-    BlockMasker,
-    ComposeMaskers,
-    EdgeMasker,
-    GaussianNoise,
-    LearnedToken,
-    MultiView,
-    NodeMasker,
-    Seeds,
-    Shuffled,
-    Zeros,
-)
+from jepa_ssl import BipartiteGraph, BlockMasker, ComposeMaskers, EdgeMasker, MultiView, NodeMasker, Seeds
 from jepa_ssl.lp import SolverState, SparseLP
+from jepa_ssl.maskers import GaussianNoise, LearnedToken, Shuffled, Zeros
 
 from ..judging import Input, Target
 from .pool import odd_tensor, seeded, unwritten

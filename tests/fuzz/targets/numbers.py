@@ -20,7 +20,6 @@ from jepa_ssl import (
     EntryMasker,
     FlatVectors,
     GradientBalance,
-    JEPALoss,
     JEPAObjective,
     SIGReg,
     StopGradTeacher,
@@ -28,10 +27,10 @@ from jepa_ssl import (
     cosine_loss,
     diagnostics,
     smooth_l1_loss,
-    squared_error,
 )
+from jepa_ssl.losses import squared_error
 from jepa_ssl.lp import SolverState
-from jepa_ssl.protocols import Views
+from jepa_ssl.protocols import JEPALoss, Views
 
 from ..judging import Input, Target, raised_on_purpose
 from .calls import dense_lp, sparse_lp

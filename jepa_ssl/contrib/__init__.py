@@ -1,0 +1,1 @@
+"""Good, tested, and not core: nothing of the package imports it."""

@@ -1,0 +1,150 @@
+"""Random numbers by instance: the same graph or vector gets the same draw, wherever and with whomever it is batched."""
+
+from collections.abc import Callable
+from typing import Any, TypeAlias, TypeVar
+
+import torch
+from torch import Tensor
+
+from jepa_ssl.checks import generator_fits, whole_number
+from jepa_ssl.segments import places_in
+
+FunctionT = TypeVar("FunctionT", bound=Callable[..., Tensor])
+
+# Steele, Lea and Flood, "Fast splittable pseudorandom number generators", OOPSLA 2014: SplitMix64, as signed numbers.
+_GOLDEN, _FIRST, _SECOND = -7046029254386353131, -4658895280553007687, -7723592293110705685
+
+
+class Seeds:
+    """Takes the place of a masker's `generator`, and names the instances: what is drawn of one depends on its name.
+
+    With a generator, the numbers go through the batch from its first instance to its last, and what an instance gets
+    depends on the batch. With `Seeds` every item has numbers of its own, hashed from the name of its instance, from its
+    place there (padding does not count), and from how many draws came before; so the same instance loses the same items
+    in any order of the batch, in any company, on any device, compiled or not. All maskers and fills of `jepa_ssl` take
+    it, and what is made of them: each part of `ComposeMaskers` and `MultiView` goes on with other numbers.
+
+    Like a generator it moves on: make a new one for each batch, of the instances' numbers in the data set and of the
+    epoch, so that each epoch hides other things. Draws are by sorting: on a CPU, for large vectors, a generator is
+    faster.
+
+    Args:
+        names: int64 `[instances]`, one for each vector or graph of the batch; the same name is the same draw.
+        epoch: another epoch, other numbers; at least 0.
+
+    >>> from jepa_ssl import EntryMasker
+    >>> flat, names = torch.ones(3, 8), torch.tensor([17, 4, 25])
+    >>> views = EntryMasker(0.5)(flat, generator=Seeds(names, epoch=1))
+    >>> alone = EntryMasker(0.5)(flat[:1], generator=Seeds(names[:1], epoch=1))
+    >>> torch.equal(views.context[:1], alone.context)
+    True
+
+    Raises:
+        ValueError: names is not int64 `[instances]`.
+    """
+
+    def __init__(self, names: Tensor, epoch: int = 0) -> None:
+        if names.ndim != 1 or names.dtype != torch.int64:
+            raise ValueError(
+                f"names is {names.dtype} {list(names.shape)}, but must be int64 [instances]; give each instance its "
+                f"number in the data set."
+            )
+        self._keys = _opaque(_keys_of)(names, whole_number("epoch", epoch, least=0))
+        self._draws = 0
+
+    def check(self, instances: int, device: torch.device) -> None:
+        """Raises ValueError unless these are names for so many instances, on their device."""
+        if len(self._keys) != instances:
+            raise ValueError(
+                f"generator is Seeds of {len(self._keys)} names, but there are {instances} instances; name each."
+            )
+        if self._keys.device != device:
+            raise ValueError(
+                f"generator is Seeds on {self._keys.device}, but the instance is on {device}; "
+                f"move the names with .to({str(device)!r})."
+            )
+
+    def numbers(self, instance: Tensor, place: Tensor) -> Tensor:
+        """A random int64 in [0, 2^62) for each item, from the number of its instance and its place there."""
+        self._draws += 1
+        return _opaque(_numbers)(self._keys, self._draws, instance, place)
+
+
+Randomness: TypeAlias = torch.Generator | Seeds | None
+
+
+def check_randomness(generator: Randomness, instances: int, device: torch.device) -> None:
+    """Raises unless `generator` can draw for so many instances on `device`."""
+    if isinstance(generator, Seeds):
+        generator.check(instances, device)
+    else:
+        generator_fits(generator, device)
+
+
+def random_keys(generator: Randomness, instance: Tensor, place: Callable[[], Tensor]) -> Tensor:
+    """A random int64 in [0, 2^62) for each item, in the shape of `instance`.
+
+    `instance` is the number of the instance that the item belongs to; `place`, its place there, is asked for if it
+    matters.
+    """
+    if isinstance(generator, Seeds):
+        return generator.numbers(instance, place())
+    if generator is None:  # named as an argument, it could not be compiled for a changing number of items
+        return torch.randint(2**62, instance.shape, device=instance.device)
+    return torch.randint(2**62, instance.shape, generator=generator, device=instance.device)
+
+
+def normal_like(values: Tensor, generator: Randomness, instance: Callable[[], Tensor]) -> Tensor:
+    """Standard normal numbers in the shape of `values`, `[items, *]`; item i belongs to instance `instance()[i]`."""
+    if not isinstance(generator, Seeds):
+        return torch.empty_like(values).normal_(generator=generator)
+    wide = values.reshape(len(values), values[:1].numel())
+    owner = instance()
+    place = places_in(owner).unsqueeze(1) * wide.size(1) + torch.arange(wide.size(1), device=values.device)
+    owner = owner.unsqueeze(1).expand_as(place)
+    radius, angle = ((generator.numbers(owner, place) + 1).double() / 2**62 for _ in range(2))
+    # Box and Muller, "A note on the generation of random normal deviates", 1958.
+    return ((-2 * radius.log()).sqrt() * (2 * torch.pi * angle).cos()).to(values.dtype).view_as(values)
+
+
+def _keys_of(names: Tensor, epoch: int) -> Tensor:
+    return _mixed(_mixed(names) + epoch)
+
+
+def _numbers(keys: Tensor, draw: int, instance: Tensor, place: Tensor) -> Tensor:
+    return _shifted(_mixed(_mixed(keys + draw)[instance] + _GOLDEN * place), 2)
+
+
+# A product of int64 wraps around in torch. In the C++ that inductor writes for a CPU it is undefined if it overflows,
+# and the compiler made code of it that wrote beyond its arrays: so a compiled step calls these as they are.
+_OPAQUE: dict[Callable[..., Tensor], Any] = {
+    function: torch.library.custom_op(f"jepa_ssl::{name}", function, mutates_args=())
+    for name, function in (("keys_of", _keys_of), ("numbers", _numbers))
+}
+
+
+@_OPAQUE[_keys_of].register_fake
+def _keys_shaped(names: Tensor, epoch: int) -> Tensor:  # pyright: ignore[reportUnusedFunction]
+    return torch.empty_like(names)
+
+
+@_OPAQUE[_numbers].register_fake
+def _numbers_shaped(keys: Tensor, draw: int, instance: Tensor, place: Tensor) -> Tensor:  # pyright: ignore[reportUnusedFunction]
+    return torch.empty_like(instance + place)
+
+
+def _opaque(function: FunctionT) -> FunctionT:
+    """What a compiler does not look into; in eager mode the function itself, for that is quicker."""
+    return _OPAQUE[function] if torch.compiler.is_compiling() else function
+
+
+def _mixed(number: Tensor) -> Tensor:
+    """A bijection of int64 in which each bit depends on all."""
+    number = (number ^ _shifted(number, 30)) * _FIRST
+    number = (number ^ _shifted(number, 27)) * _SECOND
+    return number ^ _shifted(number, 31)
+
+
+def _shifted(number: Tensor, by: int) -> Tensor:
+    """Shifted to the right, as if without a sign."""
+    return (number >> by) & (2 ** (64 - by) - 1)

@@ -1,0 +1,66 @@
+"""The demo, from an empty folder and again over its own."""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "examples"))
+
+import demo  # pyright: ignore[reportMissingImports]
+
+
+def refused(folder, capsys) -> str:
+    with pytest.raises(SystemExit) as caught:
+        demo.main(["--folder", str(folder)])
+    assert caught.value.code == 2
+    return capsys.readouterr().err
+
+
+def test_a_folder_of_someone_else_is_left_alone(tmp_path, capsys):
+    (tmp_path / "thesis.txt").write_text("ten years")
+    assert "is not the demo's" in refused(tmp_path, capsys)
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
+
+
+def test_a_file_is_no_folder(tmp_path, capsys):
+    (tmp_path / "file").write_text("text")
+    assert "is not the demo's" in refused(tmp_path / "file", capsys)
+    assert (tmp_path / "file").read_text() == "text"
+
+
+def test_clearing_takes_only_what_the_demo_made(tmp_path):
+    demo.prepare(tmp_path)
+    for name in ("kkt-seed0", "evaluation", "data", "mine"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "file").touch()
+    demo.prepare(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".demo", "data", "mine"]
+
+
+def test_an_arm_is_judged_by_the_noise_floor():
+    def report(label, kkt):
+        embeddings = {"projector": {"constraint": {"effective_rank": 3.0}}}
+        return {"label": label, "groups": [{"mean": {"kkt": kkt}}], "embeddings": embeddings}
+
+    floor = [report("kkt-seed0", 2.0), report("kkt-seed1", 1.0)]
+    for kkt, said in (
+        (1.5, "between the two"),
+        (3.0, "above both by a factor of 1.50, no more than the floor"),
+        (6.0, "above both by a factor of 3.00, more than the floor"),
+        (0.25, "below both by a factor of 4.00, more than the floor"),
+    ):
+        assert said in demo.verdict([*floor, report("jepa-ema", kkt)])
+
+
+@pytest.mark.slow
+def test_the_demo_runs_and_runs_again(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(demo, "SETTINGS", (*demo.SETTINGS, "--train_instances", "10", "--val_instances", "5"))
+    folder = tmp_path / "demo"
+    for _ in range(2):
+        demo.main(["--folder", str(folder), "--epochs", "2"])
+        said = capsys.readouterr().out
+        for part in ("Noise floor", "effective rank", "set_cover", *demo.arms(2)):
+            assert part in said
+        assert (folder / "comparison.png").stat().st_size > 10_000
+        assert (folder / "evaluation" / "report.json").exists()

@@ -1,0 +1,161 @@
+"""The flags of a JEPA term for any command line, and the term they ask for."""
+
+from argparse import ArgumentParser, Namespace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from jepa_ssl import (
+    CosineSchedule,
+    EMATeacher,
+    EntryMasker,
+    GradientBalance,
+    ModelEncoder,
+    NodeMasker,
+    SharedTeacher,
+    SIGReg,
+    StopGradTeacher,
+    smooth_l1_loss,
+)
+from jepa_ssl.integrations.flags import add_jepa_arguments, from_args
+from jepa_ssl.protocols import Teacher
+
+configargparse = pytest.importorskip("configargparse")
+
+SPECIFIED = {
+    "use_jepa": False,
+    "jepa_mode": "ema",
+    "jepa_weight": 0.2,
+    "jepa_pretrain_epochs": 0,
+    "jepa_mask_ratio_entries": 0.5,
+    "jepa_mask_ratio_nodes": 0.3,
+    "ema_momentum": 0.996,
+}
+
+
+def parsed(*flags: str, parser: Any = None) -> Namespace:
+    parser = parser or ArgumentParser()
+    add_jepa_arguments(parser)
+    return parser.parse_args(flags)
+
+
+def encoder(**dims: int) -> Any:
+    dims = dims or {"instance": 4}
+    made = ModelEncoder(nn.Linear(6, 8), {"instance": 8}, dim=4)
+    made.dims = dims
+    return made
+
+
+def term(*flags: str, **kwargs: Any) -> Any:
+    return from_args(parsed("--use_jepa", *flags), kwargs.pop("encoder", encoder()), **kwargs)
+
+
+@pytest.mark.parametrize("parser", [ArgumentParser, configargparse.ArgumentParser])
+def test_names_and_defaults_are_those_of_the_specification(parser: Any):
+    args = vars(parsed(parser=parser()))
+    assert {name: args[name] for name in SPECIFIED} == SPECIFIED
+
+
+def test_a_config_file_holds_the_flags(tmp_path: Path):
+    (tmp_path / "run.yaml").write_text("use_jepa: true\njepa_mode: simsiam\njepa_weight: 0.5\n")
+    parser = configargparse.ArgumentParser(config_file_parser_class=configargparse.YAMLConfigFileParser)
+    parser.add_argument("--config", is_config_file=True)
+    args = parsed("--config", str(tmp_path / "run.yaml"), "--jepa_weight", "0.4", parser=parser)
+    assert (args.use_jepa, args.jepa_mode, args.jepa_weight) == (True, "simsiam", 0.4)
+
+
+def test_the_flags_may_be_split_over_two_groups(capsys: pytest.CaptureFixture[str]):
+    parser = ArgumentParser()
+    plain, beyond = parser.add_argument_group("training"), parser.add_argument_group("beyond")
+    add_jepa_arguments(plain, beyond=beyond)
+    assert {action.dest for action in plain._group_actions} == SPECIFIED.keys()
+    assert "jepa_loss" in {action.dest for action in beyond._group_actions}
+
+
+def test_the_plain_recipe_is_that_of_the_specification():
+    made = term()
+    assert isinstance(made.objective.views, EntryMasker)
+    assert isinstance(made.objective.teacher, EMATeacher)
+    assert (made.objective.views.ratio, made.objective.teacher.momentum) == (0.5, 0.996)
+    assert made.objective.regularizer is None
+    assert (made.schedule.jepa_weight, made.schedule.pretrain_epochs) == (0.2, 0)
+    made = term("--jepa_mask_ratio_nodes", "0.4", encoder=encoder(constraint=4, variable=4))
+    assert isinstance(made.objective.views, NodeMasker)
+    assert made.objective.views.ratio == 0.4
+
+
+@pytest.mark.parametrize(
+    ("mode", "teacher"), [("ema", EMATeacher), ("simsiam", StopGradTeacher), ("shared", SharedTeacher)]
+)
+def test_the_mode_names_the_teacher(mode: str, teacher: type[Teacher]):
+    assert type(term("--jepa_mode", mode, "--jepa_regularizer", "vicreg").objective.teacher) is teacher
+
+
+def test_the_flags_beyond_the_plain_recipe_are_heard():
+    flags = "--jepa_loss smooth_l1 --jepa_regularizer sigreg --jepa_regularize embeddings --jepa_regularizer_weight 0.7"
+    rows: list[Any] = []
+    made = term(*flags.split(), "--jepa_balance", "--ema_schedule", "cosine", "--monitor_every", "2",
+                trunk=nn.Linear(2, 2), updates=100, log=lambda row, step: rows.append(step))  # fmt: skip
+    objective = made.objective
+    assert objective.loss is smooth_l1_loss
+    assert isinstance(objective.regularizer, SIGReg)
+    assert objective.regularizer.on_sphere
+    assert (objective.regularize, objective.regularizer_weight) == ("embeddings", 0.7)
+    assert isinstance(made.balance, GradientBalance)
+    assert objective.teacher.momentum == CosineSchedule(0.996, 1.0, 100)
+    assert objective.monitor.every == 2
+    assert term("--monitor_every", "0").objective.monitor is None
+
+
+def test_a_term_from_flags_trains():
+    made = term("--monitor_every", "0")
+    x = torch.randn(4, 6)
+    made.loss(x, task=lambda: made.encoder.model(x).square().mean(), epoch=0).total.backward()
+    made.update()
+    assert made.objective.teacher.updates == 1
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ("--jepa_mask_ratio_entries 1", "--jepa_mask_ratio_entries is 1.0, but must be strictly between 0 and 1"),
+        ("--jepa_mask_ratio_nodes 0", "--jepa_mask_ratio_nodes is 0.0"),
+        ("--ema_momentum 1.1", "--ema_momentum is 1.1, but must be in"),
+        ("--jepa_weight nan", "--jepa_weight is nan, but must be finite"),
+        ("--jepa_pretrain_epochs -1", "--jepa_pretrain_epochs is -1, but must be at least 0"),
+        ("--jepa_weight 0", "so JEPA does nothing"),
+        ("--jepa_mode shared", "would agree on one point; add --jepa_regularizer"),
+        ("--jepa_mode simsiam --ema_schedule linear", "--jepa_mode simsiam has no momentum"),
+        ("--jepa_regularizer vicreg --jepa_regularizer_weight 0", "--jepa_regularizer does nothing"),
+        ("--jepa_regularize embeddings", "says where, but not what"),
+        ("--jepa_balance", "trunk is None; give from_args the part"),
+        ("--jepa_balance --jepa_weight 0 --jepa_pretrain_epochs 1", "--jepa_weight is 0; leave it out"),
+        ("--ema_schedule cosine", "updates is None; give from_args the number"),
+    ],
+)
+def test_what_cannot_be_is_refused_by_the_name_of_the_flag(flags: str, message: str):
+    with pytest.raises(ValueError, match=message):
+        term(*flags.split())
+
+
+@pytest.mark.parametrize("flags", ["--jepa_pretrain_epochs 2", "--jepa_loss squared", "--jepa_balance"])
+def test_flags_of_a_term_that_is_off_are_refused(flags: str):
+    with pytest.raises(ValueError, match="but JEPA is off; add --use_jepa"):
+        from_args(parsed(*flags.split()), encoder())
+
+
+def test_streams_and_modes_of_your_own_need_parts_of_your_own():
+    with pytest.raises(ValueError, match=r"names the streams \['objective'\].*give from_args views"):
+        term(encoder=encoder(objective=4))
+    views = EntryMasker(0.25)
+    assert term(encoder=encoder(objective=4), views=views).objective.views is views
+    parser = ArgumentParser()
+    add_jepa_arguments(parser, modes={"ema": "a copy", "mine": "a teacher of mine"})
+    args = parser.parse_args(["--use_jepa", "--jepa_mode", "mine"])
+    with pytest.raises(ValueError, match="--jepa_mode is mine, of which from_args knows no teacher"):
+        from_args(args, encoder())
+    mine = StopGradTeacher()
+    assert from_args(args, encoder(), teacher=mine).objective.teacher is mine

@@ -1,0 +1,589 @@
+"""Solver states as views: what is in them, how they are standardised, stored and handed back, and what is refused."""
+
+import copy
+import re
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from builders import seeded
+from small_lps import SmallLP, dense, random_lp, sparse
+from torch import Tensor, nn
+
+from jepa_ssl import JEPAObjective, MLPPredictor
+from jepa_ssl.contrib.symmetries.scales import scale_rhs
+from jepa_ssl.lp import SolverState, split_states
+from jepa_ssl.lp.checks import check_values
+from jepa_ssl.lp.instances import DenseLP, SparseLP
+from jepa_ssl.lp.pdhg import Problem, iterate
+from jepa_ssl.maskers import Seeds
+
+KINDS = ("constraint", "variable")
+SIZES = [(4, 5), (1, 3), (6, 2), (0, 2), (3, 4)]
+LPS = [random_lp(seed, *size) for seed, size in enumerate(SIZES)]
+DTYPES = [torch.float32, torch.float64]
+FREE = np.array([-np.inf]), np.array([np.inf])
+
+
+def fitted(steps: Any = (3, 20), **options: Any) -> SolverState[Any]:
+    lp_of = options.get("lp_of")
+    return SolverState(steps, **options).fit([sparse(LPS)] if lp_of is None else [("batch", sparse(LPS))])
+
+
+# What is in them
+
+
+def test_states_are_the_points_and_their_residuals_by_plain_matrices():
+    states = SolverState((3, 20)).states(sparse(LPS))
+    pieces = split_states(sparse(LPS), states)
+    for lp, piece in zip(LPS, pieces, strict=True):
+        A, b, c = (torch.tensor(part) for part in (lp.A, lp.b, lp.c))
+        problem = Problem.of(sparse([lp]))
+        for h, (x, lam) in enumerate(iterate(problem, (3, 20), problem.zero())):
+            expected = {"variable": torch.stack([x, c + A.T @ lam], 1), "constraint": torch.stack([lam, b - A @ x], 1)}
+            for kind in KINDS:
+                torch.testing.assert_close(piece[kind][:, 2 * h : 2 * h + 2], expected[kind], rtol=1e-12, atol=1e-12)
+
+
+def test_one_number_of_steps_is_a_sequence_of_one():
+    assert torch.equal(SolverState(7).states(sparse(LPS))["variable"], SolverState([7]).states(sparse(LPS))["variable"])
+
+
+def test_options_reach_the_iteration():
+    lp = sparse(LPS)
+    plain = SolverState(20).states(lp)["variable"]
+    each: list[dict[str, Any]] = [{"average": True}, {"restart_every": 5}, {"restart_every": 5, "rebalance": True}]
+    for options in each:
+        problem = Problem.of(lp)
+        x = iterate(problem, (20,), problem.zero(), **options)[0][0]
+        found = SolverState(20, **options).states(lp)["variable"]
+        assert torch.equal(found[:, 0], x)
+        assert not torch.equal(found, plain)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_the_views_of_ragged_lps(dtype: torch.dtype):
+    lp = sparse(LPS, dtype)
+    views = fitted()(lp)
+    assert views.context is lp
+    assert views.hidden == {"constraint": None, "variable": None}
+    for kind, sizes in zip(KINDS, zip(*SIZES, strict=True), strict=True):
+        assert views.target[kind].shape == (sum(sizes), 4)
+        assert views.target[kind].dtype == views.weight[kind].dtype == dtype
+        expected = [1 / size for size in sizes for _ in range(size)]
+        torch.testing.assert_close(views.weight[kind], torch.tensor(expected, dtype=dtype))
+
+
+@pytest.mark.parametrize("padding", [torch.nan, 7.0])
+def test_the_views_of_padded_lps_are_those_of_ragged_ones_laid_out(padding: float):
+    batch, view = dense(LPS, padding=padding), fitted()
+    views = view(batch)
+    assert views.context is batch
+    assert views.hidden == {"instance": None}
+    assert not views.weight
+    _, m, n = batch.A.shape
+    constraint, variable = views.target["instance"].split([4 * m, 4 * n], dim=1)
+    ragged = view(sparse(LPS)).target
+    for found, mask, expected in (
+        (constraint.unflatten(1, (m, 4)), batch.mask_m, ragged["constraint"]),
+        (variable.unflatten(1, (n, 4)), batch.mask_n, ragged["variable"]),
+    ):
+        torch.testing.assert_close(found[mask], expected, rtol=1e-10, atol=1e-10)
+        assert (found[~mask] == 0).all()
+
+
+def test_scaling_the_objective_or_the_right_hand_side_scales_one_side_of_the_state():
+    view = SolverState((5, 30))
+    lp = sparse(LPS)
+    states = view.states(lp)
+    objective = view.states(replace(lp, c=8 * lp.c))
+    assert torch.equal(objective["variable"], states["variable"] * torch.tensor([1, 8, 1, 8]))
+    assert torch.equal(objective["constraint"], states["constraint"] * torch.tensor([8, 1, 8, 1]))
+    # An LP without rows has no right-hand side to take the scale from.
+    lp = sparse([each for each in LPS if len(each.b)])
+    sides = view.states(replace(lp, b=8 * lp.b, lower=8 * lp.lower, upper=8 * lp.upper))
+    assert_scaled(sides, view.states(lp), x=8)
+
+
+def assert_scaled(found: dict[str, Tensor], states: dict[str, Tensor], x: float) -> None:
+    """x and slack times the scale, lam and reduced cost as they were."""
+    assert torch.equal(found["variable"], states["variable"] * torch.tensor([x, 1, x, 1]))
+    assert torch.equal(found["constraint"], states["constraint"] * torch.tensor([1, x, 1, x]))
+
+
+@pytest.mark.parametrize("batch", [sparse, dense])
+def test_without_right_hand_sides_the_bounds_carry_the_scale(batch: Any):
+    rng = np.random.default_rng(0)
+    lps = [
+        SmallLP(
+            rng.standard_normal((m, n)), np.zeros(m), rng.standard_normal(n), np.zeros(m, dtype=bool),
+            -rng.random(n), np.where(rng.random(n) < 0.5, rng.random(n), np.inf),
+        )
+        for m, n in [(3, 4), (2, 6), (5, 5)]
+    ]  # fmt: skip
+    view, scale = SolverState((5, 30)), 8.0
+    lp = batch(lps, padding=0.0) if batch is dense else batch(lps)
+    image = scale_rhs(lp, torch.full((len(lps),), scale, dtype=torch.float64)).instance
+    assert_scaled(view.states(image), view.states(lp), x=scale)
+    assert (view.states(lp)["variable"][..., 0] != 0).any()
+    # Beyond the limits of the weight it is not exact.
+    for cost, same in ((1e5, True), (1e9, False)):
+        costly = replace(lp, c=cost * lp.c)
+        image = scale_rhs(costly, torch.full((len(lps),), scale, dtype=torch.float64)).instance
+        found, states = view.states(image)["variable"][..., 2], view.states(costly)["variable"][..., 2]
+        assert torch.equal(found, scale * states) == same
+
+
+def test_no_gradient_flows_into_a_target():
+    lp = sparse(LPS)
+    views = fitted()(replace(lp, c=lp.c.clone().requires_grad_()))
+    assert not any(target.requires_grad for target in views.target.values())
+
+
+# Where they start
+
+
+def test_a_given_start_is_moved_into_the_bounds_and_started_from():
+    lp = sparse(LPS)
+    problem, view = Problem.of(lp), SolverState(1)
+    start = torch.full_like(lp.c, 5.0), torch.full_like(lp.b, -5.0)
+    expected = iterate(problem, (1,), problem.projected(start))[0]
+    states = view.states(lp, start=(start[0].float(), start[1].float()))
+    assert torch.equal(states["variable"][:, 0], expected[0])
+    assert torch.equal(states["constraint"][:, 0], expected[1])
+    assert not torch.equal(states["variable"], view.states(lp)["variable"])
+
+
+@pytest.mark.parametrize("batch", [sparse, dense])
+def test_a_random_start_follows_its_generator(batch: Any):
+    lp, view = batch(LPS), SolverState(1, start_scale=2.0)
+    states, again, other = (view.states(lp, generator=seeded(seed)) for seed in (3, 3, 4))
+    for kind in KINDS:
+        assert torch.equal(states[kind], again[kind])
+        assert not torch.equal(states[kind], other[kind])
+    if isinstance(lp, DenseLP):
+        assert (states["variable"][~lp.mask_n] == 0).all()
+        assert (states["constraint"][~lp.mask_m] == 0).all()
+    drawn = SolverState(1, start_scale=2.0)._start(Problem.of(lp), seeded(3))  # pyright: ignore[reportPrivateUsage]
+    assert all(torch.equal(a, b) for a, b in zip(drawn, Problem.of(lp).projected(drawn), strict=True))
+    before = torch.get_rng_state()
+    view.states(lp, generator=seeded(3))
+    assert torch.equal(before, torch.get_rng_state())
+
+
+def test_the_start_from_zero_draws_nothing():
+    generator = seeded(1)
+    before = generator.get_state()
+    fitted()(sparse(LPS), generator=generator)
+    assert torch.equal(before, generator.get_state())
+
+
+# Standardised
+
+
+@pytest.mark.parametrize("batch", [sparse, dense])
+def test_targets_have_mean_zero_and_deviation_one_over_what_was_fitted(batch: Any):
+    lps = [random_lp(seed, 3 + seed % 3, 4) for seed in range(60)]
+    batches = [batch(lps[:10]), batch(lps[10:])]
+    view = SolverState((3, 20)).fit(batches)
+    raw = SolverState((3, 20)).states(sparse(lps))
+    for kind, states in raw.items():
+        torch.testing.assert_close(view.get_buffer(f"{kind}_mean"), states.mean(0).float())
+        torch.testing.assert_close(view.get_buffer(f"{kind}_std"), states.std(0, correction=0).float())
+        z = view(sparse(lps)).target[kind]
+        inside = ((states - states.mean(0)).abs() < 9.9 * states.std(0)).all(0)
+        assert inside.any()
+        torch.testing.assert_close(z.mean(0)[inside], torch.zeros_like(z[0])[inside], rtol=0, atol=1e-5)
+        torch.testing.assert_close(z.std(0, correction=0)[inside], torch.ones_like(z[0])[inside], rtol=0, atol=1e-5)
+    assert view.items.tolist() == [len(raw["constraint"]), len(raw["variable"])]
+
+
+def test_a_number_that_never_changes_becomes_zero():
+    lp = SmallLP(np.zeros((1, 1)), np.ones(1), np.zeros(1), np.zeros(1, dtype=bool), *FREE)
+    for target in SolverState(3).fit([sparse([lp])])(sparse([lp])).target.values():
+        assert (target == 0).all()
+
+
+def test_fitting_again_forgets_the_first_time():
+    view = fitted()
+    again = SolverState((3, 20)).fit([sparse(LPS[:1])])
+    view.fit([sparse(LPS[:1])])
+    assert all(torch.equal(a, b) for a, b in zip(view.buffers(), again.buffers(), strict=True))
+
+
+def test_without_statistics_there_are_no_targets():
+    with pytest.raises(RuntimeError, match=r"no statistics.*call fit\(batches\).*load the state_dict"):
+        SolverState(3)(sparse(LPS))
+
+
+def test_statistics_are_saved_and_loaded():
+    view, copied = fitted(), SolverState((3, 20))
+    copied.load_state_dict(view.state_dict())
+    for kind in KINDS:
+        assert torch.equal(copied(sparse(LPS)).target[kind], view(sparse(LPS)).target[kind])
+        assert torch.equal(copy.deepcopy(view)(sparse(LPS)).target[kind], view(sparse(LPS)).target[kind])
+    copied.load_state_dict(SolverState((3, 20)).state_dict())
+    with pytest.raises(RuntimeError, match="no statistics"):
+        copied(sparse(LPS))
+
+
+@pytest.mark.parametrize("steps", [(3, 30), (3,), (3, 20, 30)])
+@pytest.mark.parametrize("strict", [True, False])
+def test_statistics_of_other_steps_are_refused_and_leave_the_module_as_it_was(steps: tuple[int, ...], strict: bool):
+    for other in (SolverState(steps), fitted(steps)):
+        before, was_fitted = copy.deepcopy(other.state_dict()), other.fitted
+        message = rf"are of steps=\(3, 20\), but this SolverState takes {re.escape(str(steps))}"
+        with pytest.raises(ValueError, match=message):
+            other.load_state_dict(fitted().state_dict(), strict=strict)
+        assert other.fitted == was_fitted
+        assert all(torch.equal(part, before[name]) for name, part in other.state_dict().items())
+
+
+# Stored
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_stored_states_are_the_fresh_ones_bit_for_bit_in_any_batch(dtype: torch.dtype):
+    view = SolverState((3, 20), restart_every=7).fit([sparse(LPS, dtype)])
+    stored = split_states(sparse(LPS, dtype), view.states(sparse(LPS, dtype)))
+    for chosen in ([0], [3, 1], [4, 0, 2, 1, 3]):
+        lp = sparse([LPS[i] for i in chosen], dtype)
+        together = {kind: torch.cat([stored[i][kind] for i in chosen]) for kind in KINDS}
+        cached = SolverState((3, 20), restart_every=7, states_of=lambda _, states=together: states)
+        cached.load_state_dict(view.state_dict())
+        fresh, found = view(lp), cached(lp)
+        for kind in KINDS:
+            assert torch.equal(found.target[kind], fresh.target[kind])
+            assert torch.equal(found.weight[kind], fresh.weight[kind])
+
+
+def test_states_of_padded_lps_are_cut_up_without_their_padding():
+    batch = dense(LPS)
+    states = SolverState(5).states(batch)
+    for i, (piece, (m, n)) in enumerate(zip(split_states(batch, states), SIZES, strict=True)):
+        assert torch.equal(piece["constraint"], states["constraint"][i, :m])
+        assert torch.equal(piece["variable"], states["variable"][i, :n])
+
+
+def test_pieces_do_not_keep_their_batch_in_memory():
+    piece = split_states(sparse(LPS), SolverState(5).states(sparse(LPS)))[0]
+    assert all(part.untyped_storage().nbytes() == part.numel() * part.element_size() for part in piece.values())
+
+
+def test_padding_of_stored_states_is_not_read():
+    batch = dense(LPS)
+    states = SolverState(5).states(batch)
+    states["constraint"][~batch.mask_m] = torch.nan
+    views = SolverState(5, states_of=lambda _: states).fit([batch])(batch)
+    assert torch.equal(views.target["instance"], SolverState(5).fit([batch])(batch).target["instance"])
+
+
+def test_stored_states_of_other_steps_or_lps_are_refused():
+    stored = SolverState(3).states(sparse(LPS))
+    view = SolverState((3, 20), states_of=lambda _: stored)
+    with pytest.raises(ValueError, match=r"states_of returned constraint states of shape \[14, 2\], but \[14, 4\]"):
+        view.fit([sparse(LPS)])
+
+
+@pytest.mark.parametrize(("kept", "missing"), [(("variable",), "constraint"), ((), "constraint and variable")])
+def test_stored_states_without_a_kind_are_refused(kept: tuple[str, ...], missing: str):
+    stored = {kind: SolverState(3).states(sparse(LPS))[kind] for kind in kept}
+    with pytest.raises(ValueError, match=rf"states_of returned .*but {missing} states are needed too; store"):
+        SolverState(3, states_of=lambda _: stored).fit([sparse(LPS)])
+
+
+# LPs without an optimum
+
+INFEASIBLE = SmallLP(np.array([[1.0]]), np.array([-1.0]), np.array([1.0]), np.array([False]), np.zeros(1), FREE[1])
+UNBOUNDED = SmallLP(np.array([[-1.0]]), np.array([1.0]), np.array([-1.0]), np.array([False]), np.zeros(1), FREE[1])
+ROWLESS = SmallLP(np.zeros((0, 1)), np.zeros(0), np.array([1.0]), np.zeros(0, dtype=bool), *FREE)
+EMPTY_ROW = SmallLP(np.zeros((1, 1)), np.array([-1.0]), np.zeros(1), np.array([True]), *FREE)
+
+
+@pytest.mark.parametrize("batch", [sparse, dense])
+@pytest.mark.parametrize("lp", [INFEASIBLE, UNBOUNDED, ROWLESS, EMPTY_ROW])
+def test_lps_without_an_optimum_have_finite_targets_that_grow_no_further_than_the_limit(lp: SmallLP, batch: Any):
+    view = SolverState((500, 1000)).fit([sparse(LPS, torch.float32)])
+    alone = batch([lp], torch.float32)
+    states = view.states(alone)
+    half, whole = (
+        max(float(states[kind][..., h : h + 2].abs().max()) for kind in KINDS if states[kind].numel()) for h in (0, 2)
+    )
+    assert whole == pytest.approx(2 * half, rel=0.01)  # the growth is linear
+    targets = view(alone).target.values()
+    assert all(target.isfinite().all() and (target.abs() <= 10).all() for target in targets)
+    assert any((target.abs() == 10).any() for target in targets)
+    neighbours = view(sparse([*LPS, lp], torch.float32)).target["variable"][:-1]
+    assert torch.equal(neighbours, view(sparse(LPS, torch.float32)).target["variable"])
+
+
+def test_coefficients_across_the_range_of_float32_leave_states_finite():
+    lp = replace(LPS[0], A=LPS[0].A * np.array([1e-6, 1, 1e6, 1, 1]), b=1e8 * LPS[0].b)
+    assert all(part.isfinite().all() for part in SolverState(1000).states(sparse([lp], torch.float32)).values())
+
+
+def one_variable(coefficient: float, c: float, lower: float = -np.inf) -> SmallLP:
+    return SmallLP(
+        np.array([[coefficient]]), np.ones(1), np.array([c]), np.array([False]), np.array([lower]), np.array([np.inf])
+    )
+
+
+@pytest.mark.parametrize("batch", [sparse, dense])
+@pytest.mark.parametrize(
+    "lp",
+    [
+        one_variable(1.0, -3e38),
+        one_variable(-1.0, -3e38, lower=0.0),
+        one_variable(1e-40, -1.0),
+        one_variable(np.nan, -1.0),
+        one_variable(1.0, np.inf),
+    ],
+)
+def test_targets_are_finite_whatever_the_numbers_are(lp: SmallLP, batch: Any):
+    view = SolverState((3, 300)).fit([sparse(LPS, torch.float32)])
+    targets = view(batch([*LPS, lp], torch.float32)).target
+    assert all(target.isfinite().all() and (target.abs() <= 10).all() for target in targets.values())
+
+
+def test_some_of_these_states_are_no_numbers():
+    lps = [one_variable(1.0, -3e38), one_variable(1e-40, -1.0), one_variable(np.nan, -1.0)]
+    for lp in lps:
+        states = SolverState((3, 300)).states(sparse([lp], torch.float32))
+        assert not all(part.isfinite().all() for part in states.values()), lp
+
+
+# In an objective
+
+
+def test_it_serves_an_objective_whose_batches_are_no_lps():
+    class Encoder(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.constraint, self.variable = nn.Linear(1, 8), nn.Linear(1, 8)
+
+        def forward(self, batch: tuple[str, SparseLP]) -> dict[str, Tensor]:
+            b, c = batch[1].b.float(), batch[1].c.float()
+            return {"constraint": self.constraint(b[:, None]), "variable": self.variable(c[:, None])}
+
+    class TargetAsItIs:
+        def __call__(self, encoder: Any, target: Any) -> Any:
+            return target
+
+        def update(self, encoder: Any) -> None: ...
+
+    batch = ("batch", sparse(LPS, torch.float32))
+    view = fitted(10, lp_of=lambda batch: batch[1])
+    predictor = MLPPredictor(dict.fromkeys(KINDS, 8))
+    project = nn.ModuleDict({kind: nn.Linear(8, 2) for kind in KINDS})
+    jepa = JEPAObjective(view, lambda z: {k: project[k](p) for k, p in predictor(z).items()}, TargetAsItIs())
+    encoder = Encoder()
+    jepa(encoder, batch).total.backward()
+    assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in encoder.parameters())
+    empty: SolverState[tuple[str, SparseLP]] = SolverState(10, lp_of=lambda batch: batch[1])
+    resumed = JEPAObjective(empty, MLPPredictor({}), TargetAsItIs())
+    resumed.load_state_dict({k: v for k, v in jepa.state_dict().items() if k.startswith("views.")}, strict=False)
+    for kind in KINDS:
+        assert torch.equal(empty(batch).target[kind], view(batch).target[kind])
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("batch", [sparse, dense])
+def test_a_gpu_is_not_waited_for_and_agrees(batch: Any):
+    on_cpu = batch(LPS)
+    on_gpu = type(on_cpu)(**{name: part.cuda() for name, part in vars(on_cpu).items()})
+    view = SolverState((3, 20), start_scale=0.0).fit([on_cpu])
+    expected = view(on_cpu).target
+    view.cuda()
+    view(on_gpu)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        found = view(on_gpu).target
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    for stream, target in expected.items():
+        torch.testing.assert_close(found[stream].cpu(), target, rtol=1e-8, atol=1e-8)
+
+
+@pytest.mark.parametrize("batch", [sparse, dense])
+def test_no_value_is_read(batch: Any):
+    """On the meta device, whose tensors have none: a GPU is not waited for."""
+    lp = batch(LPS)
+    unknown = type(lp)(**{name: part.to("meta") for name, part in vars(lp).items()})
+    view = SolverState((2, 6), average=True, restart_every=2, rebalance=True)
+    expected = view.states(lp)
+    view.fitted = True
+    assert {kind: part.shape for kind, part in view.states(unknown).items()} == {
+        kind: part.shape for kind, part in expected.items()
+    }
+    assert all(target.is_meta for target in view.to("meta")(unknown).target.values())
+
+
+# Refused
+
+
+@pytest.mark.parametrize("steps", [(), (10, 10), (100, 10)])
+def test_steps_that_do_not_rise_are_refused(steps: Any):
+    with pytest.raises(ValueError, match=r"steps is .*each larger than the one before.*100 is usual"):
+        SolverState(steps)
+
+
+@pytest.mark.parametrize("count", [0, -1, 2.5, 100.0, torch.nan])
+def test_counts_that_are_no_whole_numbers_from_one_are_refused(count: Any):
+    for steps in (count, (count, 200)):
+        with pytest.raises(ValueError, match=r"steps is .*whole number that is at least 1; 100 is usual"):
+            SolverState(steps)
+    with pytest.raises(ValueError, match=r"restart_every is .*whole number that is at least 1; use None"):
+        SolverState(3, restart_every=count)
+
+
+def test_counts_that_are_no_numbers_are_refused():
+    for count in (True, "100"):
+        with pytest.raises(TypeError, match=r"steps is .*must be a number"):
+            SolverState((count, 200))  # pyright: ignore[reportArgumentType]
+
+
+def test_counts_may_be_of_numpy():
+    assert SolverState(np.array([3, 20]), restart_every=np.int64(7)).steps == (3, 20)  # pyright: ignore
+
+
+def test_other_options_out_of_range_are_refused():
+    with pytest.raises(ValueError, match=r"rebalance is True, but happens at restarts; set restart_every"):
+        SolverState(3, rebalance=True)
+    with pytest.raises(ValueError, match=r"start_scale is 1.0.*0 with states_of.*leave one of the two out"):
+        SolverState(3, start_scale=1.0, states_of=lambda _: {})
+    with pytest.raises(ValueError, match=r"start_scale is -1"):
+        SolverState(3, start_scale=-1.0)
+
+
+def test_what_is_no_lp_is_refused():
+    with pytest.raises(TypeError, match=r"instance is a Tensor, but a SparseLP or a DenseLP is needed; pass lp_of="):
+        fitted()(torch.ones(3))
+    lp_of: Any = tuple
+    with pytest.raises(TypeError, match=r"lp_of returned a tuple"):
+        SolverState(3, lp_of=lp_of).fit([(1, 2)])
+
+
+def test_a_generator_on_another_device_and_a_start_of_another_shape_are_refused():
+    lp = sparse(LPS)
+    with pytest.raises(ValueError, match=r"start's x is \[2\], but the LPs need \[16\]"):
+        SolverState(3).states(lp, start=(torch.ones(2), torch.ones(2)))
+    on_meta = SparseLP(**{name: part.to("meta") for name, part in vars(lp).items()})
+    with pytest.raises(ValueError, match=r"generator is on cpu, but the instance is on meta"):
+        SolverState(3).states(on_meta, generator=seeded(0))
+
+
+@pytest.mark.parametrize("batch", [sparse, dense])
+@pytest.mark.parametrize("name", ["A", "b", "c"])
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_numbers_that_are_not_finite_are_refused_by_fit(batch: Any, name: str, value: float):
+    lp = batch(LPS)
+    field = "coefficient" if name == "A" and isinstance(lp, SparseLP) else name
+    bad = getattr(lp, field).clone()
+    bad[(0,) * bad.ndim] = value
+    with pytest.raises(ValueError, match=rf"{field}\[0.*\] is {value}, but must be finite"):
+        SolverState(3).fit([replace(lp, **{field: bad})])
+
+
+@pytest.mark.parametrize("batch", [sparse, dense])
+@pytest.mark.parametrize(("lower", "upper"), [(2.0, 1.0), (torch.nan, 1.0), (torch.inf, torch.inf)])
+def test_bounds_that_no_number_fits_between_are_refused_by_fit(batch: Any, lower: float, upper: float):
+    lp = batch(LPS)
+    bounds = {name: getattr(lp, name).clone() for name in ("lower", "upper")}
+    bounds["lower"][..., 1], bounds["upper"][..., 1] = lower, upper
+    with pytest.raises(ValueError, match=r"lower\[.*1\] is .* and upper.*; correct the bounds"):
+        SolverState(3).fit([replace(lp, **bounds)])
+
+
+def test_edges_and_offsets_that_leave_the_batch_are_refused_by_fit():
+    lp = sparse(LPS)
+    with pytest.raises(ValueError, match=r"edge_index\[0\] reaches"):
+        SolverState(3).fit([replace(lp, edge_index=lp.edge_index + 100)])
+    with pytest.raises(ValueError, match=r"constraint_offsets goes from"):
+        SolverState(3).fit([replace(lp, constraint_offsets=lp.constraint_offsets + 1)])
+    crossing = replace(lp, edge_index=torch.stack([lp.edge_index[0], lp.edge_index[1].flip(0)]))
+    for use in (SolverState(3).states, fitted(3)):
+        with pytest.raises(ValueError, match=r"joins a constraint of graph 0 to a variable of graph 4"):
+            use(crossing)
+    with pytest.raises(ValueError, match="give fit some batches"):
+        SolverState(3).fit([])
+
+
+def test_states_that_overflow_are_refused_by_fit():
+    lp = replace(LPS[0], A=1e-30 * LPS[0].A, c=1e30 * LPS[0].c, lower=LPS[0].lower - np.inf)
+    with pytest.raises(ValueError, match=r"states that are not finite; rescale"):
+        SolverState(3).fit([sparse([replace(lp, upper=lp.upper + np.inf)], torch.float32)])
+
+
+@pytest.mark.parametrize(
+    ("batch", "name", "change", "message"),
+    [
+        (sparse, "coefficient", lambda a: a.int(), r"coefficient is torch.int32, but must be floating.*\.float\(\)"),
+        (sparse, "b", lambda b: b.long(), r"b is torch.int64, but must be floating"),
+        (sparse, "c", lambda c: c.long(), r"c is torch.int64, but must be floating"),
+        (sparse, "upper", lambda u: u.float(), r"upper is torch.float32, but coefficient is torch.float64.*use \.to"),
+        (dense, "A", lambda a: a.long(), r"A is torch.int64, but must be floating"),
+        (dense, "lower", lambda u: u.bool(), r"lower is torch.bool, but must be floating"),
+        (dense, "b", lambda b: b.float(), r"b is torch.float32, but A is torch.float64.*use .to\(A.dtype\)"),
+        (sparse, "coefficient", lambda a: a[1:], r"coefficient has \d+ numbers, but edge_index has \d+ edges"),
+        (sparse, "b", lambda b: b[None], r"b is \[1, 14\].*torch.cat"),
+        (sparse, "coefficient", lambda a: a[:, None], r"coefficient is .*squeeze"),
+        (sparse, "edge_index", lambda e: e.t(), r"edge_index is "),
+        (sparse, "lower", lambda v: v[1:], r"lower is \[15\], but must be \[16\], one number a column"),
+        (sparse, "equality", lambda e: e.double(), r"equality is torch.float64, but must be bool"),
+        (dense, "A", lambda a: a[0], r"A is \[7, 6\], but must be \[batch, m, n\]"),
+        (dense, "b", lambda b: b[:, 1:], r"b is \[5, 6\], but must be \[5, 7\], one number a row"),
+        (dense, "mask_n", lambda m: m.sum(1), r"mask_n is \[5\]"),
+        (dense, "mask_m", lambda m: m.float(), r"mask_m is torch.float32, but must be bool; write mask_m != 0"),
+    ],
+)
+def test_shapes_that_do_not_fit_are_refused_before_any_work(batch: Any, name: str, change: Any, message: str):
+    lp = batch(LPS)
+    wrong = replace(lp, **{name: change(getattr(lp, name))})
+    with pytest.raises(ValueError, match=message):
+        SolverState(3).states(wrong)
+    with pytest.raises(ValueError, match=message):
+        check_values(wrong)
+
+
+@pytest.mark.parametrize("padding", [torch.nan, 3.0])
+def test_values_in_padding_are_not_looked_at(padding: float):
+    check_values(dense(LPS, padding=padding))
+
+
+@pytest.mark.parametrize("batch", [sparse, dense])
+def test_with_names_each_lp_starts_from_a_place_of_its_own(batch: Any):
+    view, names = SolverState(3, start_scale=1.0), torch.tensor([4, 9])
+    lps = [random_lp(seed, 4, 5) for seed in range(2)]
+    together = split_states(batch(lps), view.states(batch(lps), generator=Seeds(names)))
+    for i in range(2):
+        alone = split_states(
+            batch(lps[i : i + 1]), view.states(batch(lps[i : i + 1]), generator=Seeds(names[i : i + 1]))
+        )
+        assert all(torch.equal(together[i][kind], alone[0][kind]) for kind in alone[0])
+    with pytest.raises(ValueError, match=r"Seeds of 2 names, but there are 1 instances"):
+        SolverState(3).states(batch(lps[:1]), generator=Seeds(names))
+
+
+@pytest.mark.parametrize("batch", [sparse, dense])
+def test_autocast_leaves_states_as_they_are(batch: Any):
+    lp, view = batch(LPS, torch.float32), SolverState((3, 20), average=True, restart_every=5, rebalance=True)
+    expected = view.states(lp)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = view.states(lp)
+    for kind in KINDS:
+        assert found[kind].dtype == torch.float32
+        assert torch.equal(found[kind], expected[kind])
+
+
+def test_states_without_a_kind_and_starts_without_a_part_are_refused():
+    lp = sparse(LPS, torch.float32)
+    states = SolverState(3).states(lp)
+    with pytest.raises(ValueError, match=r"states\['variable'\] is missing, but must be"):
+        split_states(lp, {"constraint": states["constraint"]})
+    with pytest.raises(ValueError, match=r"states\['constraint'\] is \[3, 2\], but must be \[14\]"):
+        split_states(lp, {**states, "constraint": states["constraint"][:3]})
+    start: Any = ()
+    with pytest.raises(ValueError, match=r"start has 0 parts, but must be \(x, lam\)"):
+        SolverState(3).states(lp, start=start)

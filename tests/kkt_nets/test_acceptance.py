@@ -1,0 +1,496 @@
+"""The seven acceptance items of the specification, each on both paths."""
+
+import gc
+import json
+import math
+import os
+import shlex
+import struct
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import oracles
+import paths
+import pytest
+import torch
+import train
+from dataset import FlatCollate, LPDataset, batches, collate_graphs, epoch_order
+from jepa_adapter import KKTJepa
+from losses import kkt_loss, pad_predictions
+from models import GNNPolicy, KKTNetMLP
+from options import parse
+from runs import MODES, PATHS, RECIPES, TINY, checkpoint, differences, rows, train_rows
+from splits import open_split
+from torch import Tensor, nn
+
+from jepa_ssl.teachers import ema
+
+each_path = pytest.mark.parametrize("path", PATHS)
+EVERY = MODES | RECIPES
+each_mode = pytest.mark.parametrize("mode", MODES)
+each_teacher = pytest.mark.parametrize("mode", ["ema", "simsiam"])
+
+
+# ---- 1: every combination runs ---------------------------------------------------------------------------------------
+
+
+@each_path
+@each_mode
+def test_1_every_combination_of_path_and_mode_runs(run_training, tmp_path, path, mode):
+    run_training(*PATHS[path], *MODES[mode], "--epochs", 2, "--output_dir", tmp_path / "run")
+
+    assert {file.name for file in (tmp_path / "run").iterdir()} == {"last.pt", "best.pt", "metrics.jsonl"}
+    logged = train_rows(tmp_path / "run")
+    assert [row["step"] for row in logged] == [1, 2, 3, 4, 5, 6]
+    assert all(("train/loss_jepa" in row) == (mode != "kkt") for row in logged)
+    jepa = [0.2 * row.get("train/loss_jepa", 0.0) for row in logged]
+    expected = [row["train/loss_kkt"] + term for row, term in zip(logged, jepa, strict=True)]
+    assert [row["train/loss"] for row in logged] == pytest.approx(expected, rel=1e-5)
+
+
+@each_path
+@pytest.mark.parametrize(("flags", "task", "jepa"), [
+    ([], [1, 1, 1], [0, 0, 0]),
+    (["--use_jepa", "--jepa_pretrain_epochs", "2", "--jepa_weight", "0"], [0, 0, 1], [1, 1, 0]),
+    (["--use_jepa", "--jepa_pretrain_epochs", "2"], [0, 0, 1], [1, 1, 1]),
+    (["--use_jepa"], [1, 1, 1], [1, 1, 1]),
+], ids=["KKT alone", "JEPA, then KKT", "JEPA, then both", "both"])  # fmt: skip
+def test_1_the_four_ways_to_train_are_flags(run_training, tmp_path, path, flags, task, jepa):
+    run_training(*PATHS[path], *flags, "--epochs", 3, "--output_dir", tmp_path / "run")
+
+    last_of_epoch = [row for row in train_rows(tmp_path / "run") if row["step"] % 3 == 0]
+    assert ["train/loss_kkt" in row for row in last_of_epoch] == list(map(bool, task))
+    assert ["train/loss_jepa" in row for row in last_of_epoch] == list(map(bool, jepa))
+
+
+# ---- 2 and 3: who is the teacher -------------------------------------------------------------------------------------
+
+
+def prepared(data_root: Path, folder: Path, *flags: Any) -> Any:
+    """A tiny run that has not begun."""
+    given = map(str, ["--data_root", data_root, "--output_dir", folder, *flags])
+    return train.Run(parse([*TINY, *given]))
+
+
+def living_parameters() -> list[nn.Parameter]:
+    gc.collect()
+    return [thing for thing in gc.get_objects() if type(thing) is nn.Parameter]
+
+
+@pytest.mark.slow  # to look at all objects takes a second
+@each_path
+@each_teacher
+def test_2_a_target_model_lives_in_ema_alone(data_root, tmp_path, path, mode):
+    """Counted among all objects that are alive after a step: no hiding place escapes."""
+    before = living_parameters()
+    run = prepared(data_root, tmp_path / "run", *PATHS[path], *MODES[mode], "--epochs", 1)
+    update, untrained = run.jepa.update, []
+
+    def counted_update() -> None:
+        update()
+        known = {id(p) for group in run.optimizer.param_groups for p in group["params"]} | set(map(id, before))
+        untrained.append(sorted(tuple(p.shape) for p in living_parameters() if id(p) not in known))
+
+    run.jepa.update = counted_update
+    run.train()
+
+    copied = [] if mode == "simsiam" else sorted(tuple(p.shape) for p in run.jepa.encoder.parameters())
+    assert untrained == [copied] * 3
+
+
+@each_path
+def test_2_simsiam_never_copies(run_training, tmp_path, monkeypatch, path):
+    def refuse(*_: Any) -> None:
+        raise AssertionError("copied")
+
+    monkeypatch.setattr(ema, "deepcopy", refuse)
+    run_training(*PATHS[path], *MODES["simsiam"], "--epochs", 1, "--output_dir", tmp_path / "run")
+    with pytest.raises(AssertionError, match="copied"):  # it would have been noticed
+        run_training(*PATHS[path], *MODES["ema"], "--epochs", 1, "--output_dir", tmp_path / "other")
+
+
+@each_path
+def test_3_each_optimizer_step_moves_the_teacher_by_the_formula(data_root, tmp_path, monkeypatch, path):
+    flags = [*PATHS[path], *MODES["ema"], "--ema_momentum", 0.75, "--epochs", 2]
+    run = prepared(data_root, tmp_path / "run", *flags)
+    assert not differences(run.jepa.objective.teacher.target_model.state_dict(), run.jepa.encoder.state_dict())
+    online: list[dict[str, Tensor]] = []
+    teacher: list[dict[str, Tensor]] = [snapshot(run.jepa.objective.teacher.target_model)]
+    step, update = torch.optim.Adam.step, run.jepa.update
+
+    def recorded_step(*args: Any) -> None:
+        assert not differences(snapshot(run.jepa.objective.teacher.target_model), teacher[-1])  # moved by update alone
+        step(*args)
+        online.append(snapshot(run.jepa.encoder))
+
+    def recorded_update() -> None:
+        update()
+        teacher.append(snapshot(run.jepa.objective.teacher.target_model))
+
+    monkeypatch.setattr(torch.optim.Adam, "step", recorded_step)
+    run.jepa.update = recorded_update
+    run.train()
+
+    assert len(online) == len(teacher) - 1 == 6 == int(run.jepa.objective.teacher.updates)
+    for before, o, after in zip(teacher, online, teacher[1:], strict=False):
+        for name, moved in after.items():
+            expected = oracles.ema_update(before[name], o[name], 0.75)
+            torch.testing.assert_close(moved.double(), expected, rtol=1e-6, atol=1e-8)
+        assert any((after[name] != before[name]).any() for name in after)
+
+
+def snapshot(module: nn.Module) -> dict[str, Tensor]:
+    return {name: tensor.clone() for name, tensor in module.state_dict().items()}
+
+
+# ---- 4: epochs of JEPA alone -----------------------------------------------------------------------------------------
+
+
+@each_path
+@each_teacher
+def test_4_the_first_epochs_are_of_jepa_alone(data_root, tmp_path, monkeypatch, path, mode):
+    flags = [*PATHS[path], *MODES[mode], "--epochs", 3, "--jepa_pretrain_epochs", 2]
+    run = prepared(data_root, tmp_path / "run", *flags)
+    paid: dict[str, set[int]] = {"forward": set(), "head_x": set(), "head_lam": set(), "kkt_loss": set()}
+
+    def pay(name: str) -> None:
+        paid[name].add(run.epoch)
+        assert name != "forward" or run.epoch >= 2
+
+    def paid_loss(*args: Any, **weights: Any) -> Any:
+        pay("kkt_loss")
+        return kkt_loss(*args, **weights)
+
+    for name, module in (("forward", run.model), ("head_x", run.model.head_x), ("head_lam", run.model.head_lam)):
+        module.register_forward_hook(lambda *_, name=name: pay(name))
+    monkeypatch.setattr(paths, "kkt_loss", paid_loss)
+    run.train()
+
+    # The third epoch, and its validation, when the third is finished.
+    assert paid == {name: {2, 3} for name in paid}
+    pretraining = [row for row in train_rows(tmp_path / "run") if row["epoch"] < 2]
+    assert len(pretraining) == 6
+    for row in pretraining:
+        assert row["train/loss"] == row["train/loss_jepa"]
+        assert not {"train/loss_kkt", "train/primal", "val/loss_kkt"} & row.keys()
+
+
+@each_path
+@each_teacher
+def test_4_heads_do_not_move_and_nothing_is_best_before_kkt_is_trained(data_root, tmp_path, path, mode):
+    flags = [*PATHS[path], *MODES[mode], "--epochs", 2, "--jepa_pretrain_epochs", 2]
+    run = prepared(data_root, tmp_path / "run", *flags)
+    before = snapshot(run.model)
+    run.train()
+
+    moved = {name for name, tensor in run.model.state_dict().items() if not torch.equal(tensor, before[name])}
+    assert moved
+    assert not any(name.startswith("head_") for name in moved)
+    assert {file.name for file in (tmp_path / "run").iterdir()} == {"last.pt", "metrics.jsonl"}
+
+
+# ---- 5: what wandb recorded ------------------------------------------------------------------------------------------
+
+
+@each_path
+def test_5_wandb_gets_the_jepa_loss_every_log_every_steps(run_training, tmp_path, monkeypatch, path):
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    folder = tmp_path / "run"
+    flags = ["--log_every", 2, "--epochs", 4, "--jepa_pretrain_epochs", 2, "--output_dir", folder]
+    run_training(*PATHS[path], *MODES["ema"], *flags)
+
+    history = {int(row["_step"]): row for row in wandb_history(folder)}
+    assert [step for step, row in history.items() if "train/loss_jepa" in row] == [2, 4, 6, 8, 10, 12]
+    for row in rows(folder):
+        for name, value in row.items():
+            assert history[int(row["step"])]["_step" if name == "step" else name] == value
+
+
+def wandb_history(folder: Path) -> list[dict[str, float]]:
+    """The rows that wandb recorded; its own process may still be writing when the run's has finished."""
+    (path,) = folder.glob("wandb/offline-run-*/*.wandb")
+    records: list[Any] = []
+    for _ in range(300):
+        records = list(wandb_records(path.read_bytes()))
+        if records and records[-1].WhichOneof("record_type") == "exit":
+            break
+        time.sleep(0.1)
+    found = (record.history for record in records if record.WhichOneof("record_type") == "history")
+    return [{item.key or item.nested_key[0]: json.loads(item.value_json) for item in row.item} for row in found]
+
+
+def wandb_records(data: bytes) -> Iterator[Any]:
+    """Records in LevelDB's log format: blocks of 32 KiB, after 7 bytes of header."""
+    from wandb.proto.wandb_internal_pb2 import Record  # pyright: ignore[reportAttributeAccessIssue]
+
+    at, pending = 7, b""
+    while at + 7 <= len(data):
+        if 2**15 - at % 2**15 < 7:  # the rest of a block is too short for a header
+            at += 2**15 - at % 2**15
+            continue
+        length, kind = struct.unpack("<4xHB", data[at : at + 7])
+        if at + 7 + length > len(data):
+            return
+        pending += data[at + 7 : at + 7 + length]
+        at += 7 + length
+        if kind in (1, 4):  # whole, or its last part
+            yield Record.FromString(pending)
+            pending = b""
+
+
+# ---- 6: checkpoints, and going on from them --------------------------------------------------------------------------
+
+
+def without_names(state: dict[str, Any]) -> dict[str, Any]:
+    """All that is computed, less what names the run: its flags (of which --epochs and --resume differ), wandb's id."""
+    return {key: value for key, value in state.items() if key not in ("args", "run_id")}
+
+
+@each_path
+@pytest.mark.parametrize(("mode", "pretrain", "elsewhere"), [
+    ("ema", 0, False),
+    *(pytest.param(mode, pretrain, elsewhere, marks=pytest.mark.slow) for mode, pretrain, elsewhere in (
+        ("simsiam", 0, False), ("kkt", 0, False), ("ema", 2, False), ("simsiam", 2, False), ("kkt", 0, True),
+        ("ema", 0, True), ("shared", 1, False), ("frozen", 1, False), ("learned", 1, False),
+    )),
+])  # fmt: skip
+def test_6_a_resumed_run_equals_an_unbroken_one_bit_for_bit(run_training, tmp_path, path, mode, pretrain, elsewhere):
+    unbroken, first = tmp_path / "unbroken", tmp_path / "first"
+    second = tmp_path / "second" if elsewhere else first
+    flags = [*PATHS[path], *EVERY[mode], "--jepa_pretrain_epochs", pretrain, "--monitor_every", 2]
+    run_training(*flags, "--epochs", 4, "--output_dir", unbroken)
+    run_training(*flags, "--epochs", 2, "--output_dir", first)
+    run_training(*flags, "--epochs", 4, "--resume", first / "last.pt", *(["--output_dir", second] if elsewhere else []))
+
+    for name in ("last.pt", "best.pt"):
+        a, b = without_names(checkpoint(unbroken, name)), without_names(checkpoint(second, name))
+        assert a["epoch"] > 0
+        assert not differences(a, b)
+    assert (unbroken / "metrics.jsonl").read_bytes() == (second / "metrics.jsonl").read_bytes()
+
+
+@each_path
+def test_6_the_best_checkpoint_comes_along_into_another_folder(run_training, tmp_path, monkeypatch, path):
+    run_training(*PATHS[path], "--epochs", 2, "--output_dir", tmp_path / "first")
+    monkeypatch.setattr(train.Run, "_validate", lambda *_: False)  # nothing better is found
+    flags = ["--epochs", 3, "--resume", tmp_path / "first" / "last.pt", "--output_dir", tmp_path / "second"]
+    run_training(*PATHS[path], *flags)
+    assert not differences(checkpoint(tmp_path / "first", "best.pt"), checkpoint(tmp_path / "second", "best.pt"))
+
+
+@pytest.mark.slow
+@each_path
+@pytest.mark.parametrize("mode", ["ema", "simsiam", "schedule"])
+def test_6_a_run_killed_in_mid_epoch_equals_an_unbroken_one_once_resumed(
+    run_training, tmp_path, monkeypatch, path, mode
+):
+    flags = [*PATHS[path], *EVERY[mode], "--epochs", 4]
+    run_training(*flags, "--output_dir", tmp_path / "unbroken")
+    update, steps = KKTJepa.update, []
+
+    def interrupted_update(jepa: KKTJepa) -> None:
+        update(jepa)
+        steps.append(1)
+        if len(steps) == 8:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(KKTJepa, "update", interrupted_update)
+    with pytest.raises(KeyboardInterrupt):
+        run_training(*flags, "--output_dir", tmp_path / "killed")
+    monkeypatch.undo()
+    with (tmp_path / "killed" / "metrics.jsonl").open("a") as log:
+        log.write('{"step": 8, "epo')  # as a power cut leaves it
+    assert rows_beyond(tmp_path / "killed", step=6)
+    run_training(*flags, "--resume", tmp_path / "killed" / "last.pt")
+
+    a, b = (without_names(checkpoint(tmp_path / name)) for name in ("unbroken", "killed"))
+    assert not differences(a, b)
+    logs = [(tmp_path / name / "metrics.jsonl").read_bytes() for name in ("unbroken", "killed")]
+    assert logs[0] == logs[1]
+
+
+def rows_beyond(folder: Path, step: int) -> list[str]:
+    lines = (folder / "metrics.jsonl").read_text().splitlines()
+    return [line for line in lines[:-1] if json.loads(line)["step"] > step]
+
+
+@each_path
+@each_mode
+def test_6_a_checkpoint_has_a_target_model_in_ema_alone(run_training, tmp_path, path, mode):
+    run_training(*PATHS[path], *MODES[mode], "--epochs", 1, "--output_dir", tmp_path / "run")
+
+    state = checkpoint(tmp_path / "run")  # weights_only
+    assert {"epoch", "model", "optimizer", "args", "jepa"} <= state.keys()
+    assert state["epoch"] == 1
+    if mode == "kkt":
+        assert state["jepa"] is None
+        return
+    assert {"projector", "predictor"} <= state["jepa"].keys()
+    assert [name for name in keys(state) if "target" in name] == (["target_model"] if mode == "ema" else [])
+    assert not any("predictor" in name or "projector" in name for name in state["model"])  # the solver's gains no key
+
+
+def keys(state: Any) -> Iterator[str]:
+    for key, value in state.items() if isinstance(state, dict) else ():
+        yield str(key)
+        yield from keys(value)
+
+
+# ---- 7: without JEPA it is the plain loop ----------------------------------------------------------------------------
+
+
+@each_path
+def test_7_without_jepa_training_equals_the_plain_kkt_loop_bit_for_bit(run_training, data_root, tmp_path, path):
+    run = run_training(*PATHS[path], "--epochs", 3, "--output_dir", tmp_path / "run")
+
+    model, losses, validation = plain_kkt_loop(run.args)
+    assert not differences(checkpoint(tmp_path / "run")["model"], dict(model.state_dict()))
+    assert [row["train/loss"] for row in train_rows(tmp_path / "run")] == losses
+    assert [row["train/loss_kkt"] for row in train_rows(tmp_path / "run")] == losses
+    assert [row["val/loss_kkt"] for row in rows(tmp_path / "run") if "val/loss_kkt" in row] == validation
+
+
+def plain_kkt_loop(args: Any) -> tuple[nn.Module, list[float], list[float]]:
+    """Three epochs of what the repository did before it knew of JEPA."""
+    data, held_out = LPDataset(open_split(args, "train")), LPDataset(open_split(args, "val"))
+    m, n = max(data.max_rows, held_out.max_rows), max(data.max_columns, held_out.max_columns)
+    torch.manual_seed(args.seed)
+    model = GNNPolicy(args) if args.use_bipartite_graphs else KKTNetMLP(m, n, args.hidden_size)
+    collate = collate_graphs if args.use_bipartite_graphs else FlatCollate(m, n)
+    optimizer = torch.optim.Adam(model.parameters(), lr=args.lr)
+
+    def loss_of(batch: Any) -> Tensor:
+        if args.use_bipartite_graphs:
+            g = batch.batch_graph
+            x, lam = model(g.constraint_features, g.edge_index, g.edge_attr, g.variable_features)
+            y = pad_predictions(x, lam, batch.m_sizes, batch.n_sizes, *batch.A.shape[1:])
+        else:
+            y = model(batch.model_input)
+        return kkt_loss(y, batch.A, batch.b, batch.c, batch.mask_m, batch.mask_n, 0.1, 0.1, 0.6, 0.2)[0]
+
+    losses, validation = [], []
+    for epoch in range(3):
+        for instances in batches(epoch_order(len(data), args.seed, epoch), args.batch_size):
+            loss = loss_of(collate([data[i] for i in instances]))
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            losses.append(loss.item())
+        with torch.no_grad():
+            total = torch.zeros(())
+            for instances in batches(range(len(held_out)), args.batch_size):
+                total += loss_of(collate([held_out[i] for i in instances])) * len(instances)
+        validation.append(total.item() / len(held_out))
+    return model, losses, validation
+
+
+@each_path
+def test_7_turning_jepa_on_changes_neither_data_order_nor_initial_weights(data_root, tmp_path, monkeypatch, path):
+    orders: dict[str, list[list[list[int]]]] = {}
+    weights = {}
+    for mode in MODES:
+        run = prepared(data_root, tmp_path / mode, *PATHS[path], *MODES[mode], "--epochs", 2)
+        weights[mode] = snapshot(run.model)
+        seen = orders[mode] = []
+        make_loader = train.make_loader
+
+        def recorded(data: Any, collate: Any, order: Any, workers: int, seen=seen, make=make_loader) -> Any:
+            seen.append(order)
+            return make(data, collate, order, workers)
+
+        with monkeypatch.context() as patched:
+            patched.setattr(train, "make_loader", recorded)
+            run.train()
+
+    assert not differences(weights["kkt"], weights["ema"])
+    assert not differences(weights["kkt"], weights["simsiam"])
+    assert orders["kkt"] == orders["ema"] == orders["simsiam"]
+    train_orders = orders["kkt"][::2]  # every other one is of validation
+    assert [sorted(chain(*order)) for order in train_orders] == [list(range(12))] * 2
+    assert train_orders[0] != train_orders[1]
+
+
+# ---- the command lines as they stand, and other promises about whole runs --------------------------------------------
+
+COMMANDS = {
+    "flat": "--devices 0 --batch_size 8 --epochs 30 --use_jepa --jepa_mode ema --jepa_pretrain_epochs 0 "
+    "--jepa_weight 0.2 --jepa_mask_ratio_entries 0.5 --ema_momentum 0.996",
+    "graph": "--devices 0 --batch_size 4 --epochs 30 --use_bipartite_graphs --use_jepa --jepa_mode simsiam "
+    "--jepa_pretrain_epochs 3 --jepa_weight 0.2 --jepa_mask_ratio_nodes 0.3",
+}
+
+
+@each_path
+def test_the_command_lines_of_the_specification_parse(path):
+    args = parse(shlex.split(COMMANDS[path]))
+    assert (args.use_bipartite_graphs, args.batch_size, args.jepa_pretrain_epochs) == (
+        (False, 8, 0) if path == "flat" else (True, 4, 3)
+    )
+    assert (args.epochs, args.use_jepa, args.jepa_weight) == (30, True, 0.2)
+
+
+@pytest.mark.slow
+@each_path
+def test_the_command_lines_of_the_specification_run(tmp_path, path):
+    """As a user types them, on fewer LPs; the last of two equal flags wins."""
+    script = Path(train.__file__)
+    fewer = f"--train_instances 16 --val_instances 8 --epochs 4 --data_root {tmp_path / 'data'}"
+    command = [sys.executable, str(script), *shlex.split(COMMANDS[path]), *shlex.split(fewer)]
+    environment = {**os.environ, "WANDB_MODE": "offline", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(script.parents[3])}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
+
+    assert done.returncode == 0, done.stderr
+    (folder,) = (tmp_path / "exps").iterdir()
+    assert {"last.pt", "best.pt", "metrics.jsonl", "wandb"} == {file.name for file in folder.iterdir()}
+    assert checkpoint(folder)["epoch"] == 4
+    assert f"{folder.relative_to(tmp_path)}" in done.stdout
+
+
+@pytest.mark.slow
+@each_path
+def test_workers_change_nothing(run_training, tmp_path, path):
+    for workers in (0, 2):
+        flags = [*PATHS[path], *MODES["ema"], "--epochs", 2, "--num_workers", workers]
+        run_training(*flags, "--output_dir", tmp_path / str(workers))
+    a, b = (without_names(checkpoint(tmp_path / name)) for name in "02")
+    assert not differences(a, b)
+    assert (tmp_path / "0" / "metrics.jsonl").read_bytes() == (tmp_path / "2" / "metrics.jsonl").read_bytes()
+
+
+@each_path
+def test_the_global_random_state_is_left_alone_by_masks_and_loaders(data_root, tmp_path, path):
+    run = prepared(data_root, tmp_path / "run", *PATHS[path], *MODES["ema"], "--epochs", 1)
+    before = torch.get_rng_state()
+    run.train()
+    assert torch.equal(before, torch.get_rng_state())
+
+
+@pytest.mark.slow
+def test_real_lps_of_mixed_sizes_train_on_the_graph_path(tmp_path):
+    folder = Path(__file__).parents[3] / "shared" / "lp"
+    if not folder.exists():
+        pytest.skip(f"{folder} is not there")
+    files = sorted(map(str, folder.glob("*.mps")))
+    flags = f"--use_bipartite_graphs --use_jepa --epochs 1 --batch_size 4 --log_every 1 --output_dir {tmp_path / 'run'}"
+    train.main([*shlex.split(flags), "--lp_files", *files])
+    assert all(map(math.isfinite, chain(*(row.values() for row in rows(tmp_path / "run")))))
+
+
+def test_6_an_earlier_checkpoint_does_not_overwrite_what_came_after_it(run_training, tmp_path, capsys):
+    flags = ["--log_every", 1, "--output_dir", tmp_path / "run"]
+    run_training(*flags, "--epochs", 1)
+    first = tmp_path / "first.pt"
+    first.write_bytes((tmp_path / "run" / "last.pt").read_bytes())
+    run_training(*flags, "--epochs", 2, "--resume", tmp_path / "run" / "last.pt")
+    (tmp_path / "run" / "best.pt").write_bytes(first.read_bytes())
+    before = {path.name: path.read_bytes() for path in (tmp_path / "run").iterdir() if path.is_file()}
+    with pytest.raises(SystemExit) as stop:
+        run_training(*flags, "--epochs", 2, "--resume", tmp_path / "run" / "best.pt")
+    assert stop.value.code == 2
+    assert "would be overwritten" in capsys.readouterr().err
+    assert before == {path.name: path.read_bytes() for path in (tmp_path / "run").iterdir() if path.is_file()}

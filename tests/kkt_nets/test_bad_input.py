@@ -1,0 +1,502 @@
+"""Input that cannot be used: refused by name in one line, with an exit code that is not 0 and nothing overwritten."""
+
+import os
+import pickle
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import checkpoints
+import dataset
+import pytest
+import step
+import torch
+import train
+from lp import read_lp
+from options import parse
+from runs import MODES, PATHS, TINY, checkpoint, contents, differences, rows
+from torch import Tensor
+
+BAD_FILES = Path(__file__).parents[3] / "shared" / "lp" / "bad"
+each_path = pytest.mark.parametrize("path", PATHS)
+
+Refused = Callable[..., str]
+
+
+@pytest.fixture
+def refused(run_training: Callable[..., Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Refused:
+    """Runs `train.py` into the folder `new`, and returns the line with which it refuses."""
+
+    def run(*flags: Any) -> str:
+        capsys.readouterr()
+        given = flags if {"--output_dir", "--resume"} & set(flags) else [*flags, "--output_dir", tmp_path / "new"]
+        with pytest.raises(SystemExit) as stopped:
+            run_training("--epochs", 3, *given)
+        assert stopped.value.code == 2
+        shown = capsys.readouterr().err
+        assert "Traceback" not in shown
+        # Progress bars end their lines with a carriage return.
+        said = [line for line in shown.replace("\r", "\n").splitlines() if "error" in line]
+        assert len(said) == 1
+        assert shown.endswith(said[0] + "\n")
+        assert not list(tmp_path.glob("new/*.pt"))
+        return said[0]
+
+    return run
+
+
+@pytest.fixture
+def trained(run_training: Callable[..., Any], tmp_path: Path) -> Callable[..., Path]:
+    """The checkpoint of a run of one epoch."""
+
+    def run(*flags: Any, name: str = "trained") -> Path:
+        run_training("--epochs", 1, *flags, "--output_dir", tmp_path / name)
+        return tmp_path / name / "last.pt"
+
+    return run
+
+
+# ---- as a user sees it -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("flags", "said"), [
+    (["--jepa_wieght", "0.3"], "unknown flag or config key 'jepa_wieght': did you mean --jepa_weight?"),
+    (["--lp_files", "missing.mps"], "missing.mps does not exist"),
+    (["--resume", "broken.pt"], "broken.pt cannot be read as a checkpoint"),
+    (["--lr", "1e30", "--output_dir", "new"], "the loss is not finite at step 2"),
+], ids=["flag", "file", "checkpoint", "loss"])  # fmt: skip
+def test_the_process_ends_with_2_and_one_line(tmp_path, data_root, flags, said):
+    (tmp_path / "broken.pt").write_bytes(b"no checkpoint")
+    script = Path(train.__file__)
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(script.parents[3])}
+    command = [sys.executable, str(script), *TINY, "--data_root", str(data_root), *flags]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120)
+
+    assert done.returncode == 2
+    last = done.stderr.replace("\r", "\n").splitlines()[-1]
+    assert last.startswith("train.py: error: ")
+    assert said in last
+    assert "Traceback" not in done.stderr
+
+
+# ---- model files -----------------------------------------------------------------------------------------------------
+
+MODELS = {
+    "garbage.lp": "\\^%(^%(T&*)(lkszdvhf6v54y,x,\ndvhfalkm,x,^%(^%\n",
+    "prose.lp": "blah blah not a good file\n",
+    "garbage.mps": "*^%(^%(T&*)(lks\ndvhfal%(^%(^\n",
+    "nan_cost.mps": "NAME chip\nROWS\n L r\n N cost\nCOLUMNS\n x r 1 cost nan\n y r 2 cost -2\nRHS\n h r 8\nENDATA\n",
+    "quadratic.lp": "Maximize\n obj: x2 + [ - x1^2 ]/2\nBounds\n 0 <= x1 <= 40\nEnd\n",
+    "empty.lp": "",
+    "empty.mps": "NAME nothing\nROWS\n N cost\nCOLUMNS\nRHS\nENDATA\n",
+    "infeasible.lp": "Minimize\n obj: x\nSubject To\n a: x >= 2\n b: x <= 1\nEnd\n",
+    "unbounded.lp": "Minimize\n obj: x\nSubject To\n a: x <= 1\nBounds\n x free\nEnd\n",
+    "model.txt": "Minimize\n obj: x\nSubject To\n a: x >= 2\nEnd\n",
+}
+GOOD = "Minimize\n obj: x + 2 y\nSubject To\n a: x + y >= 2\n b: x - y <= 3\nEnd\n"
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_a_model_that_cannot_be_trained_on_is_refused_by_name(refused, tmp_path, name):
+    (tmp_path / name).write_text(MODELS[name])
+    (tmp_path / "good.lp").write_text(GOOD)
+    before = contents(tmp_path)
+    assert str(tmp_path / name) in refused("--lp_files", tmp_path / "good.lp", tmp_path / name)
+    assert contents(tmp_path) == before
+
+
+@pytest.mark.parametrize("file", sorted(BAD_FILES.glob("*")), ids=lambda file: file.name)
+def test_a_shipped_bad_file_is_refused_by_name(refused, file):
+    assert str(file) in refused("--lp_files", file)
+
+
+def test_the_shipped_bad_files_are_there():
+    if not BAD_FILES.exists():
+        pytest.skip(f"{BAD_FILES} is not there; the models written out in this file stand for it")
+    assert list(BAD_FILES.iterdir())
+
+
+def test_a_missing_file_and_a_folder_are_refused_by_name(refused, tmp_path):
+    (tmp_path / "folder.mps").mkdir()
+    assert "missing.mps does not exist" in refused("--lp_files", tmp_path / "missing.mps")
+    assert "folder.mps is a folder" in refused("--lp_files", tmp_path / "folder.mps")
+
+
+@each_path
+def test_a_graph_without_edges_is_refused_by_name_before_training(refused, tmp_path, path):
+    (tmp_path / "edgeless.lp").write_text("Minimize\n obj: 0 x\nSubject To\n a: 0 x <= 1\nBounds\n x free\nEnd\n")
+    (tmp_path / "good.lp").write_text(GOOD)
+    files = [tmp_path / "good.lp", tmp_path / "edgeless.lp"]
+    said = refused(*PATHS[path], "--lp_files", *files, "--num_workers", 0)
+    assert "edgeless" in said
+    assert not (tmp_path / "new" / "metrics.jsonl").exists()
+
+
+@each_path
+@pytest.mark.parametrize("mode", MODES)
+def test_a_batch_of_one_graph_with_one_variable_trains(run_training, tmp_path, path, mode):
+    """Nothing can be hidden of a lone node; the run goes on, and all it logs is finite."""
+    (tmp_path / "lone.lp").write_text("Minimize\n obj: x\nSubject To\n a: x >= 1\nBounds\n x free\nEnd\n")
+    pretrain = 1 if mode != "kkt" else 0
+    flags = [*PATHS[path], *MODES[mode], "--jepa_pretrain_epochs", pretrain, "--epochs", 2, "--batch_size", 1]
+    run = run_training(*flags, "--lp_files", tmp_path / "lone.lp", "--output_dir", tmp_path / "run")
+
+    lp = read_lp(tmp_path / "lone.lp")
+    assert (lp.rows, lp.columns) == (1, 1)
+    assert all(torch.tensor(list(row.values())).isfinite().all() for row in rows(run.folder))
+    if path == "graph" and mode != "kkt":
+        assert rows(run.folder)[0]["train/loss_jepa"] == 0.0
+
+
+def test_an_mlp_whose_input_does_not_fit_says_how_large_it_is_and_where_to_go(refused, monkeypatch):
+    class Memory:
+        available = 10_000
+
+    monkeypatch.setattr(dataset.psutil, "virtual_memory", Memory)
+    said = refused("--hidden_size", 256)
+    assert "GiB" in said
+    assert "--use_bipartite_graphs" in said
+
+
+# ---- flags and configs -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("flag", ["--jepa_mask_ratio_entries", "--jepa_mask_ratio_nodes"])
+@pytest.mark.parametrize("value", ["0", "1", "-0.1", "1.5", "nan", "inf"])
+def test_a_ratio_outside_the_open_interval_is_refused(refused, flag, value):
+    assert f"{flag} is {float(value)}, but must be strictly between 0 and 1" in refused("--use_jepa", flag, value)
+
+
+@pytest.mark.parametrize("value", ["-0.01", "1.01", "nan", "inf"])
+def test_a_momentum_outside_0_to_1_is_refused(refused, value):
+    assert f"--ema_momentum is {float(value)}, but must be in [0, 1]" in refused("--use_jepa", "--ema_momentum", value)
+
+
+@pytest.mark.parametrize("value", ["-0.1", "nan", "inf", "-inf"])
+@pytest.mark.parametrize("name", ["jepa", "primal", "dual", "stationarity", "complementary_slackness"])
+def test_a_weight_that_is_negative_or_not_finite_is_refused(refused, name, value):
+    assert f"--{name}_weight is {float(value)}, but must be finite and at least 0" in refused(
+        f"--{name}_weight={value}"
+    )
+
+
+@pytest.mark.parametrize(("flags", "said"), [
+    (["--epochs", "0"], "--epochs is 0"),
+    (["--epochs", "two"], "invalid int value: 'two'"),
+    (["--batch_size", "0"], "--batch_size is 0"),
+    (["--train_instances", "0"], "--train_instances is 0"),
+    (["--log_every", "0"], "--log_every is 0"),
+    (["--lr", "nan"], "--lr is nan"),
+    (["--seed", "-1"], "--seed is -1"),
+    (["--seed", str(2**64)], "--seed is 18446744073709551616"),
+    (["--num_workers", "-1"], "--num_workers is -1"),
+    (["--devices", "gpu"], "--devices is gpu"),
+    (["--jepa_views", "nodes"], "--jepa_views is nodes, but the MLP has entries, structure, solver_state"),
+    (["--jepa_regularizer", "vicreg"], "--jepa_regularizer is of the JEPA term, but JEPA is off; add --use_jepa"),
+    (["--jepa_views", "structure"], "--jepa_views is of the JEPA term, but JEPA is off; add --use_jepa"),
+    (["--jepa_balance"], "--jepa_balance is of the JEPA term, but JEPA is off"),
+    (["--use_jepa", "--jepa_mode", "frozen"], "solver states are read by a network of their own"),
+    (["--use_jepa", "--jepa_views", "solver_state"], "--jepa_mode is ema and --jepa_views solver_state"),
+    (["--use_jepa", "--jepa_mode", "simsiam", "--ema_schedule", "linear"], "simsiam has no momentum; leave it out"),
+    (["--use_jepa", "--jepa_mode", "shared"], "would agree on one point; add --jepa_regularizer vicreg or sigreg"),
+    (["--use_jepa", "--jepa_regularizer", "sigreg", "--jepa_regularizer_weight", "0"], "does nothing; leave it out"),
+    (["--use_jepa", "--jepa_balance", "--jepa_weight", "0", "--jepa_pretrain_epochs", "2"], "weight is 0; leave"),
+    (["--use_jepa", "--jepa_weight", "0"], "so JEPA does nothing; leave --use_jepa out"),
+    (["--monitor_every", "-1"], "--monitor_every is -1, but must be at least 0"),
+    (["--jepa_solver_steps", "0"], "--jepa_solver_steps is 0, but must be at least 1"),
+    (["--jepa_mode", "byol"], "invalid choice: 'byol'"),
+    (["--problems", "setcover"], "unknown family 'setcover': did you mean set_cover?"),
+    (["--problems", "zzz"], "choose among set_cover"),
+    (["--problems", "random", "random"], "names random twice"),
+    (["--set_cover_size", "0", "5"], "--set_cover_size is 0 5, but must have rows >= 1, columns >="),
+    (["--jepa_pretrain_epochs", "1"], "JEPA is off; add --use_jepa"),
+    (["--use_jepa", "--jepa_pretrain_epochs", "9"], "the run has 3 epochs in all"),
+    (["--use_jepas"], "unknown flag or config key 'use_jepas': did you mean --use_jepa?"),
+    (["--jepa_weigth=0.2"], "did you mean --jepa_weight?"),
+    (["--use_jep"], "did you mean --use_jepa?"),  # no abbreviations: they hide spelling mistakes
+    (["epochs"], "did you mean --epochs?"),
+    (["--qqqq"], "unknown flag or config key 'qqqq': --help lists them all"),
+])  # fmt: skip
+def test_a_flag_that_is_unknown_or_out_of_range_is_refused(refused, flags, said):
+    assert said in refused(*flags)
+
+
+@pytest.mark.parametrize(("text", "said"), [
+    ("jepa_wieght: 0.3", "unknown flag or config key 'jepa_wieght': did you mean --jepa_weight?"),
+    ("jepa_wieght:", "unknown flag or config key 'jepa_wieght'"),
+    ("jepa_wieght: []", "unknown flag or config key 'jepa_wieght'"),
+    ("jepa_wieght: {a: 1}", "unknown flag or config key 'jepa_wieght'"),
+    ("3: 4", "unknown flag or config key '3'"),
+    ("ema_momentum: 1.5", "--ema_momentum is 1.5, but must be in [0, 1]"),
+    ("jepa_mode: byol", "invalid choice: 'byol'"),
+    ("lr: fast", "invalid float value: 'fast'"),
+    ("lr:", "invalid float value: ''"),
+    ("use_jepa: perhaps", "use_jepa"),
+    ("use_jepa: [true, false]", "use_jepa is [True, False], but must be true or false"),
+    ("batch_size: [4, 8]", "batch_size can't be set to a list"),
+    ("lr: [1,\nb: {", "is no YAML"),
+    ("epochs: 1\nlr: 1\nepochs: 2", "it gives epochs twice; keep one of the two"),
+    ("lr: &a 1\nprimal_weight: *a", "is no YAML: it has an alias, an asterisk and a name; write the value out"),
+    (f"lr: {'[' * 2000}{']' * 2000}", "is nested too deeply"),
+    (f"jepa_weight: {'9' * 5000}", "is no YAML: Exceeds the limit"),
+    ("jepa_pretrain_epochs: --", "--jepa_pretrain_epochs"),  # no value, or from Python 3.13 on no whole number
+    ("".join(f"key{i}: 1\n" for i in range(3000)), "has 3000 keys, more than there are flags"),
+    ("train_instances: 2147483648", "--train_instances is 2147483648, but must be at least 1 and below 2**31"),
+    ("random_size: [3, 2147483648]", "all below 2**31"),
+    ("config: other.yaml", "names another config, which would not be read; drop the key config"),
+    ("random_size: [4, 0]", "--random_size is 4 0, but must have rows >= 1, columns >= 1"),
+    ("", "holds no flags"),
+    ("- lr", "holds no flags"),
+])  # fmt: skip
+def test_a_config_that_is_broken_unknown_or_out_of_range_is_refused(data_root, tmp_path, capsys, text, said):
+    (tmp_path / "run.yaml").write_text(text)
+    with pytest.raises(SystemExit) as stopped:
+        parse(["--config", str(tmp_path / "run.yaml")])
+    shown = capsys.readouterr().err
+    assert stopped.value.code == 2
+    assert said in shown
+    assert shown.count("\n") == 1
+
+
+def test_a_config_that_is_missing_a_folder_or_binary_is_refused(refused, tmp_path):
+    (tmp_path / "folder.yaml").mkdir()
+    (tmp_path / "binary.yaml").write_bytes(b"\xff\xfe\x00")
+    assert "missing.yaml" in refused("--config", tmp_path / "missing.yaml")
+    assert "folder.yaml" in refused("--config", tmp_path / "folder.yaml")
+    assert "binary.yaml is no YAML" in refused("--config", tmp_path / "binary.yaml")
+
+
+# ---- folders ---------------------------------------------------------------------------------------------------------
+
+
+def test_an_output_folder_that_cannot_be_made_is_refused_before_anything_is_generated(refused, tmp_path):
+    (tmp_path / "file").write_text("mine")
+    for folder in (tmp_path / "file", tmp_path / "file" / "below"):
+        said = refused("--output_dir", folder, "--data_root", tmp_path / "data")
+        assert f"--output_dir {folder} cannot be written to" in said
+        assert "name another folder" in said
+    assert (tmp_path / "file").read_text() == "mine"
+    assert not (tmp_path / "data").exists()
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_a_folder_without_write_permission_is_refused(refused, tmp_path):
+    (tmp_path / "locked").mkdir(mode=0o500)
+    assert "cannot be written to" in refused("--output_dir", tmp_path / "locked")
+
+
+def test_a_data_folder_that_cannot_be_made_is_refused(refused, tmp_path):
+    (tmp_path / "file").write_text("mine")
+    for folder in (tmp_path / "file", tmp_path / "file" / "below"):
+        said = refused("--data_root", folder)
+        assert f"--data_root {folder} cannot be written to" in said
+        assert "name another folder" in said
+
+
+def test_a_run_is_never_overwritten_by_another(refused, trained, tmp_path):
+    first, second = trained(name="first"), trained(name="second")
+    before = contents(tmp_path)
+    assert "holds a run already; continue it with --resume" in refused("--output_dir", first.parent)
+    assert "holds a run already" in refused("--resume", first, "--output_dir", second.parent)
+    second.unlink()  # killed between its first best.pt and its first last.pt
+    del before["second/last.pt"]
+    assert "holds a run already" in refused("--output_dir", second.parent)
+    assert contents(tmp_path) == before
+
+
+# ---- checkpoints to go on from ---------------------------------------------------------------------------------------
+
+
+def test_a_checkpoint_that_is_missing_a_folder_or_damaged_is_refused(refused, trained, tmp_path):
+    last = trained()
+    before = contents(last.parent)
+    whole = last.read_bytes()
+    for damaged in (b"", b"hello", whole[:9], whole[: len(whole) // 2], whole[:-1]):
+        (tmp_path / "damaged.pt").write_bytes(damaged)
+        assert "damaged.pt cannot be read as a checkpoint" in refused("--resume", tmp_path / "damaged.pt")
+    assert "nowhere.pt does not exist" in refused("--resume", tmp_path / "nowhere.pt")
+    assert "is a folder; name the checkpoint in it" in refused("--resume", last.parent)
+    assert contents(last.parent) == before
+
+
+@pytest.mark.parametrize("content", [
+    {"weights": 1}, torch.zeros(3), [1, 2], {"model": {}, "optimizer": {}, "epoch": 3, "args": {}},
+], ids=["dict", "tensor", "list", "other trainer"])  # fmt: skip
+def test_a_torch_file_of_another_kind_is_refused(refused, tmp_path, content):
+    torch.save(content, tmp_path / "other.pt")
+    assert "not a checkpoint of train.py" in refused("--resume", tmp_path / "other.pt")
+
+
+class Command:
+    """Runs when it is unpickled."""
+
+    def __init__(self, target: Path) -> None:
+        self.target = target
+
+    def __reduce__(self) -> Any:
+        return os.mkdir, (str(self.target),)
+
+
+@pytest.mark.parametrize("save", [torch.save, lambda thing, path: path.write_bytes(pickle.dumps(thing))])
+def test_code_in_a_checkpoint_does_not_run(refused, tmp_path, save):
+    save({"model": Command(tmp_path / "ran")}, tmp_path / "evil.pt")
+    assert "cannot be read as a checkpoint" in refused("--resume", tmp_path / "evil.pt")
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize(("trained_with", "resumed_with", "said"), [
+    ([], ["--use_bipartite_graphs"], "--use_bipartite_graphs is True"),
+    ([], ["--use_jepa"], "--use_jepa is True"),
+    (["--use_jepa"], [], "--use_jepa is False"),
+    (["--use_jepa"], ["--use_jepa", "--jepa_mode", "simsiam"], "--jepa_mode is simsiam"),
+    (["--use_jepa", "--jepa_mode", "simsiam"], ["--use_jepa"], "--jepa_mode is ema"),
+    ([], ["--hidden_size", "16"], "--hidden_size is 16"),
+    ([], ["--set_cover_size", "4", "5"], "--set_cover_size is [4, 5]"),
+    ([], ["--seed", "1"], "--seed is 1"),
+    ([], ["--lr", "0.1"], "--lr is 0.1"),
+])  # fmt: skip
+def test_a_checkpoint_of_a_run_with_other_flags_is_refused(refused, trained, trained_with, resumed_with, said):
+    last = trained(*trained_with)
+    before = contents(last.parent)
+    message = refused("--resume", last, *resumed_with)
+    assert said in message
+    assert " and was " in message
+    assert contents(last.parent) == before
+
+
+def test_a_checkpoint_that_has_seen_more_epochs_is_refused(refused, trained):
+    assert "has seen 2 already; raise --epochs" in refused("--resume", trained("--epochs", 2), "--epochs", 1)
+
+
+def rewritten(last: Path, change: Callable[[dict[str, Any]], object]) -> Path:
+    state = checkpoint(last.parent)
+    change(state)
+    checkpoints.save(last, state)
+    return last
+
+
+@each_path
+@pytest.mark.parametrize("change", [
+    lambda state: state["model"].update({name: torch.zeros(2, 3) for name in list(state["model"])[:1]}),
+    lambda state: state["model"].clear(),
+    lambda state: state["jepa"].pop("projector"),
+    lambda state: state.update(jepa=None),
+    lambda state: state["optimizer"].update(param_groups=[]),
+    lambda state: state.update(rng=torch.zeros(3)),
+], ids=["sizes", "no weights", "no projector", "no jepa", "optimizer", "random state"])  # fmt: skip
+def test_a_checkpoint_of_another_model_is_refused(refused, trained, path, change):
+    last = rewritten(trained(*PATHS[path], "--use_jepa"), change)
+    before = contents(last.parent)
+    assert f"{last} is of another model" in refused(*PATHS[path], "--use_jepa", "--resume", last)
+    assert contents(last.parent) == before
+
+
+@each_path
+def test_without_its_teacher_a_run_goes_on_from_the_online_weights_and_says_so(
+    run_training, data_root, trained, capsys, path
+):
+    flags = [*PATHS[path], "--use_jepa"]
+    last = rewritten(trained(*flags), lambda state: state["jepa"].pop("target_model"))
+    capsys.readouterr()
+    given = map(str, [*TINY, "--data_root", data_root, *flags, "--epochs", 2, "--resume", last])
+    run: Any = train.Run(parse(list(given)))
+    assert "has no teacher: it starts from the online weights" in capsys.readouterr().err
+    assert not differences(run.jepa.objective.teacher.target_model.state_dict(), run.jepa.encoder.state_dict())
+    assert run.jepa.encoder.trunk.state_dict().keys()
+    run.train()
+    assert "target_model" in checkpoint(last.parent)["jepa"]
+
+
+# ---- a loss that is not finite ---------------------------------------------------------------------------------------
+
+
+@each_path
+@pytest.mark.parametrize("mode", MODES)
+def test_a_loss_that_is_not_finite_stops_with_step_instances_and_terms(refused, tmp_path, path, mode):
+    said = refused(*PATHS[path], *MODES[mode], "--lr", 1e30, "--log_every", 10)
+    assert "the loss is not finite at step 2" in said
+    assert "train/stationarity" in said
+    assert "set_cover-3x5-" in said
+    assert "random-4x3-" in said
+    assert said.count("set_cover-") + said.count("random-") == 4  # the batch's, and no others
+    assert ("train/loss_jepa" in said) == (mode != "kkt")
+    assert not (tmp_path / "new" / "last.pt").exists()
+
+
+@each_path
+def test_the_last_good_checkpoint_survives_a_loss_that_is_not_finite(refused, trained, monkeypatch, path):
+    last = trained(*PATHS[path], "--use_jepa")
+    before = {name: digest for name, digest in contents(last.parent).items() if name.endswith(".pt")}
+    monkeypatch.setattr(step, "kkt", poisoned(step.kkt, call=2))
+    said = refused(*PATHS[path], "--use_jepa", "--resume", last)
+    assert "the loss is not finite at step 5" in said  # three of the first epoch, and the second of this one
+    assert "train/loss_kkt nan" in said
+    after = {name: digest for name, digest in contents(last.parent).items() if name.endswith(".pt")}
+    assert after == before
+
+
+def poisoned(kkt: Callable[..., Any], call: int) -> Callable[..., Any]:
+    calls: list[int] = []
+
+    def poison(*args: Any) -> tuple[Tensor, dict[str, Tensor]]:
+        calls.append(1)
+        loss, terms = kkt(*args)
+        return loss * (float("nan") if len(calls) == call else 1.0), terms
+
+    return poison
+
+
+@each_path
+def test_a_validation_loss_that_is_not_finite_stops_the_run(refused, trained, monkeypatch, path):
+    last = trained(*PATHS[path])
+    before = checkpoint(last.parent)
+    monkeypatch.setattr(train, "kkt", poisoned(train.kkt, call=1))
+    said = refused(*PATHS[path], "--resume", last)
+    assert "val/loss_kkt nan" in said
+    assert not differences(checkpoint(last.parent), before)
+
+
+def test_weights_that_are_not_finite_are_not_saved(refused, trained, monkeypatch):
+    """The last step's own loss was finite; what it did to the weights would be noticed an epoch later."""
+    last = trained("--use_jepa")
+    before = checkpoint(last.parent)
+    plain_step = torch.optim.Adam.step
+
+    def overflowing(optimizer: torch.optim.Adam, *args: Any) -> None:
+        plain_step(optimizer, *args)
+        if optimizer.state[optimizer.param_groups[0]["params"][0]]["step"] == 6:
+            with torch.no_grad():
+                optimizer.param_groups[0]["params"][-1].fill_(torch.inf)  # the predictor's
+
+    monkeypatch.setattr(torch.optim.Adam, "step", overflowing)
+    assert "not finite" in refused("--use_jepa", "--resume", last)
+    assert not differences(checkpoint(last.parent), before)
+
+
+def test_a_full_disk_leaves_the_last_checkpoint_whole(refused, trained, monkeypatch):
+    last = trained()
+    before = checkpoint(last.parent)
+    save = torch.save
+
+    def half_saved(state: Any, file: Any) -> None:
+        save({}, file)
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(torch, "save", half_saved)
+    assert "No space left on device" in refused("--resume", last)
+    assert not differences(checkpoint(last.parent), before)
+    assert {file.name for file in last.parent.iterdir()} == {"last.pt", "best.pt", "metrics.jsonl"}  # no half one
+
+
+def test_damaged_data_in_the_cache_are_refused_by_name(refused, data_root, tmp_path, trained):
+    trained()
+    shutil.copytree(data_root, tmp_path / "data")
+    for index in (tmp_path / "data").glob("train-*/index.json"):
+        index.write_text("{")
+    said = refused("--data_root", tmp_path / "data")
+    assert "index.json is damaged" in said
+    assert "generate it again" in said
