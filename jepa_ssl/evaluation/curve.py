@@ -1,0 +1,196 @@
+"""The label curve: every arm with every number of labels and every seed."""
+
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
+
+from torch import Tensor
+
+from jepa_ssl.checks import non_negative, whole_number
+from jepa_ssl.evaluation.arms import CONSTANT, NOISE_FLOOR, RANDOM, RAW, SCRATCH, Arm, Outcome, Split, Task
+from jepa_ssl.evaluation.intervals import Curve
+from jepa_ssl.evaluation.pieces import piece
+from jepa_ssl.evaluation.report import Report
+
+Job: TypeAlias = tuple[str, int, int, Callable[[], Any]]
+OTHER_SEEDS = 1_000_003  # added to a seed for the second run of an arm
+
+
+def label_curve(
+    task: Task,
+    arms: Mapping[str, Arm],
+    controls: Mapping[str, Arm],
+    *,
+    label_counts: Sequence[int],
+    seeds: int | Sequence[int] = 8,
+    refuse: Collection[str] = (),
+    noise_floor_of: str = RANDOM,
+    intervals_over: Literal["labels and tests", "seeds"] = "labels and tests",
+    margin: float = 0.02,
+    folder: str | Path | None = None,
+) -> Report:
+    """Measure every arm with every number of labelled instances and every seed.
+
+    All arms see the same labelled sets, which are nested within a seed, and the same test instances. An arm's random
+    numbers follow the seed too, so arms are paired by seed.
+
+    Args:
+        task: labels and metric.
+        arms: what is in question, by name.
+        controls: what it has to beat, see `standard_controls`: "random initialisation", "raw features" and "from
+            scratch" must be there unless they are in `refuse`; others may be added.
+        label_counts: numbers of labelled instances.
+        seeds: how many, or which ones.
+        refuse: controls to leave out: the three names above, and "noise floor".
+        noise_floor_of: the arm that runs a second time with other seeds, on the same labels. How far the two runs are
+            apart is the noise floor.
+        intervals_over: "labels and tests" makes intervals hold for new labelled sets and new test instances of the
+            same kind; "seeds" is the usual paired t interval, which speaks of this pool and this test alone.
+        margin: a difference below it does not matter, in units of the metric.
+        folder: stores each piece (arm, count, seed), so that a killed run goes on. Arms of your own must then say what
+            they depend on (`settings`). The metric is known by its name alone.
+
+    Raises:
+        ValueError: a control is missing, a name is used twice, a count is larger than the pool, predictions are not
+            finite or of a wrong shape, or an arm has no `settings` though there is a folder.
+    """
+    counts, numbers = _counts(label_counts, task), _seeds(seeds)
+    everything = _everything(arms, controls, refuse, noise_floor_of)
+    where = None if folder is None else Path(folder)
+    jobs = list(_jobs(task, everything, counts, numbers, where))
+    found: dict[tuple[str, int, int], Any] = {}
+    for name, count, seed, compute in _with_progress(jobs):
+        found[name, count, seed] = compute()
+    grid = {name: [[found[name, count, seed] for seed in numbers] for count in counts] for name in everything}
+    return Report(
+        metric=task.metric_name,
+        counts=counts,
+        seeds=numbers,
+        curves={name: _curve(rows) for name, rows in grid.items()},
+        arms=tuple(arms),
+        controls=tuple(name for name in controls if name not in refuse),
+        noise_floor_of=None if NOISE_FLOOR in refuse else noise_floor_of,
+        pool=len(task.pool) if intervals_over == "labels and tests" else None,
+        tests=len(task.test_instances),
+        margin=non_negative("margin", margin),
+    )
+
+
+class _Constant:
+    """Predicts the mean of the labels that it is given: what can be had without any features."""
+
+    def __call__(self, task: Task, split: Split, /) -> Tensor:
+        mean = task.targets[task.items(split.labelled)].mean(0)
+        return mean.expand(len(task.test_items), -1).reshape(-1, *task.labels.shape[1:])
+
+    def settings(self) -> Any:
+        return CONSTANT
+
+
+class _Again:
+    """An arm with other seeds on the same labels."""
+
+    def __init__(self, arm: Arm) -> None:
+        self.arm = arm
+
+    def __call__(self, task: Task, split: Split, /) -> Tensor | Outcome:
+        return self.arm(task, Split(split.labelled, split.test, split.seed + OTHER_SEEDS))
+
+    def settings(self) -> Any:
+        asked = self.arm.settings()
+        return None if asked is None else ["again", asked]
+
+
+def _everything(
+    arms: Mapping[str, Arm], controls: Mapping[str, Arm], refuse: Collection[str], noise_floor_of: str
+) -> dict[str, Arm]:
+    if unknown := set(refuse) - {RANDOM, RAW, SCRATCH, NOISE_FLOOR}:
+        raise ValueError(f"refuse names {sorted(unknown)}, but can name {[RANDOM, RAW, SCRATCH, NOISE_FLOOR]} only.")
+    if missing := [name for name in (RANDOM, RAW, SCRATCH) if name not in controls and name not in refuse]:
+        raise ValueError(
+            f"controls lacks {missing}, without which nobody knows what an arm is worth; make them with "
+            f"standard_controls, or refuse them by name: refuse={missing}."
+        )
+    kept = {name: arm for name, arm in controls.items() if name not in refuse}
+    if not arms or set(arms) & {*kept, CONSTANT, NOISE_FLOOR}:
+        raise ValueError(f"arms is {sorted(arms)}, but must name at least one, and none as a control is called.")
+    everything = {**arms, **kept, CONSTANT: _Constant()}
+    if NOISE_FLOOR not in refuse:
+        if noise_floor_of not in everything:
+            raise ValueError(
+                f"noise_floor_of is {noise_floor_of!r}, but must be one of {sorted(everything)}; name an arm that "
+                f"depends on the seed, or refuse it: refuse={[NOISE_FLOOR]}."
+            )
+        everything[NOISE_FLOOR] = _Again(everything[noise_floor_of])
+    return everything
+
+
+def _jobs(
+    task: Task, arms: Mapping[str, Arm], counts: list[int], seeds: list[int], folder: Path | None
+) -> Iterator[Job]:
+    about = None if folder is None else task.settings()
+    for name, arm in arms.items():
+        asked = None if folder is None else arm.settings()
+        if folder is not None and asked is None:
+            raise ValueError(
+                f"arm {name!r} does not say what it depends on, but must if folder is given, so that pieces of other "
+                f"settings are not mixed; give {type(arm).__name__} its settings."
+            )
+        for seed in seeds:  # the features of a seed serve all counts
+            for count in counts:
+                key = [about, asked, name, count, seed]
+                yield name, count, seed, _job(task, name, arm, count, seed, folder, key)
+
+
+def _job(
+    task: Task, name: str, arm: Arm, count: int, seed: int, folder: Path | None, key: list[Any]
+) -> Callable[[], Any]:
+    def measured() -> Any:
+        found = arm(task, task.split(count, seed))
+        found = found if isinstance(found, Outcome) else Outcome(found)
+        predictions, items = found.predictions.detach().cpu(), len(task.test_items)
+        if len(predictions) != items or not bool(predictions.isfinite().all()):
+            raise ValueError(
+                f"arm {name!r} with {count} labels and seed {seed} returned {list(predictions.shape)} with "
+                f"{int((~predictions.isfinite()).sum())} numbers that are not finite, but must predict the {items} "
+                f"items of the test; if its training diverged, lower its learning rate."
+            )
+        score, without = task.score(predictions)
+        return {"score": _or_none(score), "without": [*map(_or_none, without)], "hit_cap": found.hit_cap}
+
+    return lambda: piece(folder, f"{name}-{count}-labels-seed-{seed}", key, measured)
+
+
+def _or_none(value: float) -> float | None:
+    return value if value == value else None  # JSON has no NaN
+
+
+def _curve(rows: list[list[Any]]) -> Curve:
+    scores, blocks = ([[one[key] for one in row] for row in rows] for key in ("score", "without"))
+    return Curve.of(scores, blocks, sum(one["hit_cap"] for row in rows for one in row))
+
+
+def _counts(label_counts: Sequence[int], task: Task) -> list[int]:
+    counts = sorted({whole_number("label_counts", count, 1) for count in label_counts})
+    if not counts or counts[-1] > len(task.pool):
+        raise ValueError(
+            f"label_counts is {list(label_counts)}, but must hold numbers up to {len(task.pool)}, the instances that "
+            f"are not in the test; ask for fewer, or make the test smaller."
+        )
+    return counts
+
+
+def _seeds(seeds: int | Sequence[int]) -> list[int]:
+    if isinstance(seeds, int):
+        return list(range(whole_number("seeds", seeds, 1, "8 is usual.")))
+    if not seeds or len(set(seeds)) < len(seeds):
+        raise ValueError(f"seeds is {list(seeds)}, but must hold different numbers, at least one.")
+    return [whole_number("seeds", seed, 0) for seed in seeds]
+
+
+def _with_progress(jobs: list[Job]) -> Iterable[Job]:
+    try:
+        from tqdm import tqdm
+    except ImportError:
+        return jobs
+    return tqdm(jobs, desc="label curve", unit="piece", disable=None)  # silent if the output is not a terminal
