@@ -2,7 +2,7 @@
 
 from jepa_ssl.balance import GradientBalance
 from jepa_ssl.encoders import ModelEncoder
-from jepa_ssl.instances import BipartiteGraph, FlatVectors
+from jepa_ssl.instances import BipartiteGraph, FlatVectors, Graph
 from jepa_ssl.joint import JointSchedule
 from jepa_ssl.losses import cosine_loss, smooth_l1_loss
 from jepa_ssl.maskers import BlockMasker, ComposeMaskers, EdgeMasker, EntryMasker, MultiView, NodeMasker
@@ -31,6 +31,7 @@ __all__ = [
     "EntryMasker",
     "FlatVectors",
     "GradientBalance",
+    "Graph",
     "JEPAObjective",
     "JEPATerm",
     "JointSchedule",

@@ -1,7 +1,6 @@
-"""Balanced weighting: the JEPA gradient on shared parameters is held at a chosen share of the task's."""
+"""Gradient balancing: hold the JEPA gradient on shared parameters at a chosen ratio to the task's."""
 
 from collections.abc import Iterable
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,21 +12,21 @@ LARGEST = 1e6  # KKT residuals of LPs have gradients up to a hundred thousand ti
 
 
 class GradientBalance(nn.Module):
-    """The factor on the JEPA loss that makes its gradient on the shared parameters as long as the task's.
+    """The factor on the JEPA loss that gives its gradient on shared parameters the norm of the task's gradient.
 
-    Give it to `LossWeights.combine(task, jepa, balance)`: the weight of JEPA is then the share of the task's gradient
-    that its own is held at, 0.3 for example, instead of a constant factor on its loss.
+    Give it to `JEPATerm`, or to `LossWeights.combine(task, jepa, balance)`: the weight of JEPA, 0.3 for example, is
+    then the ratio of its gradient to the task's, instead of a constant factor on its loss.
 
-    The ratio of the two norms is measured every `every` calls, each time at the cost of about one more backward pass,
-    and its logarithm averaged. A measurement in which one of the gradients is zero or not finite is left out; before
-    the first that counts, the factor is 1. It stays below `LARGEST`: where a collapse or a solved task leaves JEPA
-    without a gradient, its rounding errors would be trained on. The state is saved and resumed. Copy it together with
-    the trunk, for it holds the parameters themselves.
+    The ratio of the two norms is measured every `every` calls, which costs about one more backward pass each time, and
+    its logarithm is averaged. A measurement in which a gradient is zero or not finite is left out; before the first
+    valid one the factor is 1. The factor stays below `LARGEST`: without this limit, rounding errors would be trained on
+    after a collapse. The state is saved and resumed. Copy a balance together with the trunk: it holds the parameters
+    themselves.
 
     Args:
-        shared: what both losses train, `trunk.parameters()`. The last layer of the trunk alone costs less.
-        every: calls from one measurement to the next.
-        smoothing: what the average keeps at a measurement; the first ones count alike.
+        shared: the parameters that both losses train, `trunk.parameters()`. The last layer of the trunk costs less.
+        every: number of calls from one measurement to the next.
+        smoothing: weight of the old average at a measurement; the first measurements count alike.
 
     >>> from jepa_ssl import Encoded
     >>> from jepa_ssl.joint import LossWeights
@@ -71,8 +70,8 @@ class GradientBalance(nn.Module):
         self.log_ratio.lerp_(torch.where(counts, log_ratio, self.log_ratio), share)
         self.measured += counts
 
-    def get_extra_state(self) -> dict[str, Any]:
-        return {"calls": self.calls}
+    def get_extra_state(self) -> Tensor:
+        return torch.tensor(self.calls)
 
-    def set_extra_state(self, state: dict[str, Any]) -> None:
-        self.calls = state["calls"]
+    def set_extra_state(self, state: Tensor) -> None:
+        self.calls = int(state)

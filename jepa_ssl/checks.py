@@ -1,4 +1,4 @@
-"""Argument checks whose errors name the argument, its value, what was expected and what to do."""
+"""Argument checks whose errors name the argument, its value, what was expected, and what to do."""
 
 import math
 from numbers import Integral, Real
@@ -6,7 +6,7 @@ from numbers import Integral, Real
 import torch
 from torch import Tensor
 
-MOST = 2**31 - 1  # a larger count is a slip, and overflows further down
+MOST = 2**31 - 1  # a larger count is a mistake, and overflows later
 
 
 def _number(name: str, value: object) -> None:
@@ -42,7 +42,7 @@ def non_negative(name: str, value: float) -> float:
 
 
 def whole_number(name: str, value: int, least: int, remedy: str = "give an int.") -> int:
-    """`value`, if it is of a type for whole numbers, at least `least` and at most `MOST`; 2.0 is not."""
+    """`value`, if it is an integer from `least` to `MOST`; 2.0 is not an integer."""
     _number(name, value)
     if not isinstance(value, Integral) or value < least:
         raise ValueError(f"{name} is {value}, but must be a whole number that is at least {least}; {remedy}")
@@ -51,13 +51,50 @@ def whole_number(name: str, value: int, least: int, remedy: str = "give an int."
     return int(value)
 
 
+def describe(tensor: Tensor) -> str:
+    """Dtype and shape of a tensor, for an error message.
+
+    >>> describe(torch.zeros(2, 3))
+    'float32 [2, 3]'
+    """
+    return f"{str(tensor.dtype).removeprefix('torch.')} {list(tensor.shape)}"
+
+
+def check_items(name: str, z: Tensor, dim: int | None = None, remedy: str = "give one row for each item.") -> None:
+    """Raise a ValueError unless `z` is floating point `[items, dim]`; without `dim` any size will do."""
+    if z.ndim != 2 or not z.is_floating_point() or (dim is not None and z.size(1) != dim):
+        expected = f"floating point [items, {'dim' if dim is None else dim}]"
+        raise ValueError(f"{name} is {describe(z)}, but must be {expected}; {remedy}")
+
+
+def check_pairs(
+    first_name: str,
+    first: Tensor,
+    second_name: str,
+    second: Tensor,
+    remedy: str = "give one row for each item in both.",
+) -> None:
+    """Raise a ValueError unless both are `[items, dim]` and of one shape, because torch would broadcast."""
+    if first.ndim != 2 or first.shape != second.shape:
+        raise ValueError(
+            f"{first_name} is {describe(first)} and {second_name} {describe(second)}, but both must be [items, dim] of "
+            f"one shape; {remedy}"
+        )
+
+
+def check_valid(name: str, valid: Tensor, items: int) -> None:
+    """Raise a ValueError unless `valid` is a mask of `items` items."""
+    if valid.dtype != torch.bool or valid.shape != (items,):
+        raise ValueError(f"{name} is {describe(valid)}, but must be bool [{items}], True where an item is real.")
+
+
 def can_read_without_sync(tensor: Tensor) -> bool:
-    """Whether to look at numbers of `tensor` neither waits for its device nor breaks a graph being compiled."""
+    """Whether numbers of `tensor` can be read without waiting for a device, or breaking a graph being compiled."""
     return tensor.device.type == "cpu" and not torch.compiler.is_compiling()
 
 
 def generator_fits(generator: torch.Generator | None, device: torch.device) -> None:
-    """Raises unless `generator` is one that can draw on `device`, or None."""
+    """Raise unless `generator` can draw on `device`, or is None."""
     if not isinstance(generator, torch.Generator | None):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise TypeError(
             f"generator is {generator!r}, a {type(generator).__name__}, but must be a torch.Generator or None; "

@@ -1,4 +1,4 @@
-"""A model that knows nothing of JEPA as an encoder: what it returns, or what some of its submodules do."""
+"""Use any model as an encoder, by what it returns or by the outputs of its submodules."""
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
@@ -9,6 +9,7 @@ from typing import Any, NamedTuple, TypeAlias, cast
 import torch
 from torch import Tensor, nn
 
+from jepa_ssl.checks import describe
 from jepa_ssl.names import submodules, unwrapped, without_wrappers
 from jepa_ssl.predictors import MLPProjector
 from jepa_ssl.protocols import Encoded
@@ -30,14 +31,14 @@ def _call(model: Any, instance: Any) -> Any:
 class ModelEncoder(nn.Module):
     """Your model as an encoder: the features that it makes of an instance, and a projector to embeddings.
 
-    The model is not changed, and its checkpoint gains no key. The features are what `run(model, instance)` returns; or,
-    for a model that returns nothing but the answers of its heads, what the submodules in `captured` return meanwhile.
-    One that runs more than once counts by its last run. The hooks that capture are there for the length of a forward
-    pass, so that a copy of the encoder, a teacher's for example, captures from its own model.
+    The model is not changed, and its checkpoint gains no key. The features are what `run(model, instance)` returns. For
+    a model that returns only the outputs of its heads, they are the outputs of the submodules in `captured`. If a
+    submodule runs several times, its last output is used. The hooks exist only during a forward pass, so that a copy of
+    the encoder, such as a teacher's, captures from its own model.
 
-    What is captured is not compiled: in a compiled step the encoder runs as it is, with the same result, and
-    `fullgraph=True` says so. A model that was compiled itself calls no hook, and is refused: give it as it was before,
-    for both have the same weights.
+    Capturing does not compile: in a compiled step the encoder runs eagerly, with the same result, and `fullgraph=True`
+    raises. A compiled model calls no hooks and is refused: give the model before it was compiled, which has the same
+    weights.
 
     Args:
         model: yours; the encoder trains it, and an `EMATeacher` copies it.
@@ -46,7 +47,7 @@ class ModelEncoder(nn.Module):
         run: calls the model it is given on an instance; `model(instance)` by default. What it returns is read by
             `widths`: a tensor if there is one stream; a mapping or a `NamedTuple` by the streams' names; another tuple
             in their order.
-        captured: stream -> the submodule that makes its features, as `model.named_modules()` calls it; where that
+        captured: stream -> the submodule that makes its features, by its name in `model.named_modules()`; if that
             returns a tuple or a mapping, `(name, which)`.
         activation: of the projector, `nn.ReLU` by default.
 
@@ -133,7 +134,7 @@ def _capture(encoder: ModelEncoder, instance: Any, captured: Mapping[str, _Captu
             )
         if _version(found[stream]) != versions[stream]:
             raise RuntimeError(
-                f"what {name!r} returns is overwritten in place behind it, by ReLU(inplace=True) perhaps; capture the "
+                f"what {name!r} returns is overwritten in place afterwards, by ReLU(inplace=True) perhaps; capture the "
                 f"submodule that does so."
             )
     return found
@@ -175,13 +176,13 @@ def _hooked(model: nn.Module, place: _Captured) -> nn.Module:
 
 
 def _is_compiled(module: nn.Module) -> bool:
-    """By `torch.compile(module)`, or in its place by `module.compile()`."""
-    return hasattr(module, "_orig_mod") or getattr(module, "_compiled_call_impl", None) is not None
+    """Whether `torch.compile(module)` made it, or `module.compile()` changed it in place."""
+    return hasattr(module, "_orig_mod") or module._compiled_call_impl is not None  # pyright: ignore
 
 
 def _part(output: Any, name: str, which: int | str) -> Any:
     try:
-        return getattr(output, which) if isinstance(which, str) and hasattr(output, "_fields") else output[which]
+        return (_fields(output) or output)[which] if isinstance(which, str) else output[which]
     except (LookupError, AttributeError, TypeError) as error:
         raise ValueError(
             f"captured asks for part {which!r} of what {name!r} returns, but that is {_described(output)}; name a part "
@@ -191,17 +192,8 @@ def _part(output: Any, name: str, which: int | str) -> Any:
 
 def _by_stream(output: Any, widths: Mapping[str, int]) -> dict[str, Tensor]:
     """The features of each stream in what a model returned."""
-    fields = cast(Sequence[str], getattr(output, "_fields", ()))  # of a NamedTuple
-    named: Mapping[str, Any] | None = None
-    if isinstance(output, Tensor) and len(widths) == 1:
-        named = dict.fromkeys(widths, output)
-    elif isinstance(output, Mapping):
-        named = cast(Mapping[str, Any], output)
-    elif set(widths) <= set(fields):
-        named = {stream: getattr(output, stream) for stream in widths}
-    elif isinstance(output, tuple | list) and len(cast(Sequence[Any], output)) == len(widths):
-        named = dict(zip(widths, cast(Sequence[Any], output), strict=True))
-    if named is None or not set(widths) <= set(named):
+    named = _named(output, widths)
+    if not set(widths) <= set(named):
         raise ValueError(
             f"the model returned {_described(output)}, but widths names the streams {sorted(widths)}; let run return "
             f"their features as a mapping, stream -> [items, width], or a tuple in this order; or name the submodules "
@@ -218,9 +210,28 @@ def _by_stream(output: Any, widths: Mapping[str, int]) -> dict[str, Tensor]:
     return features
 
 
+def _named(output: Any, streams: Mapping[str, int]) -> Mapping[str, Any]:
+    """What a model returned by stream; empty if it does not say."""
+    if isinstance(output, Mapping):
+        return cast(Mapping[str, Any], output)
+    if isinstance(output, Tensor):
+        return dict.fromkeys(streams, output) if len(streams) == 1 else {}
+    if not isinstance(output, tuple | list):
+        return {}
+    if set(streams) <= set(named := _fields(output)):
+        return named
+    parts = cast(Sequence[Any], output)
+    return dict(zip(streams, parts, strict=True)) if len(parts) == len(streams) else {}
+
+
+def _fields(output: Any) -> dict[str, Any]:
+    """The parts of a `NamedTuple` by name; empty for anything else."""
+    return output._asdict() if hasattr(output, "_asdict") else {}
+
+
 def _described(output: Any) -> str:
     if isinstance(output, Tensor):
-        return f"a tensor {str(output.dtype).removeprefix('torch.')} {list(output.shape)}"
+        return f"a tensor {describe(output)}"
     if isinstance(output, Mapping):
         return f"a mapping with {sorted(map(str, cast(Mapping[Any, Any], output)))}"
     if isinstance(output, tuple | list):

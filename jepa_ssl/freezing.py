@@ -1,4 +1,4 @@
-"""Networks that do not learn, and stay asleep whatever the model around them does."""
+"""Freeze a module: no gradients, permanent eval mode."""
 
 from typing import TypeVar
 
@@ -8,12 +8,12 @@ ModuleT = TypeVar("ModuleT", bound=nn.Module)
 
 
 def freeze(module: ModuleT) -> ModuleT:
-    """`module`, no longer trained: its parameters take no gradient, and it stays in eval mode.
+    """Freeze `module` and return it: its parameters take no gradient, and it stays in eval mode.
 
-    `parent.train()` cannot wake its dropout, nor move its BatchNorm's statistics: from here on the `train` of the
-    module, and of each module inside it, keeps eval mode. This holds in every model that shares one of them, in deep
-    copies, and where the module is compiled or wrapped, before or after; `state_dict` is as it was. A module put into
-    it later is not frozen. Gradients taken before are dropped, for an optimizer would go on with them.
+    `parent.train()` does not turn on its dropout, and does not change its BatchNorm statistics: the `train` of the
+    module, and of each module inside it, keeps eval mode. This holds in every model that shares the module, in deep
+    copies, and if it is compiled or wrapped, before or after. The `state_dict` does not change. A module that is put
+    into it later is not frozen. Existing gradients are dropped, because an optimizer would still use them.
 
     >>> model = nn.Sequential(freeze(nn.Dropout()), nn.Linear(2, 1)).train()
     >>> [part.training for part in model]
@@ -22,22 +22,22 @@ def freeze(module: ModuleT) -> ModuleT:
     for part in module.modules():
         # An attribute of the instance, which the parent's `train()` finds before that of the class. Not by setattr,
         # which a compiled module of an older torch passes on to the one that it wraps.
-        part.__dict__["train"] = asleep = _Asleep(part)
-        asleep()
+        part.__dict__["train"] = stay = _StaysInEval(part)
+        stay()
     for parameter in module.requires_grad_(False).parameters():
         parameter.grad = None
     return module
 
 
 def unfreeze(module: ModuleT) -> ModuleT:
-    """`module`, trained again: all its parameters take gradients, and `train()` wakes it; until then it sleeps on."""
+    """Unfreeze `module` and return it: all its parameters take gradients, and `train()` works again."""
     for part in module.modules():
         part.__dict__.pop("train", None)
     return module.requires_grad_(True)
 
 
-class _Asleep:
-    """The `train` of a frozen module. No function and no closure, so that a deep copy has one of its own."""
+class _StaysInEval:
+    """The `train` of a frozen module; an object, so that a deep copy has its own."""
 
     def __init__(self, module: nn.Module) -> None:
         self.module = module

@@ -1,4 +1,4 @@
-"""Joint training: which loss counts how much in which epoch, and no forward pass that does not count."""
+"""Loss weights per epoch; zero-weight losses are skipped."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -13,7 +13,7 @@ from jepa_ssl.schedules import Scheduled, value_at
 
 @dataclass(frozen=True)
 class JointLoss:
-    """The weighted sum, and the parts of it that were computed."""
+    """The weighted sum of the two losses, and the parts of it that were computed."""
 
     total: Tensor
     task: Tensor | None
@@ -22,14 +22,14 @@ class JointLoss:
 
     @property
     def terms(self) -> dict[str, Tensor]:
-        """For a log, detached: `"loss"`, and `"loss_task"` and `"loss_jepa"` as far as they were computed."""
+        """Detached losses for a log: `"loss"`, and `"loss_task"` and `"loss_jepa"` if they were computed."""
         computed = {"loss": self.total, "loss_task": self.task, "loss_jepa": self.jepa and self.jepa.total}
         return {name: loss.detach() for name, loss in computed.items() if loss is not None}
 
 
 @dataclass(frozen=True)
 class LossWeights:
-    """What each loss counts in one epoch."""
+    """The weights of the two losses in one epoch."""
 
     task: float
     jepa: float
@@ -40,10 +40,13 @@ class LossWeights:
         jepa: Callable[[], JEPALoss],
         balance: Callable[[Tensor, Tensor], Tensor] | None = None,
     ) -> JointLoss:
-        """`task * task() + jepa * jepa()`; a loss of weight 0 is not computed at all.
+        """`task * task() + jepa * jepa()`; a loss of weight 0 is not computed.
 
-        Where both are, `balance(weighted task loss, JEPA loss)` is one more factor on JEPA, if it is given: with
-        `GradientBalance` the weight of JEPA is its share of the task's gradient.
+        If both are computed and `balance` is given, `balance(weighted task loss, JEPA loss)` is one more factor on the
+        JEPA loss: with `GradientBalance` the weight of JEPA is the ratio of its gradient to the task's.
+
+        Raises:
+            ValueError: both weights are 0.
         """
         task_loss = task() if self.task else None
         jepa_loss = jepa() if self.jepa else None

@@ -1,4 +1,4 @@
-"""Names of a module's tensors that do not change when it is compiled or wrapped."""
+"""Names of a module's tensors without the prefixes of `torch.compile` and DDP."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any, TypeVar, cast
@@ -9,7 +9,7 @@ T = TypeVar("T")
 
 
 def without_wrappers(module: nn.Module, named: Mapping[str, T]) -> dict[str, T]:
-    """`named`, whose keys are names inside `module`, without what `torch.compile` and DDP put into them.
+    """`named`, whose keys are names inside `module`, without the prefixes of `torch.compile` and DDP.
 
     >>> model = nn.Sequential(nn.Linear(1, 1), nn.DataParallel(nn.Linear(1, 1)))
     >>> [*model.state_dict()]
@@ -39,13 +39,13 @@ def _wrappers(module: nn.Module) -> list[str]:
 
 
 def submodules(module: nn.Module, *, remove_duplicate: bool = True) -> Iterator[tuple[str, nn.Module]]:
-    """`module.named_modules()`, of which torch does not say the types."""
+    """`module.named_modules()` with its types, which torch does not declare."""
     named = module.named_modules(remove_duplicate=remove_duplicate)  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
     return cast(Iterator[tuple[str, nn.Module]], named)
 
 
 def unwrapped(module: Any) -> Any:
-    """What is inside of `torch.compile` and DDP; anything else as it is.
+    """The module inside the wrappers of `torch.compile` and DDP; anything else as it is.
 
     >>> unwrapped(nn.DataParallel(nn.DataParallel(nn.ReLU())))
     ReLU()
@@ -56,10 +56,9 @@ def unwrapped(module: Any) -> Any:
 
 
 def is_wrapper(module: nn.Module) -> bool:
-    """Whether it is what `torch.compile`, DDP or activation checkpointing make: nothing of its own, and one child of a
-    wrapper's name.
+    """Whether `torch.compile`, DDP or activation checkpointing made it: it has no tensors, and one child of that name.
 
-    A model's own attribute `module` with others beside it is no wrapper, and keeps its name.
+    A module that has `module` and other attributes is not a wrapper.
     """
     children = [name for name, _ in module.named_children()]
     own = (*module.parameters(recurse=False), *module.buffers(recurse=False))

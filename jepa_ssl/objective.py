@@ -2,17 +2,15 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from functools import reduce
-from typing import Any, Generic, Literal, TypeVar, cast
+from typing import Any, Generic, Literal, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from jepa_ssl.checks import non_negative
 from jepa_ssl.losses import cosine_loss
-from jepa_ssl.maskers import Seeds
 from jepa_ssl.names import unwrapped
-from jepa_ssl.processes import all_reduce_sum
+from jepa_ssl.prediction import check_fit, in_target_order, mean_where_hidden
 from jepa_ssl.protocols import (
     ConditionalPredictor,
     Embeddings,
@@ -28,24 +26,25 @@ from jepa_ssl.protocols import (
     Views,
     detached,
 )
+from jepa_ssl.seeds import Randomness
 
 InstanceT = TypeVar("InstanceT")
 
 
 class JEPAObjective(nn.Module, Generic[InstanceT]):
-    """One more term for a loss you have: predict, in embedding space, what a teacher sees on the whole instance.
+    """The JEPA loss: predict, in embedding space, what a teacher sees on the whole instance.
 
-    The objective owns what it adds, the predictor and the teacher's copy if it has one. The encoder is borrowed at
-    each call, so your model's checkpoint gains no key. Give the optimizer `jepa.parameters()` beside your encoder's,
-    and call `update` once after each optimizer step.
+    The objective owns what it adds: the predictor, and the teacher's copy if it has one. The encoder is borrowed at
+    each call, so your model's checkpoint gains no key. Give the optimizer `jepa.parameters()` as well as your
+    encoder's, and call `update` once after each optimizer step.
 
-    The loss of a stream is the weighted mean over its hidden items (`Views.weight`); the prediction loss is the
-    weighted mean over streams. A stream in which nothing is hidden contributes exactly 0. Of several views of the
-    instance (`MultiView`) the loss is the mean.
+    The loss of a stream is the weighted mean over its hidden items (`Views.weight`). The prediction loss is the
+    weighted mean over streams. A stream in which nothing is hidden contributes exactly 0. If there are several views of
+    the instance (`MultiView`), the loss is the mean over them.
 
-    Several processes (`torch.distributed`, its default group) see one batch together in training: the loss and its
+    In training, several processes (`torch.distributed`, its default group) see one batch together: the loss and its
     terms are those of all their items, the same everywhere, and the gradient is right once the processes' gradients
-    have been averaged, as DDP does. All must call with the same streams. In eval mode each is alone.
+    have been averaged, as DDP does. All must call with the same streams. In eval mode each process is alone.
 
     Args:
         views: makes the context and the target view, `EntryMasker` or `NodeMasker` for example.
@@ -54,15 +53,19 @@ class JEPAObjective(nn.Module, Generic[InstanceT]):
             `TargetNetwork(...)`.
         loss: prediction loss of each item; the cosine loss by default.
         stream_weights: how much each stream counts, at least 0 and not all 0; by default all count alike.
-        regularizer: added to the prediction loss, `VICReg()` or `SIGReg()` for example. It is taken on the encoder's
-            side, and as a mean with the teacher's side where gradients flow through that one too.
-        regularizer_weight: what the regulariser counts, at least 0.
-        regularize: whether it sees the embeddings, or the features that the encoder names in `Encoded`; of a learned
-            target network that names none it sees the embeddings either way.
-        condition: from the views to what a conditional predictor is told of each item of the context, beside its
-            embedding: stream -> `[items, encoding]`.
+        regularizer: added to the prediction loss, `VICReg()` or `SIGReg()` for example. It sees the encoder's side. If
+            the teacher learns, it also sees the teacher's side, and the mean of the two is added.
+        regularizer_weight: the factor on the regulariser, at least 0.
+        regularize: whether the regulariser sees the embeddings, or the features that the encoder names in `Encoded`. On
+            the side of a learned target network that names no features it sees the embeddings.
+        condition: what a conditional predictor is told of each item of the context: from the views to stream ->
+            `[items, encoding]`.
         monitor: is shown each loss in training, and told of each step: `CollapseMonitor(...)`. A compiled step does not
-            show it; call `monitor.observe(loss)` behind it.
+            show it; call `monitor.observe(loss)` after it.
+
+    Raises:
+        TypeError: `teacher` lacks `learns` or `update`.
+        ValueError: a weight is negative or not finite, all stream weights are 0, or `regularize` names something else.
 
     >>> from jepa_ssl import EntryMasker, MLPPredictor, StopGradTeacher
     >>> trunk = nn.Linear(6, 8)
@@ -90,6 +93,7 @@ class JEPAObjective(nn.Module, Generic[InstanceT]):
         super().__init__()
         if regularize not in ("embeddings", "features"):
             raise ValueError(f"regularize is {regularize!r}, but must be 'embeddings' or 'features'.")
+        _check_teacher(unwrapped(teacher))
         self.views = views
         self.predictor: Callable[..., Embeddings] = predictor
         self.teacher = teacher
@@ -106,37 +110,36 @@ class JEPAObjective(nn.Module, Generic[InstanceT]):
         encoder: Encoder[InstanceT],
         instance: InstanceT,
         *,
-        whole: Embeddings | Encoded | None = None,
-        generator: torch.Generator | None = None,
-        seeds: Seeds | None = None,
+        precomputed_target: Embeddings | Encoded | None = None,
+        generator: Randomness = None,
     ) -> JEPALoss:
-        """The loss of `encoder` on a batch; `generator` decides all that is drawn.
+        """The loss of `encoder` on a batch.
 
         Args:
-            seeds: names of the instances, to decide in the generator's place what is hidden of each.
-            whole: what the encoder makes of `instance` as it is, if you have it: your task's forward pass has already
-                run the trunk on it, so give its features to the projector alone. A teacher that is the encoder itself
-                then saves its pass. Of no use to a teacher with weights of its own.
+            generator: decides all that is drawn: a `torch.Generator`, or `Seeds` with the names of the instances. With
+                None the global random numbers decide.
+            precomputed_target: what the encoder makes of the whole `instance`, if you have it. Your task's forward pass
+                has already run the trunk on it, so only the projector is left to run. A teacher that is the encoder
+                itself then saves its pass; a teacher with weights of its own ignores it.
 
         Raises:
-            ValueError: predictions, targets and views do not name the same streams, or differ in shape; `whole` is
-                given, but the target is not the instance as it is, or lacks what a teacher needs that learns from it.
+            ValueError: predictions, targets and views do not name the same streams, or differ in shape;
+                `precomputed_target` is given, but the target is not the whole instance, or it lacks what a teacher
+                that learns needs.
         """
-        # Not every view maker takes Seeds; one that does not says so itself.
-        drawn_by = generator if seeds is None else cast(torch.Generator, seeds)
-        made = self.views(instance, generator=drawn_by)
+        made = self.views(instance, generator=generator)
         targets: list[tuple[Any, Encoded]] = []
         contexts: list[Encoded] = []
         losses: list[JEPALoss] = []
         for views in made if isinstance(made, tuple) else (made,):
             # Before the teacher: older autocast would keep the weights it cast without gradient, and use them here.
             context = Encoded.of(encoder(views.context))
-            predictions = _in_target_order(self._predict(context.embeddings, views), views)
-            # The teacher sees each target once, however many views predict it. No key by `id`: a compiler would take it
-            # for a constant, and compile anew for each batch.
+            predictions = in_target_order(self._predict(context.embeddings, views), views)
+            # The teacher sees each target once, however many views predict it. Not a dict by `id`: a compiler would
+            # take that for a constant, and compile again for each batch.
             target = next((encoded for seen, encoded in targets if seen is views.target), None)
             if target is None:
-                target = self._teach(encoder, instance, views.target, whole)
+                target = self._teach(encoder, instance, views.target, precomputed_target)
                 targets.append((views.target, target))
             contexts.append(context)
             losses.append(self._loss(predictions, target, views, context))
@@ -147,59 +150,52 @@ class JEPAObjective(nn.Module, Generic[InstanceT]):
             self.monitor.observe(loss)
         return loss
 
+    def update(self, encoder: Encoder[InstanceT]) -> None:
+        """Update the teacher and the monitor: call it once after each optimizer step."""
+        unwrapped(self.teacher).update(encoder)
+        if self.monitor is not None:
+            self.monitor.step()
+
+    @property
+    def _teacher_learns(self) -> bool:
+        return unwrapped(self.teacher).learns
+
     def _predict(self, embeddings: Embeddings, views: Views[Any, Any]) -> Embeddings:
         return self.predictor(embeddings, *(() if self.condition is None else (self.condition(views),)))
 
     def _teach(
-        self, encoder: Encoder[InstanceT], instance: InstanceT, target: Any, whole: Embeddings | Encoded | None
+        self, encoder: Encoder[InstanceT], instance: InstanceT, target: Any, precomputed: Embeddings | Encoded | None
     ) -> Encoded:
-        if whole is None:
+        if precomputed is None:
             return Encoded.of(self.teacher(encoder, target))
         if target is not instance:
             raise ValueError(
-                f"whole is given, but the target of {type(self.views).__name__} is not the instance as it is, of which "
-                f"those are the embeddings; leave whole out."
+                f"precomputed_target is given, but the target of {type(self.views).__name__} is not the whole instance "
+                f"that it was computed from; leave precomputed_target out."
             )
-        given = Encoded.of(whole)
         if self._teacher_learns and torch.is_grad_enabled():
-            if not any(z.requires_grad for z in given.embeddings.values()):
-                raise ValueError(
-                    f"whole carries no gradient, but {type(self.teacher).__name__} learns through it; compute it "
-                    f"outside torch.no_grad()."
-                )
-            if self.regularizer is not None and self.regularize == "features" and not given.features:
-                raise ValueError(
-                    "whole names no features, but they are regularised on this side too; give "
-                    "whole=Encoded(embeddings, features), as the encoder returns it."
-                )
+            self._check_learnable(Encoded.of(precomputed))
 
-        def encoded(_: Any) -> Any:  # a type that is put together here would break torch.compile's graph
-            return whole
+        def encoded(_: Any) -> Any:  # to build an Encoded here would break torch.compile's graph
+            return precomputed
 
         return Encoded.of(self.teacher(encoded, target))
 
-    @property
-    def _teacher_learns(self) -> bool:
-        return getattr(unwrapped(self.teacher), "learns", False)
+    def _check_learnable(self, precomputed: Encoded) -> None:
+        if not any(z.requires_grad for z in precomputed.embeddings.values()):
+            raise ValueError(
+                f"precomputed_target carries no gradient, but {type(self.teacher).__name__} learns through it; compute "
+                f"it outside torch.no_grad()."
+            )
+        if self.regularizer is not None and self.regularize == "features" and not precomputed.features:
+            raise ValueError(
+                "precomputed_target names no features, but they are regularised on this side too; give "
+                "precomputed_target=Encoded(embeddings, features), as the encoder returns it."
+            )
 
     def _loss(self, predictions: Embeddings, target: Encoded, views: Views[Any, Any], context: Encoded) -> JEPALoss:
-        _check(predictions, target.embeddings, views)
-        streams = sorted(predictions)  # in one order on all processes, which add up their sums
-        sums = torch.stack(
-            [
-                _sum_where(
-                    self.loss,
-                    predictions[stream],
-                    target.embeddings[stream],
-                    (views.hidden.get(stream), views.weight.get(stream), target.valid.get(stream)),
-                )
-                for stream in streams
-            ]
-        )
-        weighed, counts = all_reduce_sum(sums, self.training).unbind(dim=1)
-        # Nothing hidden is 0 / tiny = 0, not NaN.
-        means = weighed / counts.clamp(min=torch.finfo(counts.dtype).tiny)
-        terms = dict(zip(streams, means.unbind(), strict=True))
+        check_fit(predictions, target.embeddings, views)
+        terms = mean_where_hidden(self.loss, predictions, target, views, self.training)
         mean = self._mean_over_streams(terms)
         return JEPALoss(
             total=mean,
@@ -220,33 +216,40 @@ class JEPAObjective(nn.Module, Generic[InstanceT]):
         weighted = [weight * terms[stream] for stream, weight in self.stream_weights.items() if weight]
         return torch.stack(weighted).sum() / sum(self.stream_weights.values())
 
-    def _regularized(self, loss: JEPALoss, sides: list[Encoded], generator: torch.Generator | None) -> JEPALoss:
-        """`loss` and the regulariser, which is the mean over the sides that gradients flow through."""
+    def _regularized(self, loss: JEPALoss, sides: list[Encoded], generator: Randomness) -> JEPALoss:
+        """`loss` plus the regulariser: its mean over the sides that gradients flow through."""
         if self.regularizer is None or not self.regularizer_weight:
             return loss
-        values: list[Tensor] = []
-        for encoded in sides:
-            seen = encoded.embeddings
-            # A target network has a trunk of its own, whose features are its own affair.
-            if self.regularize == "features" and (encoded.features or encoded is sides[0]):
-                seen = encoded.features
-                if seen.keys() != encoded.embeddings.keys():
-                    raise ValueError(
-                        f"regularize is 'features', but the encoder names features of {sorted(seen)} for embeddings of "
-                        f"{sorted(encoded.embeddings)}; let it return Encoded(embeddings, features) with the same "
-                        f"streams, or regularize the 'embeddings'."
-                    )
-            values.append(self.regularizer(seen, valid=encoded.valid, generator=generator))
+        values = [
+            self.regularizer(self._to_regularize(side, side is sides[0]), valid=side.valid, generator=generator)
+            for side in sides
+        ]
         term = torch.stack(values).mean()
         both = loss.total + self.regularizer_weight * term
         terms = {"prediction": loss.total.detach(), "regularizer": term.detach()}
         return replace(loss, total=both, terms={**loss.terms, **terms, "total": both.detach()})
 
-    def update(self, encoder: Encoder[InstanceT]) -> None:
-        """Moves the teacher; once per optimizer step, after it."""
-        unwrapped(self.teacher).update(encoder)
-        if self.monitor is not None:
-            self.monitor.step()
+    def _to_regularize(self, encoded: Encoded, is_encoder: bool) -> Embeddings:
+        # A target network that names no features is regularised in its embeddings.
+        if self.regularize == "embeddings" or not (encoded.features or is_encoder):
+            return encoded.embeddings
+        if encoded.features.keys() != encoded.embeddings.keys():
+            raise ValueError(
+                f"regularize is 'features', but the encoder names features of {sorted(encoded.features)} for "
+                f"embeddings of {sorted(encoded.embeddings)}; let it return Encoded(embeddings, features) with the "
+                f"same streams, or regularize the 'embeddings'."
+            )
+        return encoded.features
+
+
+def _check_teacher(teacher: object) -> None:
+    if isinstance(teacher, Teacher):
+        return
+    lacking = [name for name in ("learns", "update") if not hasattr(teacher, name)]
+    raise TypeError(
+        f"teacher is a {type(teacher).__name__}, which lacks {lacking}, but must be a Teacher; give it the method "
+        f"update(encoder), and learns = True if gradients flow through its targets, else learns = False."
+    )
 
 
 def _checked(weights: Mapping[str, float] | None) -> dict[str, float] | None:
@@ -256,71 +259,6 @@ def _checked(weights: Mapping[str, float] | None) -> dict[str, float] | None:
     if not any(checked.values()):
         raise ValueError(f"stream_weights is {dict(weights)}, but one of them must be above 0; or use None.")
     return checked
-
-
-def _in_target_order(predictions: Embeddings, views: Views[Any, Any]) -> Embeddings:
-    """Symmetries move items, or add some that the target lacks; an embedding of the whole instance stays."""
-    for stream, places in views.items.items():
-        if places.ndim != 1 or places.dtype != torch.int64:
-            raise ValueError(
-                f"stream {stream!r}: items is {places.dtype} {list(places.shape)}, but must be int64 [items], where in "
-                f"the context each item of the target stands."
-            )
-    return {
-        stream: prediction.index_select(0, views.items[stream]) if stream in views.items else prediction
-        for stream, prediction in predictions.items()
-    }
-
-
-def _sum_where(loss: PredictionLoss, prediction: Tensor, target: Tensor, marks: tuple[Tensor | None, ...]) -> Tensor:
-    """The sum of the losses, each counting by the product of its marks, and the sum of what they count: `[2]`."""
-    given = [mark for mark in marks if mark is not None]
-    if not given:
-        losses = loss(prediction, target)
-        losses = losses.to(torch.promote_types(losses.dtype, torch.float32))  # a float16 sum overflows at 65504
-        return torch.stack((losses.sum(), torch.ones_like(losses).sum()))
-    count = reduce(torch.mul, given)
-    counted = count > 0
-    losses = loss(_learning_where(counted, prediction), _learning_where(counted, target))
-    counts = count.to(torch.promote_types(torch.promote_types(losses.dtype, torch.float32), count.dtype))
-    weighed = torch.where(counted, losses * counts, 0.0)  # no boolean indexing, which would wait for the device
-    return torch.stack((weighed.sum(), counts.sum()))
-
-
-def _learning_where(counted: Tensor, z: Tensor) -> Tensor:
-    """`z`, with gradient where it counts alone: elsewhere that of a loss which overflows is 0 * inf, and NaN."""
-    return torch.where(counted.unsqueeze(-1), z, z.detach()) if z.requires_grad else z
-
-
-def _check(predictions: Embeddings, targets: Embeddings, views: Views[Any, Any]) -> None:
-    if predictions.keys() != targets.keys():
-        raise ValueError(
-            f"the predictor returns the streams {sorted(predictions)}, but the teacher {sorted(targets)}; "
-            f"both must name the same ones, as the encoder does."
-        )
-    for stream, prediction in predictions.items():
-        if prediction.ndim != 2 or prediction.shape != targets[stream].shape:
-            raise ValueError(
-                f"stream {stream!r}: predictions are {list(prediction.shape)} and targets "
-                f"{list(targets[stream].shape)}, but both must be [items, dim]; check the sizes of predictor and "
-                f"projector{', and the length of items' if stream in views.items else ''}."
-            )
-    marks: tuple[tuple[str, Mapping[str, Tensor | None]], ...] = (("hidden", views.hidden), ("weight", views.weight))
-    for name, per_stream in marks:
-        for stream, mark in per_stream.items():
-            if stream not in predictions:
-                # A symmetry weighs and moves rows and columns whether or not the encoder has a stream for them.
-                if name == "weight" and stream not in views.hidden:
-                    continue
-                raise ValueError(
-                    f"the views name the stream {stream!r} in {name}, but the encoder returns {sorted(predictions)}; "
-                    f"name the streams of the encoder as the masker does."
-                )
-            if mark is not None and mark.shape != predictions[stream].shape[:1]:
-                raise ValueError(
-                    f"stream {stream!r}: {name} is {list(mark.shape)}, but the encoder returns "
-                    f"{predictions[stream].size(0)} items; give one embedding for each item of the instance."
-                )
 
 
 def _mean(losses: list[JEPALoss]) -> JEPALoss:

@@ -1,7 +1,7 @@
-"""Several processes that train one network, as DDP does: `torch.distributed`, its default group.
+"""Sums over the processes that train one network, as DDP does: `torch.distributed`, its default group.
 
 In training they see one batch together, however many items each has, and all must make the same calls. In eval mode
-each is alone, so that one may validate while the others wait.
+each process is alone, so that one can validate while the others wait.
 """
 
 import torch.distributed as dist
@@ -9,7 +9,7 @@ from torch import Tensor
 
 
 def world_size(training: bool) -> int:
-    """How many processes see one batch together."""
+    """The number of processes that see one batch together."""
     return dist.get_world_size() if training and _are_several() else 1
 
 
@@ -21,8 +21,8 @@ def rank() -> int:
 def all_reduce_sum(local: Tensor, training: bool) -> Tensor:
     """The sum of `local` over the processes, the same on all of them.
 
-    Its gradient is right once the processes' gradients have been averaged, as DDP does: each process's is that of its
-    own items, times the number by which the average will divide it.
+    Its gradient is right once the processes' gradients have been averaged, as DDP does: the gradient on each process is
+    that of its own items, times the number of processes.
     """
     processes = world_size(training)
     if processes == 1:

@@ -1,11 +1,14 @@
-"""The contracts between the parts. Nobody inherits from them: any callable of the right shape will do."""
+"""The contracts between the parts. Any callable of the right shape fits; nothing has to inherit from these.
 
-from collections.abc import Mapping
+`generator` is a `jepa_ssl.seeds.Randomness` wherever it stands: a `torch.Generator`, `Seeds`, or None for the global
+random numbers. It is `Any` here because a part of your own may take less.
+"""
+
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
 
-import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 Embeddings = Mapping[str, Tensor]
 """Stream -> `[items, dim]`. A flat instance has the stream `"instance"`; a bipartite graph has `"constraint"`
@@ -20,20 +23,24 @@ InstanceT_contra = TypeVar("InstanceT_contra", contravariant=True)
 
 
 def _nothing() -> dict[str, Any]:
-    return {}  # torch.compile, which knows no dict[str, Any](), traces it
+    return {}  # torch.compile traces this, but not dict[str, Any]()
+
+
+# ---- values ------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Views(Generic[ContextT, TargetT]):
     """Two views of one batch of instances: what the encoder sees, what the teacher sees, and where they differ.
 
-    `hidden[stream]` is a bool tensor `[items]`, True where the context lost the item: the prediction loss is taken
-    there and only there. `None`, or no entry, means every item. `weight[stream]` is a float tensor `[items]`, zero
-    where nothing is hidden, that says how much each item counts; without it all hidden items count alike. Maskers of
-    graphs give each graph the weight 1 in total, so that a large graph does not outvote a small one.
+    `hidden[stream]` is a bool tensor `[items]`, True where the context lost the item. The prediction loss is taken
+    there and only there. `None` means every item. An empty `hidden` means every item of every stream; otherwise it
+    names every stream that the encoder returns. `weight[stream]` is a float tensor `[items]`, zero where nothing is
+    hidden, that says how much each item counts; without it all hidden items count alike. Maskers of graphs give each
+    graph the weight 1 in total, so that a large graph does not outvote a small one.
 
-    All this is in the order of the target's items. `items[stream]` is an int64 tensor `[items]` that says where each of
-    them stands in the context; without it each is in its old place, as every masker leaves it.
+    All of these follow the order of the target's items. `items[stream]` is an int64 tensor `[items]`: the place of each
+    of them in the context. Without it each item has the same place in both, as after every masker.
     """
 
     context: ContextT
@@ -45,11 +52,11 @@ class Views(Generic[ContextT, TargetT]):
 
 @dataclass(frozen=True)
 class Encoded:
-    """What an encoder may return in place of bare embeddings, where it has more to say of its items.
+    """Embeddings together with the features they were made of and the mask of real items.
 
-    `features[stream]` is `[items, width]`: what the embeddings were made of, before projector and normalisation. A
-    regulariser may be put there, and a collapse in scale is seen there alone. `valid[stream]` is a bool tensor
-    `[items]`, False on padding, which no statistic counts; without it all items are real.
+    An encoder may return it instead of bare embeddings. `features[stream]` is `[items, width]`, before projector and
+    normalisation: a regulariser may be applied there, and only there does a collapse in scale show. `valid[stream]` is
+    a bool tensor `[items]`, False on padding, which no statistic counts; without it all items are real.
     """
 
     embeddings: Embeddings
@@ -83,21 +90,65 @@ class JEPALoss:
     context: Encoded  # what the encoder made of the context view; detached
 
 
+# ---- views -------------------------------------------------------------------------------------------------
+
+
 class ViewMaker(Protocol[InstanceT_contra]):
     """Makes the two views of a batch of instances, or a tuple of several such pairs: a masker, for example.
 
-    Never sees a model.
+    It never sees a model.
     """
 
     def __call__(
-        self, instance: InstanceT_contra, *, generator: torch.Generator | None = None
+        self, instance: InstanceT_contra, *, generator: Any = None
     ) -> Views[Any, Any] | tuple[Views[Any, Any], ...]: ...
 
 
+class Fill(Protocol):
+    """Replaces hidden values: returns `values` with other content where `hidden` is True, and does not write to it.
+
+    `hidden` is a bool tensor that broadcasts to `values`. `stream` says whose values they are: `"instance"`, a kind of
+    node, or `"edge"`. `others()` returns a tensor like `values` with another real item of the same instance, drawn
+    uniformly, in the place of each item. `noise()` returns one of standard normal numbers. Both draw with `generator`,
+    and only when they are called.
+    """
+
+    def __call__(
+        self,
+        values: Tensor,
+        hidden: Tensor,
+        /,
+        *,
+        stream: str,
+        generator: Any,
+        others: Callable[[], Tensor],
+        noise: Callable[[], Tensor],
+    ) -> Tensor: ...
+
+
+# ---- encoders and predictors -------------------------------------------------------------------------------
+
+
 class Encoder(Protocol[InstanceT_contra]):
-    """What a solver's repository provides: its trunk, and a projector into the embedding space."""
+    """Embeds a batch of instances: the trunk of a solver's repository, and a projector into the embedding space."""
 
     def __call__(self, instance: InstanceT_contra, /) -> Embeddings | Encoded: ...
+
+
+class SizedEncoder(Encoder[InstanceT_contra], Protocol[InstanceT_contra]):
+    """An encoder that tells the size of its embeddings, for which a predictor is built: `ModelEncoder` for example."""
+
+    @property
+    def dims(self) -> Mapping[str, int]:
+        """Stream -> size of the embedding."""
+        ...
+
+
+class ProjectingEncoder(Encoder[InstanceT_contra], Protocol[InstanceT_contra]):
+    """A module whose submodule `projector` is not part of your model: `JEPATerm` saves and trains it."""
+
+    @property
+    def projector(self) -> nn.Module: ...
 
 
 class Predictor(Protocol):
@@ -107,47 +158,72 @@ class Predictor(Protocol):
 
 
 class ConditionalPredictor(Protocol):
-    """A predictor that is told, beside each item's embedding, what it predicts: stream -> `[items, encoding]`."""
+    """A predictor that is also told what it predicts of each item: `condition` is stream -> `[items, encoding]`."""
 
     def __call__(self, embeddings: Embeddings, condition: Embeddings, /) -> Embeddings: ...
 
 
-class Teacher(Protocol):
-    """Embeds the target view, and moves in `update` alone. Never sees a mask.
+# ---- teachers ----------------------------------------------------------------------------------------------
 
-    One through which gradients flow has an attribute `learns` that is True; its side is regularised too.
-    """
+
+@runtime_checkable
+class Teacher(Protocol):
+    """Embeds the target view, and changes in `update` alone. It never sees a mask."""
+
+    @property
+    def learns(self) -> bool:
+        """Whether gradients flow through its targets; the regulariser then sees them too. `learns = False` will do."""
+        ...
 
     def __call__(self, encoder: Any, target: Any, /) -> Embeddings | Encoded: ...
 
-    def update(self, encoder: Any, /) -> None: ...
+    def update(self, encoder: Any, /) -> None:
+        """Follow the encoder; called once after each optimizer step."""
+        ...
+
+
+@runtime_checkable
+class RestartableTeacher(Teacher, Protocol):
+    """A teacher that can follow its encoder from a new start: `EMATeacher` for example."""
+
+    def restart(self, encoder: Any, /) -> None:
+        """Become a copy of the encoder as it is now."""
+        ...
+
+
+class CopyingTeacher(RestartableTeacher, Protocol):
+    """A teacher whose submodule `target_model` is a copy of the encoder."""
+
+    # Not for isinstance, which does not see submodules from Python 3.12 on.
+    @property
+    def target_model(self) -> nn.Module: ...
+
+
+# ---- losses ------------------------------------------------------------------------------------------------
 
 
 class PredictionLoss(Protocol):
-    """`(predictions [items, dim], targets [items, dim]) -> [items]`. Never sees an instance."""
+    """Compares predictions with targets: `(predictions [items, dim], targets [items, dim]) -> [items]`."""
 
     def __call__(self, predictions: Tensor, targets: Tensor, /) -> Tensor: ...
 
 
 class Regularizer(Protocol):
-    """Keeps embeddings from collapsing: stream -> `[items, dim]` to a scalar that is small where they spread out.
+    """Penalises embeddings that collapse: stream -> `[items, dim]` to a scalar that is small where they spread out.
 
     `valid[stream]`, bool `[items]`, is False on padding. `generator` decides all that is drawn.
     """
 
-    def __call__(
-        self,
-        embeddings: Embeddings,
-        /,
-        *,
-        valid: Mapping[str, Tensor],
-        generator: torch.Generator | None = None,
-    ) -> Tensor: ...
+    def __call__(self, embeddings: Embeddings, /, *, valid: Mapping[str, Tensor], generator: Any = None) -> Tensor: ...
 
 
 class Monitor(Protocol):
-    """Watches the training, and says when nothing is learned: `CollapseMonitor` for example."""
+    """Watches the training, and warns when nothing is learned: `CollapseMonitor` for example."""
 
-    def observe(self, loss: JEPALoss, /) -> None: ...  # at each forward pass in training
+    def observe(self, loss: JEPALoss, /) -> None:
+        """Take the loss of a forward pass in training."""
+        ...
 
-    def step(self) -> None: ...  # once per optimizer step
+    def step(self) -> None:
+        """Count an optimizer step."""
+        ...

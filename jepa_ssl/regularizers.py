@@ -1,11 +1,11 @@
-"""Regularisers: what embeddings pay for not spreading out over the space they have.
+"""Regularisers: penalties against embedding collapse.
 
-What stands in padding has no influence, on the value or on a gradient. A stream with fewer than two items contributes
-exactly 0; the value is the mean over streams. Half precision is computed in float32, under autocast too.
+The value is the mean over streams. Padding influences neither the value nor a gradient. A stream with fewer than two
+items contributes exactly 0. Half precision is computed in float32, under autocast too.
 
-Several processes (`torch.distributed`, its default group) see one batch together in training: the statistics are those
+In training, several processes (`torch.distributed`, its default group) see one batch together: the statistics are those
 of all their items, however many each has, and the gradient is right once the processes' gradients have been averaged,
-as DDP does. All must call with the same streams. In eval mode each is alone.
+as DDP does. All must call with the same streams. In eval mode each process is alone.
 """
 
 from abc import ABC, abstractmethod
@@ -16,21 +16,20 @@ from itertools import islice
 import torch
 from torch import Tensor, nn
 
-from jepa_ssl.checks import generator_fits, non_negative, whole_number
+from jepa_ssl.checks import check_items, check_valid, generator_fits, non_negative, whole_number
 from jepa_ssl.processes import all_reduce_sum, rank, world_size
 from jepa_ssl.protocols import Embeddings
+from jepa_ssl.seeds import Randomness, Seeds, batch_normal, batch_uniform
 
 
 class _StreamRegularizer(nn.Module, ABC):
-    """The mean over streams of a term of one stream, which subclasses have."""
+    """The mean over streams of the term that a subclass computes for one stream."""
 
     def __init__(self, on_sphere: bool) -> None:
         super().__init__()
         self.on_sphere = on_sphere
 
-    def forward(
-        self, embeddings: Embeddings, *, valid: Mapping[str, Tensor], generator: torch.Generator | None = None
-    ) -> Tensor:
+    def forward(self, embeddings: Embeddings, *, valid: Mapping[str, Tensor], generator: Randomness = None) -> Tensor:
         _check(embeddings, valid, generator)
         terms: list[Tensor] = []
         for stream in sorted(embeddings):  # in one order on all processes, for each waits for the others
@@ -42,11 +41,11 @@ class _StreamRegularizer(nn.Module, ABC):
         return torch.stack(terms).mean()
 
     @abstractmethod
-    def _term(self, z: Tensor, valid: Tensor, generator: torch.Generator | None) -> Tensor: ...
+    def _term(self, z: Tensor, valid: Tensor, generator: Randomness) -> Tensor: ...
 
 
 class VICReg(_StreamRegularizer):
-    """Variance and covariance terms: each dimension varies by 1 at least, and no two vary together.
+    """Variance and covariance penalties: each dimension varies by at least 1, and no two dimensions vary together.
 
     `variance_weight * v + covariance_weight * c`, where v is the mean over dimensions of
     `max(0, 1 - sqrt(variance + 1e-4))` and c is the sum of the squared covariances of different dimensions, divided by
@@ -56,8 +55,8 @@ class VICReg(_StreamRegularizer):
     Args:
         variance_weight: at least 0.
         covariance_weight: at least 0.
-        on_sphere: multiplies embeddings by sqrt(dim) first. L2-normalised ones need it: on the unit sphere the
-            variances sum to 1 at most, so that a variance of 1 in each dimension is out of reach.
+        on_sphere: multiplies the embeddings by sqrt(dim) first, as L2-normalised ones need: on the unit sphere the
+            variances sum to at most 1, so a variance of 1 in each dimension is out of reach.
 
     >>> cross = torch.tensor([[1.5, 0.0], [-1.5, 0.0], [0.0, 1.5], [0.0, -1.5]])
     >>> VICReg()({"instance": cross}, valid={}), VICReg()({"instance": torch.ones(4, 2)}, valid={})
@@ -71,7 +70,7 @@ class VICReg(_StreamRegularizer):
         self.variance_weight = non_negative("variance_weight", variance_weight)
         self.covariance_weight = non_negative("covariance_weight", covariance_weight)
 
-    def _term(self, z: Tensor, valid: Tensor, generator: torch.Generator | None) -> Tensor:
+    def _term(self, z: Tensor, valid: Tensor, generator: Randomness) -> Tensor:
         real = valid.unsqueeze(1)
         z = torch.where(real, z, 0.0)
         sums = all_reduce_sum(torch.cat((z.detach().sum(0), valid.sum(dtype=z.dtype).view(1))), self.training)
@@ -87,7 +86,7 @@ class VICReg(_StreamRegularizer):
 
 
 class SIGReg(_StreamRegularizer):
-    """How far embeddings are from an isotropic Gaussian N(0, I): about 1 for a sample of it, more for others.
+    """Distance of embeddings from an isotropic Gaussian N(0, I): about 1 for a sample of it, more for others.
 
     Source: Balestriero and LeCun, "LeJEPA", 2025. The mean over random unit vectors a of the Epps-Pulley statistic of
     the projections `x_j = <a, z_j>` of N items,
@@ -97,17 +96,18 @@ class SIGReg(_StreamRegularizer):
     Its expectation for a sample of N(0, I) is sqrt(2 pi) (1 - 1/sqrt(3)) = 1.06, whatever N; for other distributions it
     grows with N.
 
-    Each call draws directions anew, and so many items where a stream has more than `items`. Each of several processes
-    draws from its own; they count by the number of items they stand for, and N is the sample size worth as much.
+    Each call draws new directions, and new items where a stream has more than `items`. Each process draws from its own
+    items, which are weighted by the number of items they stand for; N is then the effective sample size.
 
     Args:
-        slices: random directions a call. The gradient's noise comes from their number, more than from anything else.
-        items: at most so many items of each stream are looked at, drawn uniformly without replacement; at least 2.
-        points: t = 0.7, 1.4, ..., at which the integrand is taken; those below 0 mirror them.
-        on_sphere: multiplies embeddings by sqrt(dim) first. L2-normalised ones need it: no sample of N(0, I) lies on
-            the unit sphere, while at radius sqrt(dim) the uniform distribution is close to it.
+        slices: random directions per call; more of them reduce the noise of the gradient.
+        items: upper limit on the items of each stream, drawn uniformly without replacement; at least 2.
+        points: number of points t = 0.7, 1.4, ... at which the integrand is taken; those below 0 mirror them.
+        on_sphere: multiplies the embeddings by sqrt(dim) first, as L2-normalised ones need: no sample of N(0, I) lies
+            on the unit sphere, but at radius sqrt(dim) the uniform distribution is close to it.
 
-    Without a generator it compiles to one graph. An explicit one breaks it, so that `fullgraph=True` raises.
+    With `Seeds` or without a generator it compiles to one graph. A `torch.Generator` breaks the graph, so that
+    `fullgraph=True` raises.
 
     >>> gaussian = torch.randn(200, 8, generator=torch.Generator().manual_seed(0))
     >>> value = SIGReg()({"instance": gaussian}, valid={}, generator=torch.Generator().manual_seed(0))
@@ -121,7 +121,7 @@ class SIGReg(_StreamRegularizer):
         self.items = whole_number("items", items, least=2)
         self.points = whole_number("points", points, least=1)
 
-    def _term(self, z: Tensor, valid: Tensor, generator: torch.Generator | None) -> Tensor:
+    def _term(self, z: Tensor, valid: Tensor, generator: Randomness) -> Tensor:
         z, weight = self._sample(z, valid, generator)
         step = 0.7
         waves = _waves(step * (z @ self._directions(z, generator)))
@@ -138,20 +138,21 @@ class SIGReg(_StreamRegularizer):
         size = weights.square() / squares  # Kish's effective sample size; the number of items, where all weigh the same
         return torch.where(size > 1.0, size * integral.mean(), 0.0)
 
-    def _sample(self, z: Tensor, valid: Tensor, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
+    def _sample(self, z: Tensor, valid: Tensor, generator: Randomness) -> tuple[Tensor, Tensor]:
         """At most `items` of the valid rows, zeros elsewhere, and how many rows each of them stands for."""
         count = valid.sum(dtype=z.dtype)
         if len(z) > self.items:
-            # Not torch.rand, which cannot be compiled for a changing number of items.
-            lottery = torch.empty(len(z), device=z.device).uniform_(generator=generator).masked_fill(~valid, 2.0)
-            chosen = lottery.topk(self.items, largest=False, sorted=False).indices
+            order = batch_uniform(generator, torch.empty(len(z), device=z.device)).masked_fill(~valid, 2.0)
+            chosen = order.topk(self.items, largest=False, sorted=False).indices
             z, valid = z.index_select(0, chosen), valid.index_select(0, chosen)
         weight = valid.to(z.dtype)
         return torch.where(valid.unsqueeze(1), z, 0.0), weight * (count / weight.sum().clamp(min=1.0))
 
-    def _directions(self, z: Tensor, generator: torch.Generator | None) -> Tensor:
+    def _directions(self, z: Tensor, generator: Randomness) -> Tensor:
         """Random unit vectors, `[dim, slices]`, the same on all processes."""
-        drawn = z.new_empty(z.size(1), self.slices).normal_(generator=generator)
+        if isinstance(generator, Seeds):
+            generator = generator.shared(self.training)
+        drawn = batch_normal(generator, z.new_empty(z.size(1), self.slices))
         if world_size(self.training) > 1:
             drawn = all_reduce_sum(drawn if rank() == 0 else torch.zeros_like(drawn), self.training)
         return nn.functional.normalize(drawn, dim=0)
@@ -172,20 +173,14 @@ def _no_autocast(device: torch.device) -> AbstractContextManager[object]:
     return torch.autocast(device.type, enabled=False) if known else nullcontext()
 
 
-def _check(embeddings: Embeddings, valid: Mapping[str, Tensor], generator: torch.Generator | None) -> None:
+def _check(embeddings: Embeddings, valid: Mapping[str, Tensor], generator: Randomness) -> None:
     if not embeddings:
         raise ValueError(
             "embeddings is empty, but a regulariser needs at least one stream; give those of your encoder."
         )
     for stream, z in embeddings.items():
-        if z.ndim != 2 or not z.is_floating_point():
-            raise ValueError(
-                f"embeddings[{stream!r}] is {z.dtype} {list(z.shape)}, but must be floating point [items, dim]; "
-                f"flatten it to one row an item."
-            )
-        if stream in valid and (valid[stream].dtype != torch.bool or valid[stream].shape != z.shape[:1]):
-            raise ValueError(
-                f"valid[{stream!r}] is {valid[stream].dtype} {list(valid[stream].shape)}, but must be bool "
-                f"[{len(z)}], True where an item of embeddings[{stream!r}] is real."
-            )
-        generator_fits(generator, z.device)
+        check_items(f"embeddings[{stream!r}]", z)
+        if stream in valid:
+            check_valid(f"valid[{stream!r}]", valid[stream], len(z))
+        if not isinstance(generator, Seeds):
+            generator_fits(generator, z.device)

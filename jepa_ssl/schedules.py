@@ -1,4 +1,4 @@
-"""Schedules: numbers that change as training goes on, for a teacher's momentum or the weight of a loss."""
+"""Schedules for a teacher's momentum or the weight of a loss."""
 
 import math
 from abc import ABC, abstractmethod
@@ -72,7 +72,7 @@ class CosineSchedule(Schedule):
 
 
 def value_at(scheduled: Scheduled, step: int, name: str, check: Callable[[str, float], float]) -> float:
-    """The checked value at `step`. Both ends of a `Schedule` are checked, so that a bad one is refused at step 0."""
+    """The checked value at `step`. Both ends of a `Schedule` are checked, so that a bad one raises at step 0."""
     if not callable(scheduled):
         return check(name, scheduled)
     if isinstance(scheduled, Schedule):

@@ -1,12 +1,14 @@
 """Random numbers by instance: the same graph or vector gets the same draw, wherever and with whomever it is batched."""
 
 from collections.abc import Callable
+from copy import copy
 from typing import Any, TypeAlias, TypeVar
 
 import torch
 from torch import Tensor
 
 from jepa_ssl.checks import generator_fits, whole_number
+from jepa_ssl.processes import all_reduce_sum
 from jepa_ssl.segments import places_in
 
 FunctionT = TypeVar("FunctionT", bound=Callable[..., Tensor])
@@ -69,8 +71,25 @@ class Seeds:
         self._draws += 1
         return _opaque(_numbers)(self._keys, self._draws, instance, place)
 
+    def batch_numbers(self, count: int) -> Tensor:
+        """`count` random int64 in [0, 2^62) that belong to the batch as a whole: `[count]`, on the device of the names.
+
+        They depend on the set of names, on the epoch, and on how many draws came before; not on the order of the batch.
+        """
+        self._draws += 1
+        return _opaque(_batch_numbers)(self._keys, self._draws, count)
+
+    def shared(self, training: bool) -> "Seeds":
+        """Seeds for what several processes draw together: they depend on the names of all processes' batches."""
+        self._draws += 1
+        shared = copy(self)
+        shared._keys = all_reduce_sum(self._keys.sum().view(1), training)
+        shared._draws += 2**32  # numbers that the draws of one process do not reach
+        return shared
+
 
 Randomness: TypeAlias = torch.Generator | Seeds | None
+"""What decides a draw: a generator, the names of the instances, or (None) torch's global random numbers."""
 
 
 def check_randomness(generator: Randomness, instances: int, device: torch.device) -> None:
@@ -94,6 +113,25 @@ def random_keys(generator: Randomness, instance: Tensor, place: Callable[[], Ten
     return torch.randint(2**62, instance.shape, generator=generator, device=instance.device)
 
 
+def batch_normal(generator: Randomness, like: Tensor) -> Tensor:
+    """Standard normal numbers that belong to the batch, not to an instance: shape, dtype and device of `like`.
+
+    For what is drawn once for a batch, such as random directions. `Seeds` draw what `Seeds.batch_numbers` gives.
+    """
+    if not isinstance(generator, Seeds):
+        return torch.empty_like(like).normal_(generator=generator)
+    radius, angle = (generator.batch_numbers(like.numel()) for _ in range(2))
+    return _box_muller(radius, angle).to(like).view_as(like)
+
+
+def batch_uniform(generator: Randomness, like: Tensor) -> Tensor:
+    """As `batch_normal`, but uniform in [0, 1)."""
+    if not isinstance(generator, Seeds):
+        return torch.empty_like(like).uniform_(generator=generator)
+    # The 24 bits of a float32: more of them could round up to 1.
+    return ((generator.batch_numbers(like.numel()) >> 38).float() / 2**24).to(like).view_as(like)
+
+
 def normal_like(values: Tensor, generator: Randomness, instance: Callable[[], Tensor]) -> Tensor:
     """Standard normal numbers in the shape of `values`, `[items, *]`; item i belongs to instance `instance()[i]`."""
     if not isinstance(generator, Seeds):
@@ -102,9 +140,17 @@ def normal_like(values: Tensor, generator: Randomness, instance: Callable[[], Te
     owner = instance()
     place = places_in(owner).unsqueeze(1) * wide.size(1) + torch.arange(wide.size(1), device=values.device)
     owner = owner.unsqueeze(1).expand_as(place)
-    radius, angle = ((generator.numbers(owner, place) + 1).double() / 2**62 for _ in range(2))
-    # Box and Muller, "A note on the generation of random normal deviates", 1958.
-    return ((-2 * radius.log()).sqrt() * (2 * torch.pi * angle).cos()).to(values.dtype).view_as(values)
+    radius, angle = (generator.numbers(owner, place) for _ in range(2))
+    return _box_muller(radius, angle).to(values.dtype).view_as(values)
+
+
+def _box_muller(radius: Tensor, angle: Tensor) -> Tensor:
+    """Standard normal numbers from two int64 each in [0, 2^62).
+
+    Source: Box and Muller, "A note on the generation of random normal deviates", 1958.
+    """
+    radius, angle = ((number + 1).double() / 2**62 for number in (radius, angle))
+    return (-2 * radius.log()).sqrt() * (2 * torch.pi * angle).cos()
 
 
 def _keys_of(names: Tensor, epoch: int) -> Tensor:
@@ -115,11 +161,17 @@ def _numbers(keys: Tensor, draw: int, instance: Tensor, place: Tensor) -> Tensor
     return _shifted(_mixed(_mixed(keys + draw)[instance] + _GOLDEN * place), 2)
 
 
+def _batch_numbers(keys: Tensor, draw: int, count: int) -> Tensor:
+    place = torch.arange(count, device=keys.device)
+    # The sum does not depend on the order of the batch.
+    return _shifted(_mixed(_mixed(_mixed(keys.sum()) + draw) + _GOLDEN * place), 2)
+
+
 # A product of int64 wraps around in torch. In the C++ that inductor writes for a CPU it is undefined if it overflows,
 # and the compiler made code of it that wrote beyond its arrays: so a compiled step calls these as they are.
 _OPAQUE: dict[Callable[..., Tensor], Any] = {
     function: torch.library.custom_op(f"jepa_ssl::{name}", function, mutates_args=())
-    for name, function in (("keys_of", _keys_of), ("numbers", _numbers))
+    for name, function in (("keys_of", _keys_of), ("numbers", _numbers), ("batch_numbers", _batch_numbers))
 }
 
 
@@ -131,6 +183,11 @@ def _keys_shaped(names: Tensor, epoch: int) -> Tensor:  # pyright: ignore[report
 @_OPAQUE[_numbers].register_fake
 def _numbers_shaped(keys: Tensor, draw: int, instance: Tensor, place: Tensor) -> Tensor:  # pyright: ignore[reportUnusedFunction]
     return torch.empty_like(instance + place)
+
+
+@_OPAQUE[_batch_numbers].register_fake
+def _batch_numbers_shaped(keys: Tensor, draw: int, count: int) -> Tensor:  # pyright: ignore[reportUnusedFunction]
+    return keys.new_empty(count)
 
 
 def _opaque(function: FunctionT) -> FunctionT:

@@ -1,44 +1,84 @@
-"""Ragged groups: items that belong to segments, one segment after the other or in any order.
+"""Ragged groups: which items belong to which segment, and sums, shares and places in each.
 
-`offsets`, int64 `[segments + 1]`, rises from 0: segment s has the items from `offsets[s]` to `offsets[s + 1]`.
+Items of a segment stand one after the other where `offsets` says so: int64 `[segments + 1]`, rising from 0. Segment s
+has the items from `offsets[s]` to `offsets[s + 1]`. Where `group` says so, int64 `[items]`, items stand in any order.
 """
 
 import torch
 from torch import Tensor
+from torch.nn import functional
+
+
+def offsets_of(sizes: Tensor) -> Tensor:
+    """Where segments of `sizes`, int64 `[segments]`, begin: int64 `[segments + 1]`."""
+    return functional.pad(sizes.cumsum(0), (1, 0))
 
 
 def segment_of(offsets: Tensor, items: int) -> Tensor:
-    """The number of the segment that each item belongs to: int64 `[items]`.
-
-    Segment s has the items from `offsets[s]` to `offsets[s + 1]`, int64 `[segments + 1]`.
-    """
+    """The number of each item's segment: int64 `[items]`."""
     segments = torch.arange(len(offsets) - 1, device=offsets.device)
-    # The output's size is known, so that a GPU need not be asked for it.
+    # The output's size is given, so that a GPU need not be asked for it.
     return torch.repeat_interleave(segments, offsets.diff(), output_size=items)
 
 
 def equal_shares(offsets: Tensor, items: int, dtype: torch.dtype, counts: Tensor | None = None) -> Tensor:
     """Weights `[items]` that give each segment 1 in total, so that a large one does not outvote a small one.
 
-    `counts`, int64 `[segments]`, says among how many of its items each segment shares it, if not among all. In `dtype`,
-    but in float32 at least: the shares of a large segment are too small for float16.
+    `counts`, int64 `[segments]`, says how many items of each segment share the 1; by default all do. The result has
+    `dtype`, or float32 if that is wider: the shares of a large segment are too small for float16.
     """
     sizes = offsets.diff()
     share = (sizes if counts is None else counts).clamp(min=1).to(torch.promote_types(dtype, torch.float32))
     return torch.repeat_interleave(share.reciprocal(), sizes, output_size=items)
 
 
+def shares_of_marked(marks: Tensor, offsets: Tensor, dtype: torch.dtype) -> Tensor:
+    """As `equal_shares`, but only the marked items of each segment, bool `[items]`, share its 1; the others get 0."""
+    return equal_shares(offsets, len(marks), dtype, segment_sums(marks, offsets)) * marks
+
+
 def segment_sums(marks: Tensor, offsets: Tensor) -> Tensor:
     """How many of each segment's `marks`, bool `[items]`, are True: int64 `[segments]`."""
     if not len(marks):
         return torch.zeros_like(offsets[1:])
-    # A zero put before a large cumsum would copy it.
+    # Putting a zero before a large cumsum would copy it.
     return marks.cumsum(0)[(offsets - 1).clamp(min=0)].where(offsets > 0, 0).diff()
 
 
+def group_sums(values: Tensor, group: Tensor, groups: int) -> Tensor:
+    """The sum of each group's `values [items]`: `[groups]`."""
+    return values.new_zeros(groups).index_add_(0, group, values)
+
+
+def group_sizes(group: Tensor, groups: int) -> Tensor:
+    """How many items each group has: int64 `[groups]`."""
+    return group_sums(group.new_ones(()).expand(len(group)), group, groups)
+
+
 def places_in(group: Tensor) -> Tensor:
-    """How many items of its own group come before each item: int64 `[items]`, from `group [items]`, in any order."""
+    """How many items of its own group come before each item: int64 `[items]`."""
     ordered, order = group.sort(stable=True)
-    place = torch.empty_like(order)
-    place[order] = torch.arange(len(order), device=order.device) - torch.searchsorted(ordered, ordered)
-    return place
+    return inverse(order, torch.arange(len(order), device=order.device) - torch.searchsorted(ordered, ordered))
+
+
+def inverse(order: Tensor, values: Tensor | None = None) -> Tensor:
+    """The place of each item in `order`, a permutation `[items]`; or `values`, listed in that order, by item."""
+    values = torch.arange(len(order), device=order.device) if values is None else values
+    return torch.empty_like(values).scatter_(0, order, values)
+
+
+def first_in_segments(order: Tensor, segment: Tensor, offsets: Tensor, counts: Tensor) -> Tensor:
+    """Mark the first `counts`, int64 `[segments]`, items of each segment: bool `[items]`.
+
+    `order`, int64 `[items]`, lists the items segment after segment, and `segment`, int64 `[items]`, their segments in
+    that order.
+    """
+    place = torch.arange(len(order), device=order.device) - offsets[segment]
+    return inverse(order, place < counts[segment])
+
+
+def any_in_groups(marks: Tensor, group: Tensor, groups: int) -> Tensor:
+    """Whether any of a group's `marks`, bool `[items]`, is True: bool `[groups]`."""
+    # Items that are not marked go into one group too many: picking out the marked ones would wait for a GPU.
+    found = torch.zeros(groups + 1, dtype=torch.bool, device=group.device)
+    return found.scatter_(0, group.where(marks, groups), True)[:groups]

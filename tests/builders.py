@@ -1,6 +1,10 @@
 """Small batches and encoders that several tests share."""
 
+import sys
+from collections.abc import Callable
 from itertools import accumulate
+from types import FrameType
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -64,3 +68,20 @@ class GraphEncoder(nn.Module):
         zc, zv = self.constraint(graph.constraint_features), self.variable(graph.variable_features)
         row, column = graph.edge_index
         return {"constraint": zc.index_add(0, row, zv[column]), "variable": zv.index_add(0, column, zc[row])}
+
+
+def lines_run(call: Callable[[], object]) -> int:
+    """Count the lines of Python that `call` runs. A loop over instances runs more of them for more instances."""
+    count, before = 0, sys.gettrace()
+
+    def trace(_frame: FrameType, event: str, _argument: object) -> Any:
+        nonlocal count
+        count += event == "line"
+        return trace
+
+    sys.settrace(trace)
+    try:
+        call()
+    finally:
+        sys.settrace(before)
+    return count

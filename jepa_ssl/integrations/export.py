@@ -1,17 +1,18 @@
-"""safetensors: encoders as files of their own, checked at both ends. Needs the extra `jepa_ssl[export]`."""
+"""Export and load encoders as safetensors files, checked at both ends. Needs the extra `jepa_ssl[export]`."""
 
 import hashlib
 import json
 import os
 from collections.abc import Iterable, Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
-from jepa_ssl.freezing import freeze as put_to_sleep
+from jepa_ssl.checks import describe
+from jepa_ssl.files import write_atomically
+from jepa_ssl.freezing import freeze as frozen
 from jepa_ssl.names import without_wrappers
 
 try:
@@ -27,24 +28,24 @@ SHOWN = 5  # names in an error
 
 
 def export_encoder(encoder: nn.Module, path: str | os.PathLike[str], metadata: Mapping[str, Any] | None = None) -> None:
-    """Writes the encoder's parameters and persistent buffers, and how it came about, into one safetensors file.
+    """Write the encoder's parameters and persistent buffers, and your metadata, into one safetensors file.
 
-    Names are clean: what `torch.compile` and DDP put into them is left out. Tied tensors are written under each of
-    their names, so that the file can be read without knowing of the tie. The file is there whole or not at all; the
-    same encoder makes the same file, byte for byte. Export what you will use again: the trunk alone, where a projector
-    was there for the JEPA term only.
+    Names are clean: the prefixes of `torch.compile` and DDP are left out. Tied tensors are written under each of their
+    names, so that the file can be read without knowing of the tie. The file is written whole or not at all. The same
+    encoder makes the same file, byte for byte. Export what you will use again: the trunk alone, if the projector was
+    there only for the JEPA term.
 
     Args:
-        path: of the file, in a folder that exists; one that is there is replaced.
+        path: of the file, in a folder that exists; an existing file is replaced.
         metadata: what is needed to build such an encoder and to say how it was trained, as JSON takes it: flags, sizes,
-            seeds. It comes back from `read_metadata` and `load_encoder`, tuples as lists.
+            seeds. `read_metadata` and `load_encoder` return it, with tuples as lists.
 
     Raises:
         FileNotFoundError: the folder does not exist.
         IsADirectoryError: `path` is a folder itself.
-        TypeError: `encoder` is no module, or holds what is no tensor; or `metadata` is nothing that JSON takes.
+        TypeError: `encoder` is not a module, or holds something else than tensors; or JSON does not take `metadata`.
         ValueError: a tensor has no values yet, or is not dense; a parameter is not finite, or a buffer has NaN.
-        OSError: the disk is full, or else does not take the file; one that was there is there still.
+        OSError: the disk is full, or does not take the file for another reason; an existing file is still there.
     """
     path = Path(path)
     if not path.parent.is_dir():
@@ -58,35 +59,32 @@ def export_encoder(encoder: nn.Module, path: str | os.PathLike[str], metadata: M
     }
     _check_numbers(encoder, tensors)
     header = {"metadata": text, "sha256": _digest(tensors, text)}
-    _write(path, save(tensors, {ENTRY: json.dumps(header)}))
+    content = save(tensors, {ENTRY: json.dumps(header)})
+    write_atomically(path, lambda file: file.write(content))
 
 
-def load_encoder(
-    encoder: nn.Module, path: str | os.PathLike[str], *, strict: bool = True, freeze: bool = False
-) -> dict[str, Any]:
-    """Fills the encoder with what `export_encoder` wrote, and returns the metadata.
+def load_encoder(encoder: nn.Module, path: str | os.PathLike[str], *, freeze: bool = False) -> dict[str, Any]:
+    """Load into the encoder what `export_encoder` wrote, and return the metadata.
 
-    Nothing is unpickled, and nothing of the encoder is changed before all has been checked. It may be compiled or
-    wrapped, or live on another device than the exported one. Its train or eval mode stays as it is.
+    Nothing is unpickled, and the encoder is not changed before all has been checked. It may be compiled or wrapped, or
+    on another device than the exported one. Its train or eval mode stays as it is.
 
     Args:
         encoder: built as the exported one was.
-        strict: whether file and encoder must name the same tensors. Without it those that both name are taken, at
-            least one; shapes and dtypes must agree all the same.
-        freeze: put it to sleep for good, see `jepa_ssl.freezing.freeze`.
+        freeze: freeze the encoder for good, see `jepa_ssl.freezing.freeze`.
 
     Raises:
         FileNotFoundError, IsADirectoryError: there is no such file.
-        TypeError: `encoder` is no module, or holds what is no tensor.
+        TypeError: `encoder` is not a module, or holds something else than tensors.
         ValueError: the file is truncated, damaged or of another kind, or does not fit the encoder.
     """
     stored, metadata = _read(Path(path))
     own = _state(encoder)
-    _check_fit(own, stored, path, strict)
+    _check_fit(own, stored, path)
     actual = without_wrappers(encoder, {name: name for name in encoder.state_dict()})
-    encoder.load_state_dict({actual[name]: stored[name] for name in own.keys() & stored.keys()}, strict=strict)
+    encoder.load_state_dict({actual[name]: tensor for name, tensor in stored.items()})
     if freeze:
-        put_to_sleep(encoder)
+        frozen(encoder)
     return metadata
 
 
@@ -156,36 +154,6 @@ def _digest(tensors: Mapping[str, Tensor], metadata: str) -> str:
     return digest.hexdigest()
 
 
-def _write(path: Path, content: bytes) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with open(temporary, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-        _sync(path.parent)
-    except OSError as error:
-        raise OSError(
-            f"{path} cannot be written ({error.strerror or error}), and is as it was before; free space on its disk, "
-            f"or name another folder."
-        ) from error
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def _sync(folder: Path) -> None:
-    """Puts the names in `folder` on the disk; a file whose name is not there would be lost with the power."""
-    if os.name != "posix":
-        return
-    with suppress(OSError):  # some file systems cannot
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-
-
 def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     if path.is_dir():
         raise IsADirectoryError(f"{path} is a folder; name the file in it that export_encoder wrote.")
@@ -205,26 +173,28 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     raise ValueError(f"{path} is damaged: its content does not fit its checksum. Export it again.")
 
 
-def _check_fit(
-    own: Mapping[str, Tensor], stored: Mapping[str, Tensor], path: str | os.PathLike[str], strict: bool
-) -> None:
+def _check_fit(own: Mapping[str, Tensor], stored: Mapping[str, Tensor], path: str | os.PathLike[str]) -> None:
     common = own.keys() & stored.keys()
     other = [
-        f"{name} ({_shown(stored[name])}, not {_shown(own[name])})"
+        f"{name} ({describe(stored[name])}, not {describe(own[name])})"
         for name in sorted(common)
         if (stored[name].shape, stored[name].dtype) != (own[name].shape, own[name].dtype)
     ]
     missing, unexpected = sorted(own.keys() - common), sorted(stored.keys() - common)
-    if other or not common or (strict and (missing or unexpected)):
+    if other or missing or unexpected or not common:
         parts = (("lacks", missing), ("adds", unexpected), ("has of another shape or dtype", other))
         said = "; ".join(f"it {verb} {_listed(names)}" for verb, names in parts if names)
         raise ValueError(
             f"{path} does not fit the encoder: {said or 'neither has any tensor'}. Build the encoder as the exported "
             f"one was (read_metadata says how), load into the part of your model that was exported, convert dtypes "
-            f"after loading{', or pass strict=False to take what both name' if common and not other else ''}."
+            f"after loading."
         )
+    _check_ties(own, stored, path)
+
+
+def _check_ties(own: Mapping[str, Tensor], stored: Mapping[str, Tensor], path: str | os.PathLike[str]) -> None:
     first: dict[Any, str] = {}
-    for name in sorted(common):
+    for name in sorted(own):
         place = (own[name].data_ptr(), own[name].dtype, own[name].shape, own[name].stride())
         tied = first.setdefault(place, name)
         if not torch.equal(stored[tied], stored[name]):
@@ -232,10 +202,6 @@ def _check_fit(
                 f"the encoder ties {tied} and {name}, but {path} holds different values for them; load it into an "
                 f"encoder without that tie."
             )
-
-
-def _shown(tensor: Tensor) -> str:
-    return f"{str(tensor.dtype).removeprefix('torch.')} {list(tensor.shape)}"
 
 
 def _listed(names: Iterable[str]) -> str:

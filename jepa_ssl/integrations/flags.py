@@ -1,4 +1,4 @@
-"""The flags of a JEPA term for a command line that has others already, and the term that they ask for."""
+"""Command-line flags of a JEPA term, and the term that they describe."""
 
 import math
 from argparse import ArgumentParser, Namespace
@@ -14,7 +14,7 @@ from jepa_ssl.maskers import EntryMasker, NodeMasker
 from jepa_ssl.monitor import CollapseMonitor
 from jepa_ssl.objective import JEPAObjective
 from jepa_ssl.predictors import MLPPredictor
-from jepa_ssl.protocols import CONSTRAINT, INSTANCE, VARIABLE, Teacher, ViewMaker
+from jepa_ssl.protocols import CONSTRAINT, INSTANCE, VARIABLE, SizedEncoder, Teacher, ViewMaker
 from jepa_ssl.regularizers import SIGReg, VICReg
 from jepa_ssl.schedules import CosineSchedule, LinearSchedule
 from jepa_ssl.teachers import EMATeacher, SharedTeacher, StopGradTeacher
@@ -32,13 +32,13 @@ BESIDE_THE_MODE = ("jepa_loss", "jepa_regularizer", "jepa_regularize", "ema_sche
 
 
 def add_jepa_arguments(parser: Any, *, beyond: Any = None, modes: Mapping[str, str] = MODES) -> None:
-    """Adds the flags of a JEPA term to a parser of argparse or configargparse, or to a group of one.
+    """Add the flags of a JEPA term to a parser of argparse or configargparse, or to a group of one.
 
     Args:
         parser: has `add_argument`; takes `--use_jepa`, the teacher, the weights, the ratios and the momentum.
         beyond: takes the flags beyond the plain recipe: loss, regulariser, balance, schedule and monitor; `parser` by
             default.
-        modes: the choices of `--jepa_mode`, name -> who the teacher is. Teachers of your own have to be given to
+        modes: the choices of `--jepa_mode`, name -> description of the teacher. Give teachers of your own to
             `from_args`.
 
     >>> from argparse import ArgumentParser
@@ -51,29 +51,44 @@ def add_jepa_arguments(parser: Any, *, beyond: Any = None, modes: Mapping[str, s
     said = ", ".join(f"{name} ({meaning})" for name, meaning in modes.items())
     add = parser.add_argument
     add("--use_jepa", action="store_true", help="add the JEPA term")
-    add("--jepa_mode", choices=modes, default="ema", help=f"who is the teacher: {said}")
-    add("--jepa_weight", type=float, default=0.2, help="loss = loss of the task + jepa_weight * loss_jepa")
-    add("--jepa_pretrain_epochs", type=int, default=0, help="epochs of JEPA alone, first")
-    add("--jepa_mask_ratio_entries", type=float, default=0.5, help="share hidden of a vector")
-    add("--jepa_mask_ratio_nodes", type=float, default=0.3, help="share hidden of a graph's nodes")
-    add("--ema_momentum", type=float, default=0.996, help="of the teacher, mode ema")
+    add("--jepa_mode", choices=modes, default="ema", help=f"choose the teacher: {said}")
+    add(
+        "--jepa_weight",
+        type=float,
+        default=0.2,
+        help="weigh the JEPA loss: loss = loss of the task + jepa_weight * loss_jepa",
+    )
+    add("--jepa_pretrain_epochs", type=int, default=0, help="train on JEPA alone for this many epochs first")
+    add("--jepa_mask_ratio_entries", type=float, default=0.5, help="mask this fraction of the entries of a vector")
+    add("--jepa_mask_ratio_nodes", type=float, default=0.3, help="mask this fraction of the nodes of a graph")
+    add("--ema_momentum", type=float, default=0.996, help="set the momentum of the teacher in mode ema")
     add = parser.add_argument if beyond is None else beyond.add_argument
-    add("--jepa_loss", choices=LOSSES, default="cosine", help="between prediction and target")
-    add("--jepa_regularizer", choices=REGULARIZERS, default="none", help="against collapse")
+    add("--jepa_loss", choices=LOSSES, default="cosine", help="compare prediction and target by this loss")
+    add("--jepa_regularizer", choices=REGULARIZERS, default="none", help="add a regulariser against collapse")
     places = ("features", "embeddings")
-    add("--jepa_regularize", choices=places, default="features", help="of the trunk, or behind it")
-    add("--jepa_regularizer_weight", type=float, default=0.3, help="beside the prediction loss's 1")
-    balance = "--jepa_weight is a share: JEPA's gradient on the trunk over the task's"
+    add(
+        "--jepa_regularize",
+        choices=places,
+        default="features",
+        help="regularise the trunk's features, or the embeddings",
+    )
+    add(
+        "--jepa_regularizer_weight",
+        type=float,
+        default=0.3,
+        help="weigh the regulariser; the prediction loss has weight 1",
+    )
+    balance = "hold the ratio of JEPA's gradient on the trunk to the task's at --jepa_weight"
     add("--jepa_balance", action="store_true", help=balance)
-    add("--ema_schedule", choices=SCHEDULES, default="constant", help="of the momentum, from --ema_momentum to 1")
-    add("--monitor_every", type=int, default=10, metavar="STEPS", help="look for collapse so often; 0 is never")
+    add("--ema_schedule", choices=SCHEDULES, default="constant", help="raise the momentum from --ema_momentum to 1")
+    add("--monitor_every", type=int, default=10, metavar="STEPS", help="check for collapse every N steps (0: off)")
 
 
 def check_jepa_arguments(args: Namespace) -> None:
-    """Raises ValueError for a flag of `add_jepa_arguments` that is out of range, or contradicts another.
+    """Raise a ValueError for a flag of `add_jepa_arguments` that is out of range or contradicts another.
 
-    The message names the flag, its value, and what to do. `from_args` calls it; call it yourself where the flags are
-    parsed, to be told before any data is read.
+    The message names the flag, its value, and what to do. `from_args` calls this. Call it yourself where the flags are
+    parsed, to fail before any data is read.
     """
     for name in ("jepa_mask_ratio_entries", "jepa_mask_ratio_nodes"):
         require(args, name, "strictly between 0 and 1", lambda value: 0 < value < 1)
@@ -99,7 +114,7 @@ def check_jepa_arguments(args: Namespace) -> None:
     if regularized and not args.jepa_regularizer_weight:
         raise ValueError("--jepa_regularizer_weight is 0, so that --jepa_regularizer does nothing; leave it out.")
     if args.jepa_regularize != "features" and not regularized:
-        raise ValueError("--jepa_regularize says where, but not what; add --jepa_regularizer vicreg or sigreg.")
+        raise ValueError("--jepa_regularize needs a regulariser; add --jepa_regularizer vicreg or sigreg.")
     if args.jepa_mode == "shared" and not regularized:
         raise ValueError(
             f"--jepa_mode is {args.jepa_mode}, where both sides learn and would agree on one point; add "
@@ -115,7 +130,7 @@ def check_jepa_arguments(args: Namespace) -> None:
 
 def from_args(
     args: Namespace,
-    encoder: Any,
+    encoder: SizedEncoder[Any],
     *,
     trunk: nn.Module | None = None,
     views: ViewMaker[Any] | None = None,
@@ -124,11 +139,11 @@ def from_args(
     activation: Callable[[], nn.Module] = nn.ReLU,
     log: Callable[[Mapping[str, float], int], Any] | None = None,
 ) -> JEPATerm:
-    """The JEPA term that the flags of `add_jepa_arguments` ask for, around `encoder`.
+    """Build the JEPA term that the flags of `add_jepa_arguments` describe, around `encoder`.
 
     Args:
         args: with the flags; may have others.
-        encoder: has the attribute `dims`, stream -> size of the embedding, as a `ModelEncoder` does.
+        encoder: tells the size of its embeddings in `dims`, as a `ModelEncoder` does.
         trunk: the part of the model that both losses train, for `--jepa_balance`.
         views: in place of `EntryMasker(args.jepa_mask_ratio_entries)` for the stream `"instance"`, and of
             `NodeMasker(args.jepa_mask_ratio_nodes)` for the streams `"constraint"` and `"variable"`.
@@ -150,7 +165,7 @@ def from_args(
     """
     check_jepa_arguments(args)
     balance = _balance(args, trunk)  # before a copy of the encoder is made
-    dims: Mapping[str, int] = encoder.dims
+    dims = encoder.dims
     regularizer = REGULARIZERS[args.jepa_regularizer]
     objective: JEPAObjective[Any] = JEPAObjective(
         _views(args, dims) if views is None else views,
@@ -212,7 +227,7 @@ def _momentum(args: Namespace, updates: int | None) -> float | Callable[[int], f
 
 
 def require(args: Namespace, name: str, expected: str, holds: Callable[[Any], bool]) -> None:
-    """Raises ValueError, by the name of the flag, unless its value `holds`."""
+    """Raise a ValueError that names the flag unless its value `holds`."""
     value = getattr(args, name)
     if not holds(value):
         raise ValueError(f"--{name} is {value}, but must be {expected}.")

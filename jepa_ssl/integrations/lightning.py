@@ -1,4 +1,4 @@
-"""Lightning: a callback that moves the teacher and logs the monitor. Needs the extra `jepa_ssl[lightning]`."""
+"""A Lightning callback that updates the teacher and logs the monitor. Needs the extra `jepa_ssl[lightning]`."""
 
 from contextlib import ExitStack
 from functools import partial
@@ -9,6 +9,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from jepa_ssl.monitor import CollapseMonitor
+from jepa_ssl.names import unwrapped
 from jepa_ssl.objective import JEPAObjective
 
 try:
@@ -21,17 +22,17 @@ except ImportError as error:
 
 
 class JEPACallback(Callback):
-    """Calls the objective's `update` once after each optimizer step, and gives the monitor's rows to the loggers.
+    """Call the objective's `update` once after each optimizer step, and give the monitor's rows to the loggers.
 
     Your module holds the encoder and the objective, adds `self.jepa(self.encoder, batch).total` to the loss that its
     `training_step` returns, and gives the parameters of both to its optimizer; the rest is
     `Trainer(callbacks=JEPACallback())`. Teacher, predictor and monitor are saved and resumed with the module, for they
     are parts of it; the callback has no state of its own.
 
-    It stands behind the step of the optimizer that trains the encoder. So the teacher moves once however many
-    micro-batches are accumulated, does not where automatic mixed precision skips a step, and is as right with manual
-    optimization. Where several optimizers train parts of the encoder, the last one's step counts. A monitor that has
-    a `log` already keeps it.
+    It hooks into the step of the optimizer that trains the encoder. So the teacher is updated once however many
+    micro-batches are accumulated, is not updated if automatic mixed precision skips a step, and is right with manual
+    optimization too. If several optimizers train parts of the encoder, the last one's step counts. A monitor that has a
+    `log` keeps it.
 
     Args:
         objective: name of the module's attribute that holds the `JEPAObjective`; dots reach further down.
@@ -39,7 +40,7 @@ class JEPACallback(Callback):
 
     Raises, when a fit begins:
         AttributeError: the module has no such attribute.
-        TypeError: what it holds is no objective, or no module.
+        TypeError: the attribute is not an objective, or not a module.
         ValueError: no optimizer has a parameter of the encoder.
     """
 
@@ -74,7 +75,7 @@ def _part(module: LightningModule, argument: str, name: str, kind: type[Any]) ->
             f"{argument} is {name!r}, but {type(module).__name__} has no such attribute; name the one that holds its "
             f"{kind.__name__}: JEPACallback(objective=..., encoder=...)."
         ) from error
-    if not isinstance(getattr(part, "_orig_mod", part), kind):  # of a compiled one, what was compiled
+    if not isinstance(unwrapped(part), kind):
         raise TypeError(
             f"{argument} is {name!r}, which is a {type(part).__name__} in {type(module).__name__}, but must be a "
             f"{kind.__name__}; name the attribute that holds it."

@@ -1,10 +1,11 @@
-"""The LP wing: the only rooms that know that an instance is a linear program."""
+"""Everything that knows that an instance is a linear program."""
 
 from jepa_ssl.lp.instances import DenseLP, SparseLP
 from jepa_ssl.lp.layout import flatten, unflatten, valid_entries
 from jepa_ssl.lp.maskers import StructureMasker
-from jepa_ssl.lp.solver_state import SolverState, split_states
+from jepa_ssl.lp.solver_state import SolverState
 from jepa_ssl.lp.state_features import StateFeatures
+from jepa_ssl.lp.stored import split_states
 
 __all__ = [
     "DenseLP",

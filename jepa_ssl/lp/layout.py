@@ -1,4 +1,4 @@
-"""The flat layout of an LP, `[vec(A), b, c]`, and which of its entries are real when a batch is padded."""
+"""The flat layout of an LP, `[vec(A), b, c]`, and which entries are real in a padded batch."""
 
 import torch
 from einops import rearrange, repeat
@@ -6,7 +6,12 @@ from torch import Tensor
 
 
 def flatten(A: Tensor, b: Tensor, c: Tensor) -> Tensor:
-    """`A [batch, m, n]`, `b [batch, m]`, `c [batch, n]` as one vector an LP, `[batch, m * n + m + n]`, A row by row.
+    """One vector per LP, `[batch, m * n + m + n]`: A row by row, then b, then c.
+
+    Args:
+        A: `[batch, m, n]`.
+        b: `[batch, m]`.
+        c: `[batch, n]`.
 
     Raises:
         ValueError: b or c does not fit A.
@@ -35,25 +40,27 @@ def unflatten(vectors: Tensor, m: int, n: int) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def flatten_states(constraint: Tensor, variable: Tensor) -> Tensor:
-    """`[batch, m, numbers]` of the rows and `[batch, n, numbers]` of the columns, one after the other.
+    """One vector per LP, `[batch, numbers * (m + n)]`: the numbers of the rows, item by item, then of the columns.
 
-    A vector an LP, `[batch, numbers * (m + n)]`.
+    Args:
+        constraint: `[batch, m, numbers]`.
+        variable: `[batch, n, numbers]`.
     """
-    return torch.cat(
-        [rearrange(part, "batch items numbers -> batch (items numbers)") for part in (constraint, variable)], 1
-    )
+    pattern = "batch items numbers -> batch (items numbers)"
+    return torch.cat([rearrange(part, pattern) for part in (constraint, variable)], dim=1)
 
 
 def valid_entries(mask_m: Tensor, mask_n: Tensor, numbers: int = 0) -> Tensor:
     """Which entries of `[vec(A), b, c]` are real: bool `[batch, m * n + m + n]`.
 
-    With `numbers`, of such vectors followed by so many numbers a row and a column, as `StateFeatures` appends them:
-    bool `[batch, m * n + (1 + numbers) * (m + n)]`.
-
-    `mask_m [batch, m]` and `mask_n [batch, n]` are bool, or numbers that are not 0 on real rows and columns.
+    Args:
+        mask_m: `[batch, m]`, bool or numbers, not 0 on real rows.
+        mask_n: `[batch, n]`, the same for columns.
+        numbers: how many numbers per row and column follow each vector, as `StateFeatures` appends them. The result
+            is then `[batch, m * n + (1 + numbers) * (m + n)]`.
 
     Raises:
-        ValueError: a mask is not two-dimensional (counts are not masks), or their batches differ.
+        ValueError: a mask is not two-dimensional (counts are not masks), or the masks are of different batches.
     """
     for name, mask in (("mask_m", mask_m), ("mask_n", mask_n)):
         if mask.ndim != 2:
@@ -62,7 +69,10 @@ def valid_entries(mask_m: Tensor, mask_n: Tensor, numbers: int = 0) -> Tensor:
                 f"from counts, build it as torch.arange(size) < counts[:, None]."
             )
     if len(mask_m) != len(mask_n):
-        raise ValueError(f"mask_m has {len(mask_m)} instances and mask_n {len(mask_n)}; both must describe one batch.")
+        raise ValueError(
+            f"mask_m has {len(mask_m)} instances and mask_n {len(mask_n)}, but must have equally many; give the two "
+            f"masks of one batch."
+        )
     rows, columns = mask_m != 0, mask_n != 0
     coefficients = rearrange(rows, "batch m -> batch m 1") & rearrange(columns, "batch n -> batch 1 n")
     states = [repeat(mask, "batch items -> batch (items numbers)", numbers=numbers) for mask in (rows, columns)]

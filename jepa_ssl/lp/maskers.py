@@ -1,4 +1,4 @@
-"""Maskers of flat LPs that know what the entries of `[vec(A), b, c]` are."""
+"""Maskers of flat LPs that know what each entry of `[vec(A), b, c]` stands for."""
 
 import torch
 from torch import Tensor
@@ -11,25 +11,29 @@ from jepa_ssl.seeds import Randomness
 
 
 class StructureMasker(FlatMasker):
-    """Hides whole constraints, whole variables and single coefficients of flat LPs `[vec(A), b, c]`.
+    """Hide whole constraints, whole variables and single coefficients of flat LPs `[vec(A), b, c]`.
 
-    A constraint is a row of A with its right-hand side, a variable a column of A with its cost. Of each kind that is
-    switched on, an LP hides exactly `int(ratio * count)` of its real ones, drawn independently of the other kinds: at
-    least one and never all where it has two, none where it has one. Padding is never hidden. A coefficient may be
-    drawn that a hidden constraint or variable hides anyway.
+    A constraint is a row of A with its right-hand side. A variable is a column of A with its cost. Of each kind with a
+    ratio, an LP hides exactly `int(ratio * count)` of its real ones: at least one and never all where it has two or
+    more, none where it has one. The kinds are drawn independently, so a drawn coefficient may lie in a hidden row or
+    column. Padding is never hidden.
 
-    Single entries give each other away (a row of a covering problem is all ones); whole constraints and variables do
-    not. Most coefficients are 0, and to hide those hides nothing: see `only_nonzero` and `hidden_share`.
+    Single entries can often be guessed from their neighbours (a row of a covering problem is all ones); whole
+    constraints and variables cannot. Most coefficients are 0, and hiding those hides nothing: see `only_nonzero` and
+    `hidden_share`.
 
     Args:
         m: rows of A, padding included.
         n: columns of A, padding included.
         constraints: share of the constraints to hide, in (0, 1), or 0 to hide none.
-        variables: the same of the variables.
-        coefficients: the same of the single coefficients of A.
-        only_nonzero: draw single coefficients from those that are not 0, and take `coefficients` as a share of them.
-        fill: what a hidden entry becomes, zero by default.
+        variables: the same for the variables.
+        coefficients: the same for single coefficients of A.
+        only_nonzero: draw single coefficients from those that are not 0; `coefficients` is then a share of them.
+        fill: what replaces a hidden entry; zero by default.
         indicator: as in `EntryMasker`.
+
+    Raises:
+        ValueError: a ratio or size is out of range, or nothing would be hidden.
 
     >>> lp = torch.ones(1, 2 * 3 + 2 + 3)  # two rows, three columns
     >>> views = StructureMasker(2, 3, constraints=0.5)(lp, generator=torch.Generator().manual_seed(0))
@@ -57,7 +61,7 @@ class StructureMasker(FlatMasker):
         ratios = {"constraints": constraints, "variables": variables, "coefficients": coefficients}
         if not any(ratios.values()):
             raise ValueError(
-                f"{', '.join(ratios)} are all 0, so nothing would be hidden; give at least one a ratio, 0.3 to 0.5."
+                f"{', '.join(ratios)} are all 0, but one must hide something; give at least one a ratio, 0.3 to 0.5."
             )
         if only_nonzero and not coefficients:
             raise ValueError("only_nonzero is True, but coefficients is 0; give it a ratio, or leave only_nonzero out.")

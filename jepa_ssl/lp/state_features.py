@@ -1,7 +1,6 @@
-"""The state that a solver reaches after a few steps, shown to an encoder beside the LP."""
+"""Early solver states as features, so that an encoder starts where the solver stands."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from typing import Any, Generic, TypeVar
 
 import torch
@@ -10,28 +9,30 @@ from torch import Tensor
 from jepa_ssl.instances import BipartiteGraph, FlatVectors
 from jepa_ssl.lp.instances import DenseLP, SparseLP
 from jepa_ssl.lp.layout import flatten_states, valid_entries
-from jepa_ssl.lp.solver_state import KINDS, LIMIT, SolverState
+from jepa_ssl.lp.solver_state import SolverState
+from jepa_ssl.lp.statistics import KINDS, LIMIT
 from jepa_ssl.protocols import CONSTRAINT, VARIABLE
 
 InstanceT = TypeVar("InstanceT", BipartiteGraph, FlatVectors)
+FormT = TypeVar("FormT", SparseLP, DenseLP)
 
 
 class StateFeatures(Generic[InstanceT]):
-    """Adds the state after a few PDHG steps to an LP's features, so that an encoder begins where the solver stands.
+    """Append the state after a few PDHG steps to an LP's features.
 
-    After each number of steps a variable has its value x and its reduced cost, a constraint its multiplier and its
-    slack, as in `SolverState`: `2 * len(steps)` further numbers each, squashed by asinh and within [-10, 10], 0 in the
-    place of NaN. They are fitted to nothing, so an LP has the same ones in any batch and in any data set (bit for bit
-    on a CPU). Computed from zero and without gradient; of a batch of small LPs, a hundred steps cost about a sixth of
-    a training step of the example's GNN.
+    After each number of steps a variable gains its value x and its reduced cost, and a constraint gains its multiplier
+    and its slack, as in `SolverState`: `2 * len(steps)` numbers each. They are squashed by asinh and clamped to
+    [-10, 10], and NaN becomes 0. They need no statistics, so an LP has the same ones in any batch and any data set (bit
+    for bit on a CPU). PDHG starts from zero, and no gradient flows. For a batch of small LPs, a hundred steps cost
+    about a sixth of a training step of the example's GNN.
 
-    With a later state as the target (`SolverState(300, restart_every=100)`) an encoder learns to go on from an early
-    one; see `jepa_ssl.recipes`. Train and use it on what this returns, in your own loss too.
+    With a later state as the target, for example `SolverState(300, restart_every=100)`, an encoder learns to continue
+    from an early one; see `jepa_ssl.recipes`. Use the returned instances in your own loss too.
 
     Args:
-        steps: after how many steps the state is shown, in rising order; several cost no more than the last.
-        restart_every: restart the solver so often, see `SolverState`.
-        lp_of: from an instance, as it was before, to its LPs: `SparseLP.inequalities_of` for a `BipartiteGraph` whose
+        steps: append the states after these numbers of steps, in rising order. Several cost no more than the last.
+        restart_every: as in `SolverState`.
+        lp_of: turns an instance without states into its LPs: `SparseLP.inequalities_of` for a `BipartiteGraph` whose
             first features are b, c and the coefficient.
 
     >>> edges, ends = torch.tensor([[0, 0], [0, 1]]), torch.tensor([0, 1])
@@ -57,14 +58,14 @@ class StateFeatures(Generic[InstanceT]):
         return 2 * len(self.solver.steps)
 
     def __call__(self, instance: InstanceT) -> InstanceT:
-        """The instance with its state: further columns of a graph's node features, or further entries of flat vectors.
+        """The instance with its states: more node features of a graph, or more entries of flat vectors.
 
-        To flat vectors `[batch, m * n + m + n]` are appended the numbers of the m constraints, one constraint after
-        the other, then those of the n variables: `numbers * (m + n)` entries, real where their row or column is.
+        Flat vectors `[batch, m * n + m + n]` gain the numbers of the m constraints, one constraint after the other,
+        then those of the n variables. These `numbers * (m + n)` entries are real where their row or column is.
 
         Raises:
-            TypeError: the instance is neither a `BipartiteGraph` nor `FlatVectors`, or `lp_of` returns no LP.
-            ValueError: the LP is not of that instance: it has other rows or columns.
+            TypeError: the instance is neither a `BipartiteGraph` nor `FlatVectors`, or `lp_of` does not return LPs.
+            ValueError: the LPs' numbers of rows and columns are not those of the instance.
         """
         if not isinstance(instance, BipartiteGraph | FlatVectors):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise TypeError(
@@ -74,38 +75,44 @@ class StateFeatures(Generic[InstanceT]):
         lp = self.solver.lp(instance)
         states = {kind: _squashed(state) for kind, state in self.solver.states(lp).items()}
         if isinstance(instance, BipartiteGraph):
-            return _on_nodes(instance, lp, states)
-        return _on_entries(instance, lp, states)
+            _check_form(lp, SparseLP, instance)
+            return _on_nodes(instance, states)
+        return _on_entries(instance, _check_form(lp, DenseLP, instance), states)
+
+
+def _check_form(lp: SparseLP | DenseLP, form: type[FormT], instance: BipartiteGraph | FlatVectors) -> FormT:
+    if not isinstance(lp, form):
+        raise TypeError(
+            f"lp_of returned a {type(lp).__name__} for a {type(instance).__name__}, but must return a {form.__name__} "
+            f"of the same rows and columns; use SparseLP.inequalities_of or DenseLP.of_vectors, for example."
+        )
+    return lp
 
 
 def _squashed(state: Tensor) -> Tensor:
     return state.asinh().nan_to_num(0.0, LIMIT, -LIMIT).clamp(-LIMIT, LIMIT)
 
 
-def _on_nodes(graph: BipartiteGraph, lp: SparseLP | DenseLP, states: dict[str, Tensor]) -> BipartiteGraph:
-    if not isinstance(lp, SparseLP):
-        raise TypeError("lp_of returned a DenseLP for a BipartiteGraph; let it return a SparseLP of the same nodes.")
+def _on_nodes(graph: BipartiteGraph, states: dict[str, Tensor]) -> BipartiteGraph:
+    nodes = {CONSTRAINT: graph.constraint_features, VARIABLE: graph.variable_features}
     for kind in KINDS:
-        if len(states[kind]) != len(graph.features(kind)):
+        if len(states[kind]) != len(nodes[kind]):
             raise ValueError(
-                f"lp_of returned LPs of {len(states[kind])} {kind}s for graphs of {len(graph.features(kind))}; let it "
-                f"return the LPs of the same graphs."
+                f"lp_of returned LPs of {len(states[kind])} {kind}s for graphs of {len(nodes[kind])}, but must return "
+                f"as many; return the LPs of the same graphs."
             )
-    wider = {kind: torch.cat((graph.features(kind), states[kind].to(graph.features(kind))), 1) for kind in KINDS}
-    return replace(graph, constraint_features=wider[CONSTRAINT], variable_features=wider[VARIABLE])
+    constraint, variable = (torch.cat([nodes[kind], states[kind].to(nodes[kind])], dim=1) for kind in KINDS)
+    ends = graph.constraint_offsets, graph.variable_offsets
+    return BipartiteGraph(constraint, graph.edge_index, graph.edge_attr, variable, *ends)
 
 
-def _on_entries(vectors: FlatVectors, lp: SparseLP | DenseLP, states: dict[str, Tensor]) -> FlatVectors:
-    if not isinstance(lp, DenseLP):
-        raise TypeError("lp_of returned a SparseLP for FlatVectors; let it return a DenseLP, DenseLP.of_vectors say.")
-    entries = valid_entries(lp.mask_m, lp.mask_n)
-    if vectors.values.shape != entries.shape:
-        raise ValueError(
-            f"instance is {list(vectors.values.shape)}, but its LPs take {list(entries.shape)} as flat vectors; give "
-            f"the vectors as they are without states."
-        )
+def _on_entries(vectors: FlatVectors, lp: DenseLP, states: dict[str, Tensor]) -> FlatVectors:
     appended = flatten_states(states[CONSTRAINT], states[VARIABLE])
-    return FlatVectors(
-        torch.cat((vectors.values, appended.to(vectors.values)), 1),
-        valid_entries(lp.mask_m, lp.mask_n, states[CONSTRAINT].size(2)),
-    )
+    valid = valid_entries(lp.mask_m, lp.mask_n, numbers=states[CONSTRAINT].size(2))
+    expected = [len(valid), valid.size(1) - appended.size(1)]
+    if list(vectors.values.shape) != expected:
+        raise ValueError(
+            f"instance is {list(vectors.values.shape)}, but its LPs take {expected} as flat vectors; give the vectors "
+            f"without states."
+        )
+    return FlatVectors(torch.cat((vectors.values, appended.to(vectors.values)), 1), valid)

@@ -1,43 +1,47 @@
-"""A masker that hides neighbourhoods of bipartite graphs."""
+"""A masker that hides neighbourhoods of graphs."""
+
+from collections.abc import Iterable, Mapping
 
 import torch
 from torch import Tensor
 
 from jepa_ssl.checks import whole_number
-from jepa_ssl.instances import BipartiteGraph
+from jepa_ssl.instances import Graph
 from jepa_ssl.maskers.draw import hidden_counts
 from jepa_ssl.maskers.fill import Fill
-from jepa_ssl.maskers.graph import KINDS, Derived, Ratio, check_graph
-from jepa_ssl.maskers.nodes import GraphMasker
-from jepa_ssl.protocols import CONSTRAINT
+from jepa_ssl.maskers.graph import Derived, Ratio
+from jepa_ssl.maskers.nodes import NodeMasker
 from jepa_ssl.seeds import Randomness, random_keys
-from jepa_ssl.segments import places_in
+from jepa_ssl.segments import first_in_segments, inverse, places_in
 
 
-class BlockMasker(GraphMasker):
+class BlockMasker(NodeMasker):
     """Hides neighbourhoods: the nodes within `hops` edges of random seeds, until the ratio is met.
 
-    A node that is hidden among visible neighbours can often be guessed from them; in a hidden neighbourhood it cannot.
-    As many nodes are hidden as by `NodeMasker`: exactly `int(ratio * nodes)` of each kind and graph, at least one and
-    never all.
+    A hidden node among visible neighbours can often be guessed from them; in a hidden neighbourhood it cannot. As many
+    nodes are hidden as by `NodeMasker`: exactly `int(ratio * nodes)` of each stream and graph, at least one and never
+    all.
 
-    The nodes of a graph, of both kinds, are its seeds in random order. The first hides its ball, the nearest nodes
-    first, then the second hides what is left of its own, and so on; a kind whose share is met stays as it is. On a
-    graph in which `hops` edges reach everything, this is one ball, cut to size.
+    The nodes of a graph, of all streams that `ratio` names, are its seeds in random order. The first seed hides its
+    ball, the nearest nodes first; the second hides what is left of its own, and so on. A stream whose share is met
+    stays as it is. If `hops` edges reach everything in a graph, this is one ball, cut to size. Balls follow edges in
+    both directions, and never pass through a stream that `ratio` does not name: leave out an objective node that is
+    joined to all others.
 
     With several `blocks`, each grows in this way among the nodes that the earlier ones left, up to its part of the
-    share: the blocks are disjoint, together exactly the share, and in each graph and kind as large as each other, or
-    one node larger. The context lacks all of them (the targets of I-JEPA, Assran et al., CVPR 2023); all are predicted,
-    and `draw_blocks` says which node is in which.
+    share. The blocks are disjoint and together exactly the share; in each graph and stream they have the same size, or
+    differ by one node. The context lacks all of them (the targets of I-JEPA, Assran et al., CVPR 2023); all are
+    predicted, and `draw_blocks` says which node is in which.
 
     The cost is `blocks * hops` passes over the edges and a few sorts of the nodes.
 
     Args:
-        ratio: share of the nodes to hide, in (0, 1); or kind -> share, where one kind may have 0 and stays whole.
-        hops: radius of a neighbourhood, in edges; from a variable to the next there are 2.
-        blocks: how many target blocks.
+        ratio: as in `NodeMasker`. A stream with 0 stays whole, but its nodes are seeds, and balls pass through it.
+        hops: radius of a neighbourhood, in edges; two variables of one constraint are 2 apart.
+        blocks: number of target blocks.
         fill, indicator, hide_edges, derived: as in `NodeMasker`.
 
+    >>> from jepa_ssl import BipartiteGraph
     >>> chain = torch.tensor([[0, 0, 1, 1, 2, 2, 3], [0, 1, 1, 2, 2, 3, 3]])
     >>> graph = BipartiteGraph.single(torch.ones(4, 1), chain, torch.ones(7, 1), torch.ones(4, 1))
     >>> masker, generator = BlockMasker(ratio=0.5, hops=1, blocks=2), torch.Generator().manual_seed(0)
@@ -61,92 +65,94 @@ class BlockMasker(GraphMasker):
         self.hops = whole_number("hops", hops, least=1)
         self.blocks = whole_number("blocks", blocks, least=1)
 
-    def draw_blocks(self, graph: BipartiteGraph, *, generator: Randomness = None) -> dict[str, Tensor]:
-        """Which block each node is in: kind -> int64 `[nodes]`, from 0 to `blocks - 1`, -1 where visible.
+    def draw_blocks(self, graph: Graph, *, generator: Randomness = None) -> dict[str, Tensor]:
+        """Which block each node is in: stream -> int64 `[nodes]`, from 0 to `blocks - 1`, -1 where visible.
 
         The same generator gives the blocks that the views lack.
         """
-        check_graph(
-            graph,
-            self.derived,
-            generator,
-            hides_edges=self.hide_edges,
-            indicator=self.indicator,
-        )
-        owner = torch.cat([graph.graph_of(kind) for kind in KINDS])
-        block = torch.full_like(owner, -1)
+        self._check(graph, generator)
+        return self._drawn_blocks(graph, generator)
+
+    def _hidden(self, graph: Graph, generator: Randomness) -> dict[str, Tensor]:
+        return {stream: block >= 0 for stream, block in self._drawn_blocks(graph, generator).items()}
+
+    def _drawn_blocks(self, graph: Graph, generator: Randomness) -> dict[str, Tensor]:
+        ratios = self._ratios(graph.nodes)
+        sizes = {stream: graph.offsets(stream).diff() for stream in ratios}
+        counts = {
+            s: hidden_counts(sizes[s], ratio) if ratio else torch.zeros_like(sizes[s]) for s, ratio in ratios.items()
+        }
+        owners = {stream: graph.graph_of(stream) for stream in ratios}
+        block = torch.full_like(torch.cat([*owners.values()]), -1)
         for number in range(self.blocks):
-            wanted = {kind: self._wanted(graph, kind, number) for kind in KINDS}
-            chosen = grow(graph, owner, block >= 0, self.hops, wanted, generator)
-            block = torch.where(chosen, number, block)
-        return _split(block, graph)
-
-    def _hidden(self, graph: BipartiteGraph, generator: Randomness) -> dict[str, Tensor]:
-        return {kind: block >= 0 for kind, block in self.draw_blocks(graph, generator=generator).items()}
-
-    def _wanted(self, graph: BipartiteGraph, kind: str, number: int) -> Tensor:
-        """How many nodes of `kind` each graph's block `number` has, `[graphs]`."""
-        sizes = graph.offsets(kind).diff()
-        counts = hidden_counts(sizes, self.ratio_of[kind]) if self.ratio_of[kind] else torch.zeros_like(sizes)
-        return counts * (number + 1) // self.blocks - counts * number // self.blocks
+            # Each block's part of the share, rounded so that the parts add up to it.
+            wanted = {
+                s: count * (number + 1) // self.blocks - count * number // self.blocks for s, count in counts.items()
+            }
+            block = torch.where(grow(graph, owners, block >= 0, self.hops, wanted, generator), number, block)
+        return _by_stream(block, owners)
 
 
 def grow(
-    graph: BipartiteGraph,
-    owner: Tensor,
+    graph: Graph,
+    owners: Mapping[str, Tensor],
     taken: Tensor,
     hops: int,
-    wanted: dict[str, Tensor],
+    wanted: Mapping[str, Tensor],
     generator: Randomness,
 ) -> Tensor:
-    """One block of `wanted` nodes, kind -> `[graphs]`, around random seeds that are not `taken`: bool `[nodes]`.
+    """One block of `wanted` nodes, stream -> `[graphs]`, around random seeds that are not `taken`: bool `[nodes]`.
 
-    `owner`, int64, and `taken`, bool, are about the nodes of the batch, the constraints before the variables.
+    `owners`, stream -> int64 `[nodes]`, says which graph each node belongs to. `taken` and the result list the nodes of
+    these streams one stream after the other.
     """
-    nodes = len(owner)
+    nodes = len(taken)
     hops = min(hops, nodes)  # no path is longer
-    rank = seed_ranks(owner, taken, generator)
-    nearest = nearest_seeds(graph, rank, hops)
+    rank = seed_ranks(torch.cat([*owners.values()]), taken, generator)
+    nearest = nearest_seeds(graph, owners, rank, hops)
     nearest = torch.where(taken, rank * (hops + 1), nearest)  # a taken node comes last in its graph
     # Nodes that are equally far from one seed come in the order of their own ranks, which is random. As ranks rise from
     # graph to graph, so does the order.
-    order = _split(nearest * nodes + rank, graph)
-    return torch.cat([_first(order[kind], graph, kind, wanted[kind]) for kind in KINDS])
+    keys = _by_stream(nearest * nodes + rank, owners)
+    return torch.cat(
+        [
+            first_in_segments(keys[stream].argsort(), owner, graph.offsets(stream), wanted[stream])
+            for stream, owner in owners.items()
+        ]
+    )
 
 
 def seed_ranks(owner: Tensor, taken: Tensor, generator: Randomness) -> Tensor:
     """A random order of the nodes of each graph, those that are `taken` last: int64 `[nodes]`, graph after graph."""
     tickets = random_keys(generator, owner, lambda: places_in(owner)) >> 30
-    order = (owner << 33 | taken.long() << 32 | tickets).argsort(stable=True)
-    rank = torch.empty_like(order)
-    rank[order] = torch.arange(len(order), device=order.device)
-    return rank
+    return inverse((owner << 33 | taken.long() << 32 | tickets).argsort(stable=True))
 
 
-def nearest_seeds(graph: BipartiteGraph, rank: Tensor, hops: int) -> Tensor:
-    """For each node the lowest rank within `hops` edges, and how far it is: int64 `rank * (hops + 1) + distance`."""
-    constraint, variable = graph.edge_index
-    variable = variable + len(graph.constraint_features)
-    narrow = torch.int32 if len(rank) * (hops + 1) < 2**31 else torch.int64  # half the memory to run about in
+def nearest_seeds(graph: Graph, streams: Iterable[str], rank: Tensor, hops: int) -> Tensor:
+    """For each node of `streams` the lowest rank within `hops` edges, and how far it is.
+
+    Returns int64 `rank * (hops + 1) + distance`, the nodes of one stream after those of the other.
+    """
+    first: dict[str, int] = {}
+    nodes = 0
+    for stream in streams:
+        first[stream], nodes = nodes, nodes + len(graph.features(stream))
+    joined = [
+        (edges.index[0] + first[edges.ends[0]], edges.index[1] + first[edges.ends[1]])
+        for edges in graph.edges.values()
+        if edges.ends[0] in first and edges.ends[1] in first
+    ]
+    narrow = torch.int32 if nodes * (hops + 1) < 2**31 else torch.int64  # half the memory to run about in
     nearest = (rank * (hops + 1)).to(narrow)
     for _ in range(hops):
         beyond = nearest + 1
         # index_select, which on a CPU is three times as fast as brackets.
-        nearest = nearest.scatter_reduce(0, constraint, beyond.index_select(0, variable), "amin")
-        nearest = nearest.scatter_reduce(0, variable, beyond.index_select(0, constraint), "amin")
+        for source, target in joined:
+            nearest = nearest.scatter_reduce(0, source, beyond.index_select(0, target), "amin")
+            nearest = nearest.scatter_reduce(0, target, beyond.index_select(0, source), "amin")
     return nearest.long()
 
 
-def _first(order: Tensor, graph: BipartiteGraph, kind: str, wanted: Tensor) -> Tensor:
-    """Which nodes of `kind` are among the `wanted` lowest of their graph in `order`: bool `[nodes]`."""
-    by_order = order.argsort()
-    owner = graph.graph_of(kind)
-    place = torch.arange(len(order), device=order.device) - graph.offsets(kind)[owner]
-    chosen = torch.empty(len(order), dtype=torch.bool, device=order.device)
-    chosen[by_order] = place < wanted[owner]
-    return chosen
-
-
-def _split(nodes: Tensor, graph: BipartiteGraph) -> dict[str, Tensor]:
-    constraints = len(graph.features(CONSTRAINT))
-    return dict(zip(KINDS, (nodes[:constraints], nodes[constraints:]), strict=True))
+def _by_stream(nodes: Tensor, owners: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    sizes = [len(owner) for owner in owners.values()]
+    return dict(zip(owners, torch.split(nodes, sizes), strict=True))

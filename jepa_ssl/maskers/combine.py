@@ -1,19 +1,16 @@
 """Maskers made of maskers: one after the other, and side by side."""
 
-from collections.abc import Callable, Mapping
-from functools import partial
-from typing import Any, cast
+from collections.abc import Mapping
+from functools import reduce
+from types import FunctionType
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from jepa_ssl.instances import BipartiteGraph, check_numbers
+from jepa_ssl.maskers.base import Masker
 from jepa_ssl.maskers.draw import spare_one
-from jepa_ssl.maskers.edges import EdgeMasker
-from jepa_ssl.maskers.flat import FlatMasker, parts
-from jepa_ssl.maskers.graph import edge_owner, edges_at, equal_graphs
-from jepa_ssl.maskers.nodes import GraphMasker
-from jepa_ssl.protocols import EDGE, INSTANCE, ViewMaker, Views
+from jepa_ssl.protocols import ViewMaker, Views
 from jepa_ssl.seeds import Randomness
 
 
@@ -23,24 +20,25 @@ class _Several(nn.Module):
         if not makers:
             raise ValueError(f"{type(self).__name__} got no masker; give at least one.")
         self.makers = makers
-        # So that learned tokens are found; a maker may be a plain function, too.
+        # So that learned tokens are found. A maker may also be a plain function.
         self.modules_among = nn.ModuleList(maker for maker in makers if isinstance(maker, nn.Module))
 
 
 class ComposeMaskers(_Several):
     """Hides with one masker after the other: the context lacks what any of them hides.
 
-    The maskers draw independently of each other, but one of the items that a later one drew is spared, uniformly at
-    random, wherever nothing would stay visible: each graph with two nodes of a kind shows one, each vector with two
-    real entries shows one, and `EdgeMasker` leaves a coefficient where the earlier ones do.
+    The maskers draw independently of each other. But where nothing would stay visible, one of the items that a later
+    one drew is spared, uniformly at random: each graph with two nodes of a stream shows one, each vector with two real
+    entries shows one, and `EdgeMasker` leaves a coefficient where the earlier maskers do.
 
-    The target view is the first's. An item is predicted if any of them hides it, and every graph weighs the same.
-    The first may be another view maker, if it leaves the instance whole: with `SolverState`, a part of the instance is
-    hidden from the encoder that predicts its state in full.
+    The target view is the first masker's. An item is predicted if any of them hides it, and every graph weighs the
+    same. The first may be another view maker, if it leaves the instance whole: after `SolverState`, a part of the
+    instance is hidden from the encoder that predicts its state in full.
 
     Args:
         maskers: maskers of this package or subclasses of them, without an indicator.
 
+    >>> import torch
     >>> from jepa_ssl import EntryMasker
     >>> views = ComposeMaskers(EntryMasker(0.5), EntryMasker(0.2))(torch.ones(2, 10))
     >>> bool((views.context.sum(dim=1) <= 5).all())
@@ -54,32 +52,24 @@ class ComposeMaskers(_Several):
     def __init__(self, *maskers: ViewMaker[Any]) -> None:
         super().__init__(*maskers)
         for masker in maskers:
-            if getattr(masker, "indicator", False):
+            if isinstance(masker, Masker) and masker.indicator:
                 raise ValueError(
                     f"{type(masker).__name__} has indicator=True, but the next masker of ComposeMaskers would hide its "
                     f"column; leave it off, or use a single masker."
                 )
 
     def forward(self, instance: Any, *, generator: Randomness = None) -> Views[Any, Any]:
-        check_numbers(instance)  # here alone, for what an earlier part filled in may be anything
         views: Views[Any, Any] | None = None
         taken: dict[str, Tensor] = {}
         for masker in self.makers:
             context = instance if views is None else views.context
-            if isinstance(masker, FlatMasker | GraphMasker | EdgeMasker):
+            if isinstance(masker, Masker):
+                if context is instance:  # what an earlier part filled in may be anything
+                    masker.check_numbers(instance)
                 later = _hide(masker, context, taken, generator)
             else:
                 later = _leaves_whole(masker, context, _made(masker, context, generator))
-            if views is None:
-                views = later
-                continue
-            if later.target is not context:
-                raise ValueError(
-                    f"{type(masker).__name__} makes a target of its own, but that of ComposeMaskers is its first "
-                    f"part's; put it first, or leave it out."
-                )
-            hidden = _union(views.hidden, later.hidden)
-            views = Views(later.context, views.target, hidden, _weight(views, hidden))
+            views = later if views is None else _both(views, later, masker)
         assert views is not None  # there is at least one part
         return views
 
@@ -87,9 +77,10 @@ class ComposeMaskers(_Several):
 class MultiView(_Several):
     """Several views of one instance, each by its own masker: a light one and a heavy one, for example.
 
-    Returns one `Views` a masker, all with the instance as their target; `JEPAObjective` averages their losses, and runs
-    the teacher once. (A masker with an indicator makes a target of its own, which is then embedded for itself.)
+    Returns one `Views` per masker, all with the instance as their target; `JEPAObjective` averages their losses, and
+    runs the teacher once. (A masker with an indicator makes a target of its own, which the teacher embeds separately.)
 
+    >>> import torch
     >>> from jepa_ssl import EntryMasker
     >>> light, heavy = MultiView(EntryMasker(0.2), EntryMasker(0.7))(torch.ones(1, 10))
     >>> light.context.sum().item(), heavy.context.sum().item(), light.target is heavy.target
@@ -101,8 +92,7 @@ class MultiView(_Several):
 
 
 def _made(maker: ViewMaker[Any], instance: Any, generator: Randomness) -> Views[Any, Any]:
-    # Not every view maker takes Seeds; one that does not says so itself.
-    views = maker(instance, generator=cast("torch.Generator | None", generator))
+    views = maker(instance, generator=generator)
     if isinstance(views, tuple):
         raise TypeError(
             "a masker returned several views, but ComposeMaskers and MultiView take maskers that make one each."
@@ -110,66 +100,59 @@ def _made(maker: ViewMaker[Any], instance: Any, generator: Randomness) -> Views[
     return views
 
 
+def _hide(masker: Masker, context: Any, taken: dict[str, Tensor], generator: Randomness) -> Views[Any, Any]:
+    """The views of `masker`, which spares what is last visible; `taken`, stream -> bool, grows by what it hides."""
+    marks = masker.draw(context, generator=generator)
+    for stream, drawn in marks.items():
+        if stream in taken:
+            owner, instances, real = masker.items(context, stream)
+            visible = ~taken[stream] if real is None else real & ~taken[stream]
+            marks[stream] = spare_one(drawn, visible, owner, instances, generator, real)
+    for stream, lost in masker.lost(context, marks).items():
+        taken[stream] = taken[stream] | lost if stream in taken else lost
+    return masker.hide(context, marks, generator)
+
+
+def _both(first: Views[Any, Any], later: Views[Any, Any], maker: ViewMaker[Any]) -> Views[Any, Any]:
+    """The views of `maker`, applied to the context of `first`, with the target of `first`."""
+    if later.target is not first.context:
+        raise ValueError(
+            f"{_name(maker)} makes a target of its own, but that of ComposeMaskers is its first part's; put it first, "
+            f"or leave it out."
+        )
+    hidden = _union(first.hidden, later.hidden)
+    marks = {stream: mark for stream, mark in hidden.items() if mark is not None}
+    # A stream that is predicted in full keeps the weights it had.
+    weight = {stream: given for stream, given in first.weight.items() if stream not in marks}
+    if isinstance(maker, Masker):
+        weight |= maker.weights(later.context, marks)
+    return Views(later.context, first.target, hidden, weight)
+
+
 def _union(a: Mapping[str, Tensor | None], b: Mapping[str, Tensor | None]) -> dict[str, Tensor | None]:
-    """What either hides; None, or no entry, is everything."""
+    """What either hides. None is everything, and so is an empty mapping; a mapping that names others hides nothing."""
 
-    def either(one: Tensor | None, other: Tensor | None) -> Tensor | None:
-        return None if one is None or other is None else one | other
+    def either(stream: str) -> Tensor | None:
+        marks = [part.get(stream) for part in (a, b) if stream in part or not part]
+        hidden = [mark for mark in marks if mark is not None]
+        return reduce(torch.logical_or, hidden) if len(hidden) == len(marks) else None
 
-    return {stream: either(a.get(stream), b.get(stream)) for stream in {**a, **b}}
-
-
-def _weight(first: Views[Any, Any], hidden: Mapping[str, Tensor | None]) -> dict[str, Tensor]:
-    """Each graph's hidden nodes share the weight 1; a stream that is predicted in full keeps the weights it had."""
-    weight = {stream: given for stream, given in first.weight.items() if hidden.get(stream) is None}
-    if isinstance(first.target, BipartiteGraph):
-        weight |= {kind: equal_graphs(mark, first.target, kind) for kind, mark in hidden.items() if mark is not None}
-    return weight
-
-
-def _hide(
-    masker: FlatMasker | GraphMasker | EdgeMasker,
-    context: Any,
-    taken: dict[str, Tensor],
-    generator: Randomness,
-) -> Views[Any, Any]:
-    """The views of `masker`, which spares what is last visible; `taken`, stream -> bool `[items]`, grows."""
-
-    def take(stream: str, drawn: Tensor, group: Callable[[], Tensor], real: Tensor | None = None) -> Tensor:
-        before = taken.get(stream)
-        if before is not None:
-            visible = ~before if real is None else real & ~before
-            groups = context.num_graphs if isinstance(context, BipartiteGraph) else len(drawn)
-            drawn = spare_one(drawn, visible, group(), groups, generator, real)
-        taken[stream] = drawn if before is None else before | drawn
-        return drawn
-
-    if isinstance(masker, FlatMasker):
-        entries = masker.draw(context, generator=generator)
-        rows = torch.arange(len(entries), device=entries.device).unsqueeze(1)
-        entries = take(INSTANCE, entries, lambda: rows.expand_as(entries), parts(context)[1])
-        return masker.hide(context, entries, generator)
-    if isinstance(masker, EdgeMasker):
-        edges = take(EDGE, masker.draw(context, generator=generator), lambda: edge_owner(context))
-        return masker.hide(context, edges, generator)
-    drawn = masker.draw(context, generator=generator)
-    nodes = {kind: take(kind, mark, partial(context.graph_of, kind)) for kind, mark in drawn.items()}
-    if masker.hide_edges:
-        lost = edges_at(nodes, context)
-        taken[EDGE] = taken[EDGE] | lost if EDGE in taken else lost
-    return masker.hide(context, nodes, generator)
+    return {stream: either(stream) for stream in {**a, **b}}
 
 
 def _leaves_whole(maker: ViewMaker[Any], context: Any, views: Views[Any, Any]) -> Views[Any, Any]:
-    name = getattr(maker, "__name__", type(maker).__name__)
     if views.items:
         raise ValueError(
-            f"{name} moves items, so that marks of a later masker would be of other items; leave it out of "
+            f"{_name(maker)} moves items, so that marks of a later masker would be of other items; leave it out of "
             f"ComposeMaskers, and apply the symmetry to the instance before the objective sees it."
         )
     if views.context is not context:
         raise ValueError(
-            f"{name} changes the instance, but does not say what it hides, so that nothing might stay visible; "
+            f"{_name(maker)} changes the instance, but does not say what it hides, so that nothing might stay visible; "
             f"give ComposeMaskers maskers of jepa_ssl, or subclasses of them."
         )
     return views
+
+
+def _name(maker: ViewMaker[Any]) -> str:
+    return maker.__name__ if isinstance(maker, FunctionType) else type(maker).__name__

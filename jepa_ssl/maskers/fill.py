@@ -3,36 +3,14 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from inspect import isclass
-from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
 from jepa_ssl.checks import non_negative
-from jepa_ssl.seeds import Randomness
+from jepa_ssl.protocols import Fill
 
 _INTEGERS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}  # by size in bytes
-
-
-class Fill(Protocol):
-    """`values` with other content where `hidden`, bool and broadcast to `values`, is True; `values` stays unwritten.
-
-    `stream` says whose values they are: `"instance"`, a kind of node, or `"edge"`. `others()` is a tensor
-    like `values` that holds, in the place of each item, another real item of the same instance, drawn uniformly, and
-    `noise()` one of standard normal numbers. Both are drawn with `generator`, and only if they are asked for.
-    """
-
-    def __call__(
-        self,
-        values: Tensor,
-        hidden: Tensor,
-        /,
-        *,
-        stream: str,
-        generator: Randomness,
-        others: Callable[[], Tensor],
-        noise: Callable[[], Tensor],
-    ) -> Tensor: ...
 
 
 def fill_or_zeros(fill: Fill | None) -> Fill:

@@ -1,51 +1,44 @@
 """Maskers of flat vectors."""
 
-from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
 from numbers import Integral
-from typing import overload
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from jepa_ssl.checks import open_fraction
-from jepa_ssl.instances import FlatVectors, check_numbers
+from jepa_ssl.checks import can_read_without_sync, open_fraction
+from jepa_ssl.instances import FlatVectors, check_finite
+from jepa_ssl.maskers.base import Items, Masker
 from jepa_ssl.maskers.draw import draw_in_rows, other_in_rows, real_places
-from jepa_ssl.maskers.fill import Fill, fill_or_zeros
+from jepa_ssl.maskers.fill import Fill
 from jepa_ssl.protocols import INSTANCE, Views
 from jepa_ssl.seeds import Randomness, check_randomness, normal_like
 
 
-class FlatMasker(nn.Module, ABC):
-    """What maskers of vectors have in common; `_hidden` says which entries are hidden.
+class FlatMasker(Masker):
+    """Base of the maskers of vectors, `[batch, entries]` or `FlatVectors`: `_hidden` says which entries are hidden.
 
-    The target view is the whole vector. A vector has one embedding, so the loss is taken on every instance of which
-    something is hidden: not on vectors with a single real entry, which show all they have.
+    A vector has one embedding, so the loss is taken on every instance of which something is hidden: not on vectors with
+    a single real entry, which show all they have.
     """
 
-    def __init__(self, fill: Fill | None, indicator: bool) -> None:
-        super().__init__()
-        self.fill = fill_or_zeros(fill)
-        self.indicator = indicator
+    @abstractmethod
+    def _hidden(self, values: Tensor, valid: Tensor | None, generator: Randomness) -> Tensor:
+        """Which entries to hide: bool `[batch, entries]`."""
 
-    @overload
-    def forward(self, instance: Tensor, *, generator: Randomness = None) -> Views[Tensor, Tensor]: ...
-
-    @overload
-    def forward(self, instance: FlatVectors, *, generator: Randomness = None) -> Views[FlatVectors, FlatVectors]: ...
-
-    def forward(
-        self, instance: Tensor | FlatVectors, *, generator: Randomness = None
-    ) -> Views[Tensor, Tensor] | Views[FlatVectors, FlatVectors]:
-        """The views of `instance`: `[batch, entries]`, or `FlatVectors` where some entries are padding."""
-        check_numbers(instance)
-        return self.hide(instance, self.draw(instance, generator=generator), generator)
+    def draw(self, instance: Tensor | FlatVectors, *, generator: Randomness = None) -> dict[str, Tensor]:
+        """Which entries to hide: `{"instance": bool [batch, entries]}`."""
+        values, valid = parts(instance)
+        check_randomness(generator, len(values), values.device)
+        return {INSTANCE: self._hidden(values, valid, generator)}
 
     def hide(
-        self, instance: Tensor | FlatVectors, hidden: Tensor, generator: Randomness
-    ) -> Views[Tensor, Tensor] | Views[FlatVectors, FlatVectors]:
-        """The views in which the entries that are `hidden`, bool `[batch, entries]`, are filled."""
+        self, instance: Tensor | FlatVectors, marks: Mapping[str, Tensor], generator: Randomness
+    ) -> Views[Any, Any]:
         values, valid = parts(instance)
+        hidden = marks[INSTANCE]
 
         def others() -> Tensor:
             return values.gather(1, other_in_rows(values.shape, valid, generator, values.device))
@@ -55,27 +48,29 @@ class FlatMasker(nn.Module, ABC):
             return drawn if valid is None else drawn.gather(1, real_places(valid))
 
         context = self.fill(values, hidden, stream=INSTANCE, generator=generator, others=others, noise=noise)
+        # amax of bytes, because any() takes forty times as long on a CPU.
+        lost = {INSTANCE: hidden.view(torch.uint8).amax(1) > 0 if hidden.size(1) else hidden.any(1)}
         target = values
         if self.indicator:
             context = torch.cat([context, hidden.to(values)], dim=1)
             target = torch.cat([values, torch.zeros_like(values)], dim=1)
             valid = None if valid is None else torch.cat([valid, valid], dim=1)
-        # amax of bytes, for any() takes forty times as long on a CPU.
-        lost = hidden.view(torch.uint8).amax(1) > 0 if hidden.size(1) else hidden.any(1)
         if valid is None:
-            return Views(context, target, {INSTANCE: lost})
-        whole = FlatVectors(target, valid) if self.indicator else instance
-        assert isinstance(whole, FlatVectors)
-        return Views(FlatVectors(context, valid), whole, {INSTANCE: lost})
+            return Views(context, target, lost)
+        return Views(FlatVectors(context, valid), FlatVectors(target, valid) if self.indicator else instance, lost)
 
-    def draw(self, instance: Tensor | FlatVectors, *, generator: Randomness = None) -> Tensor:
-        """Which entries to hide: bool `[batch, entries]`."""
+    def check_numbers(self, instance: Tensor | FlatVectors) -> None:
+        values, _ = parts(instance)
+        if can_read_without_sync(values):
+            if isinstance(instance, FlatVectors):
+                instance.check_values()
+            else:
+                check_finite("instance", values)
+
+    def items(self, instance: Tensor | FlatVectors, stream: str) -> Items:
         values, valid = parts(instance)
-        check_randomness(generator, len(values), values.device)
-        return self._hidden(values, valid, generator)
-
-    @abstractmethod
-    def _hidden(self, values: Tensor, valid: Tensor | None, generator: Randomness) -> Tensor: ...
+        rows = torch.arange(len(values), device=values.device).unsqueeze(1)
+        return Items(rows.expand_as(values), len(values), valid)
 
 
 class EntryMasker(FlatMasker):

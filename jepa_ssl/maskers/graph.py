@@ -1,204 +1,198 @@
-"""What the maskers of bipartite constraint/variable graphs share: what is hidden where, and what that weighs."""
+"""What the maskers of graphs share: what is hidden where, and what it weighs."""
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from abc import abstractmethod
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from jepa_ssl.checks import can_read_without_sync, open_fraction, whole_number
-from jepa_ssl.instances import BipartiteGraph
-from jepa_ssl.maskers.draw import other_in_segments
+from jepa_ssl.instances import Graph
+from jepa_ssl.instances.streams import Edges
+from jepa_ssl.maskers.base import Items, Masker
+from jepa_ssl.maskers.draw import other_in_groups
 from jepa_ssl.maskers.fill import Fill
-from jepa_ssl.protocols import CONSTRAINT, EDGE, VARIABLE, Views
+from jepa_ssl.protocols import Views
 from jepa_ssl.seeds import Randomness, check_randomness, normal_like
-from jepa_ssl.segments import equal_shares, segment_sums
-
-KINDS = (CONSTRAINT, VARIABLE)
+from jepa_ssl.segments import any_in_groups, shares_of_marked
 
 Ratio = float | Mapping[str, float]
 Derived = Mapping[str, Sequence[int]]
 
 
-def ratio_of_kinds(ratio: Ratio) -> dict[str, float]:
-    """The ratio of each kind of node, from one for both or one for each, of which all but one may be 0."""
+class GraphMasker(Masker):
+    """Base of the maskers of graphs: `_hidden` says which nodes or edges are hidden.
+
+    Every graph weighs the same in the loss.
+
+    Args:
+        ratio: share of the items to hide, in (0, 1), for all streams; or stream -> share, where 0 hides nothing.
+        fill, indicator: as in `Masker`.
+        derived: stream of nodes -> columns of its features that are computed from coefficients.
+    """
+
+    def __init__(self, ratio: Ratio, fill: Fill | None, indicator: bool, derived: Derived | None) -> None:
+        super().__init__(fill, indicator)
+        self.ratio = _checked_ratio(ratio)
+        remedy = "columns count from 0."
+        self.derived = {
+            stream: tuple(whole_number(f"derived[{stream!r}]", column, 0, remedy) for column in columns)
+            for stream, columns in (derived or {}).items()
+        }
+
+    @abstractmethod
+    def _hidden(self, graph: Graph, generator: Randomness) -> dict[str, Tensor]:
+        """Which items to hide: stream -> bool `[items]`."""
+
+    @abstractmethod
+    def _predicted(self, graph: Graph, marks: Mapping[str, Tensor], lost: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Which nodes are predicted where `marks` were drawn and `lost` is what the context loses by them."""
+
+    @abstractmethod
+    def _edges(self, graph: Graph) -> Mapping[str, Edges]:
+        """The streams of edges whose attributes this masker hides."""
+
+    def draw(self, instance: Graph, *, generator: Randomness = None) -> dict[str, Tensor]:
+        """Which nodes, or edges, to hide: stream -> bool `[items]`."""
+        self._check(instance, generator)
+        return self._hidden(instance, generator)
+
+    def hide(self, instance: Graph, marks: Mapping[str, Tensor], generator: Randomness) -> Views[Any, Any]:
+        lost = self.lost(instance, marks)
+        hidden = self._predicted(instance, marks, lost)
+        context, target = instance.with_values(self._filled(instance, lost, generator)), instance
+        if self.indicator:
+            columns = {stream: mark for stream, mark in marks.items() if stream in instance.nodes}
+            columns |= {stream: lost[stream] for stream in self._edges(instance)}
+            context = _with_columns(context, columns)
+            target = _with_columns(target, {stream: torch.zeros_like(mark) for stream, mark in columns.items()})
+        return Views(context, target, hidden, self.weights(instance, hidden))
+
+    def check_numbers(self, instance: Graph) -> None:
+        if can_read_without_sync(_some_offsets(instance)):
+            instance.check_features()
+
+    def items(self, instance: Graph, stream: str) -> Items:
+        return Items(instance.graph_of(stream), instance.num_graphs)
+
+    def weights(self, instance: Graph, hidden: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        return {
+            stream: shares_of_marked(mark, instance.offsets(stream), instance.features(stream).dtype)
+            for stream, mark in hidden.items()
+        }
+
+    def _ratios(self, streams: Iterable[str]) -> dict[str, float]:
+        """The ratio of each of the graph's `streams` that the masker was given one for, in their order."""
+        if not isinstance(self.ratio, Mapping):
+            return dict.fromkeys(streams, self.ratio)
+        ratios = {stream: self.ratio[stream] for stream in streams if stream in self.ratio}
+        if len(ratios) < len(self.ratio):
+            raise ValueError(
+                f"ratio names the streams {sorted(self.ratio)}, but the graph has {sorted(streams)}; name those."
+            )
+        return ratios
+
+    def _check(self, graph: Graph, generator: Randomness) -> None:
+        """Raise unless this masker can hide parts of `graph`."""
+        offsets = _some_offsets(graph)
+        check_randomness(generator, graph.num_graphs, offsets.device)
+        for stream, columns in self.derived.items():
+            if stream not in graph.nodes:
+                raise ValueError(
+                    f"derived names the stream {stream!r}, but the nodes are {sorted(graph.nodes)}; use one of them."
+                )
+            width = graph.features(stream).size(1)
+            if columns and max(columns) >= width:
+                raise ValueError(
+                    f"derived[{stream!r}] names column {max(columns)}, but {graph.name_of(stream, 'features')} has "
+                    f"{width} columns; columns count from 0."
+                )
+        for stream, edges in self._edges(graph).items():
+            _check_attr(graph.name_of(stream, "attr"), edges.attr, self.indicator)
+        # Wrong numbers would end in an index error far from their cause.
+        if can_read_without_sync(offsets):
+            graph.check_wiring()
+
+    def _filled(self, graph: Graph, lost: Mapping[str, Tensor], generator: Randomness) -> dict[str, Tensor]:
+        """The values of each stream of `graph` that loses some, stream -> `[items, *]`."""
+        filled: dict[str, Tensor] = {}
+        for stream, values in graph.values().items():
+            hidden = lost[stream].view(-1, *(1,) * (values.ndim - 1)) if stream in lost else None
+            if (columns := self.derived.get(stream)) and (at := nodes_at(lost, graph, stream)) is not None:
+                hidden = torch.zeros_like(at).unsqueeze(-1) if hidden is None else hidden
+                hidden = hidden.repeat(1, values.size(1))
+                for column in columns:
+                    hidden[:, column] |= at
+            if hidden is not None:
+                filled[stream] = self._fill(graph, stream, values, hidden, generator)
+        return filled
+
+    def _fill(self, graph: Graph, stream: str, values: Tensor, hidden: Tensor, generator: Randomness) -> Tensor:
+        def others() -> Tensor:
+            return values[other_in_groups(graph.graph_of(stream), graph.num_graphs, generator)]
+
+        def noise() -> Tensor:
+            return normal_like(values, generator, lambda: graph.graph_of(stream))
+
+        return self.fill(values, hidden, stream=stream, generator=generator, others=others, noise=noise)
+
+
+def edges_at(nodes: Mapping[str, Tensor], edges: Edges) -> Tensor:
+    """Which edges have an end among `nodes`, stream -> bool `[nodes]`, which names one end at least: bool `[edges]`."""
+    found = [nodes[end].index_select(0, row) for end, row in zip(edges.ends, edges.index, strict=True) if end in nodes]
+    return found[0] if len(found) == 1 else found[0] | found[1]
+
+
+def nodes_at(lost: Mapping[str, Tensor], graph: Graph, stream: str) -> Tensor | None:
+    """Which nodes of `stream` are an end of an edge in `lost`, stream -> bool: bool `[nodes]`; None if none can be."""
+    found: Tensor | None = None
+    for name, edges in graph.edges.items():
+        for row, end in enumerate(edges.ends):
+            if name in lost and end == stream:
+                here = any_in_groups(lost[name], edges.index[row], len(graph.features(stream)))
+                found = here if found is None else found | here
+    return found
+
+
+def _checked_ratio(ratio: Ratio) -> Ratio:
     if not isinstance(ratio, Mapping):
-        return dict.fromkeys(KINDS, open_fraction("ratio", ratio))
-    if set(ratio) != set(KINDS):
-        raise ValueError(
-            f"ratio names the kinds {sorted(ratio)}, but must name {sorted(KINDS)}; give 0 to the kind that stays."
-        )
+        return open_fraction("ratio", ratio)
     if not any(ratio.values()):
-        raise ValueError(f"ratio is {dict(ratio)}, which hides nothing; give at least one kind a ratio in (0, 1).")
-    return {kind: 0.0 if ratio[kind] == 0 else open_fraction(f"ratio[{kind!r}]", ratio[kind]) for kind in KINDS}
+        raise ValueError(f"ratio is {dict(ratio)}, which hides nothing; give at least one stream a ratio in (0, 1).")
+    return {stream: 0.0 if r == 0 else open_fraction(f"ratio[{stream!r}]", r) for stream, r in ratio.items()}
 
 
-def derived_columns(derived: Derived | None) -> dict[str, tuple[int, ...]]:
-    """The derived columns of each kind of node."""
-    derived = derived or {}
-    for kind in derived:
-        if kind not in KINDS:
-            raise ValueError(f"derived names the kind {kind!r}, but the kinds are {sorted(KINDS)}; use one of them.")
-    remedy = "columns count from 0."
-    return {
-        kind: tuple(whole_number(f"derived[{kind!r}]", column, 0, remedy) for column in of_kind)
-        for kind, of_kind in derived.items()
-    }
-
-
-def check_graph(
-    graph: BipartiteGraph,
-    derived: Mapping[str, tuple[int, ...]],
-    generator: Randomness,
-    *,
-    hides_edges: bool = False,
-    indicator: bool = False,
-) -> None:
-    """Raises unless a masker with these `derived` columns, which hides and marks edges or not, fits `graph`."""
-    if not isinstance(graph, BipartiteGraph):  # pyright: ignore[reportUnnecessaryIsInstance]
+def _some_offsets(graph: Graph) -> Tensor:
+    """The offsets of one stream, which tell the device; raises a TypeError unless `graph` is one."""
+    if not isinstance(graph, Graph):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise TypeError(
-            f"instance is a {type(graph).__name__}, but must be a BipartiteGraph; "
+            f"instance is a {type(graph).__name__}, but must be a Graph or a BipartiteGraph; "
             f"jepa_ssl.integrations.pyg.bipartite_graph makes one of PyG data."
         )
-    check_randomness(generator, graph.num_graphs, graph.constraint_features.device)
-    for kind, columns in derived.items():
-        width = graph.features(kind).size(1)
-        if columns and max(columns) >= width:
-            raise ValueError(
-                f"derived[{kind!r}] names column {max(columns)}, but {kind}_features has {width} columns; "
-                f"columns count from 0."
-            )
-    if hides_edges and not graph.edge_attr.is_floating_point():
+    return graph.offsets(next(iter(graph.nodes)))
+
+
+def _check_attr(name: str, attr: Tensor | None, indicator: bool) -> None:
+    if attr is None:
         raise ValueError(
-            f"edge_attr is {graph.edge_attr.dtype}, but must be floating point where coefficients are hidden; "
-            f"use .float()."
+            f"{name} is None, so these edges have no coefficients to hide; give them attributes, or leave their stream "
+            f"out of ratio: {{stream: share}}."
         )
-    if hides_edges and indicator and graph.edge_attr.ndim != 2:
+    if not attr.is_floating_point():
         raise ValueError(
-            f"edge_attr is {list(graph.edge_attr.shape)}, but must be [edges, features] to take an indicator "
-            f"column; use .unsqueeze(-1) for a single feature, or leave indicator out."
+            f"{name} is {attr.dtype}, but must be floating point where coefficients are hidden; use .float()."
         )
-    # Wrong numbers would end in an index error far from their cause.
-    if can_read_without_sync(graph.constraint_offsets):
-        graph.check_wiring()
+    if indicator and attr.ndim != 2:
+        raise ValueError(
+            f"{name} is {list(attr.shape)}, but must be [edges, features] to take an indicator column; use "
+            f".unsqueeze(-1) for a single feature, or leave indicator out."
+        )
 
 
-def edge_owner(graph: BipartiteGraph) -> Tensor:
-    """The graph that each edge belongs to: int64 `[edges]`."""
-    return graph.graph_of(CONSTRAINT).index_select(0, graph.edge_index[0])
-
-
-def edges_at(nodes: Mapping[str, Tensor], graph: BipartiteGraph) -> Tensor:
-    """Which edges have an end among `nodes`, kind -> bool `[nodes]`: bool `[edges]`."""
-    constraint, variable = graph.edge_index
-    return nodes[CONSTRAINT].index_select(0, constraint) | nodes[VARIABLE].index_select(0, variable)
-
-
-def nodes_at(edges: Tensor, graph: BipartiteGraph, kind: str) -> Tensor:
-    """Which nodes of `kind` are an end of one of `edges`, bool `[edges]`: bool `[nodes]`."""
-    nodes = len(graph.features(kind))
-    # The other edges mark a node too many: to pick out the edges, a GPU would have to be asked how many they are.
-    ends = graph.edge_index[KINDS.index(kind)].where(edges, nodes)
-    return torch.zeros(nodes + 1, dtype=torch.bool, device=edges.device).scatter_(0, ends, True)[:nodes]
-
-
-def apply_mask(
-    fill: Fill,
-    graph: BipartiteGraph,
-    generator: Randomness,
-    *,
-    nodes: Mapping[str, Tensor] | None = None,
-    edges: Tensor | None = None,
-    derived: Mapping[str, tuple[int, ...]] | None = None,
-) -> BipartiteGraph:
-    """`graph` without the features of `nodes`, the coefficients of `edges`, and what is derived from those.
-
-    `nodes` is kind -> bool `[nodes]`, `edges` bool `[edges]`; `derived` are the columns that the ends of `edges` lose.
-    What is not named is shared with `graph`.
-    """
-    nodes, derived, filled = nodes or {}, derived or {}, {}
-    for kind in KINDS:
-        hidden = nodes[kind].unsqueeze(-1) if kind in nodes else None
-        if edges is not None and derived.get(kind):
-            lost = nodes_at(edges, graph, kind)
-            whole = torch.zeros_like(lost).unsqueeze(-1) if hidden is None else hidden
-            hidden = whole.repeat(1, graph.features(kind).size(1))
-            for column in derived[kind]:
-                hidden[:, column] |= lost
-        if hidden is not None:
-            filled[f"{kind}_features"] = fill_nodes(fill, graph, kind, hidden, generator)
-    if edges is not None:
-        filled["edge_attr"] = fill_edges(fill, graph, edges, generator)
-    return replace(graph, **filled)
-
-
-def fill_nodes(fill: Fill, graph: BipartiteGraph, kind: str, hidden: Tensor, generator: Randomness) -> Tensor:
-    """The features of `kind`, filled where `hidden`, bool `[nodes, 1]` or `[nodes, features]`."""
-    return fill_items(
-        fill, graph.features(kind), hidden, kind, lambda: graph.graph_of(kind), graph.num_graphs, generator
+def _with_columns(graph: Graph, columns: Mapping[str, Tensor]) -> Graph:
+    """`graph` with one more column in each stream of `columns`, stream -> bool `[items]`."""
+    values = graph.values()
+    return graph.with_values(
+        {s: torch.cat([values[s], mark.unsqueeze(-1).to(values[s])], dim=-1) for s, mark in columns.items()}
     )
-
-
-def fill_edges(fill: Fill, graph: BipartiteGraph, hidden: Tensor, generator: Randomness) -> Tensor:
-    """`edge_attr`, filled at the edges that are `hidden`, bool `[edges]`."""
-    attr = graph.edge_attr
-    return fill_items(fill, attr, beside(hidden, attr), EDGE, lambda: edge_owner(graph), graph.num_graphs, generator)
-
-
-def beside(marks: Tensor, values: Tensor) -> Tensor:
-    """`marks`, bool `[items]`, in a shape that is broadcast to `values`, `[items, *]`."""
-    return marks.view(-1, *(1,) * (values.ndim - 1))
-
-
-def fill_items(
-    fill: Fill,
-    values: Tensor,
-    hidden: Tensor,
-    stream: str,
-    graph_of: Callable[[], Tensor],
-    graphs: int,
-    generator: Randomness,
-) -> Tensor:
-    """`values`, filled where `hidden`; item i belongs to graph `graph_of()[i]`, which a fill that draws asks for."""
-
-    def others() -> Tensor:
-        return values[other_in_segments(graph_of(), graphs, generator)]
-
-    def noise() -> Tensor:
-        return normal_like(values, generator, graph_of)
-
-    return fill(values, hidden, stream=stream, generator=generator, others=others, noise=noise)
-
-
-def node_views(
-    context: BipartiteGraph, target: BipartiteGraph, hidden: Mapping[str, Tensor], columns: Mapping[str, Tensor]
-) -> Views[BipartiteGraph, BipartiteGraph]:
-    """Views in which the nodes that are `hidden`, kind -> bool `[nodes]`, are predicted and each graph weighs 1.
-
-    `columns`, stream -> bool `[items]`, are the indicator columns that the context gets; the target gets zeros.
-    """
-    weight = {kind: equal_graphs(hidden[kind], target, kind) for kind in hidden}
-    if columns:
-        context = _with_columns(context, columns)
-        target = _with_columns(target, {stream: torch.zeros_like(mark) for stream, mark in columns.items()})
-    return Views(context, target, dict(hidden), weight)
-
-
-def equal_graphs(hidden: Tensor, graph: BipartiteGraph, kind: str) -> Tensor:
-    """Weights `[nodes]` that share the weight 1 among the hidden nodes of each graph."""
-    return equal_where_hidden(hidden, graph.offsets(kind), graph.features(kind).dtype)
-
-
-def equal_where_hidden(hidden: Tensor, offsets: Tensor, dtype: torch.dtype) -> Tensor:
-    """Weights `[items]` that share 1 among the `hidden` items of each graph, which begins at `offsets`."""
-    return equal_shares(offsets, len(hidden), dtype, segment_sums(hidden, offsets)) * hidden
-
-
-def _with_columns(graph: BipartiteGraph, marks: Mapping[str, Tensor]) -> BipartiteGraph:
-    names = {stream: "edge_attr" if stream == EDGE else f"{stream}_features" for stream in marks}
-    features = {stream: getattr(graph, name) for stream, name in names.items()}
-    wider = {
-        names[stream]: torch.cat([features[stream], mark.unsqueeze(-1).to(features[stream])], dim=-1)
-        for stream, mark in marks.items()
-    }
-    return replace(graph, **wider)

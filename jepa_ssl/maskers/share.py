@@ -4,20 +4,20 @@ from typing import Any
 
 from torch import Tensor
 
-from jepa_ssl.instances import BipartiteGraph, FlatVectors
-from jepa_ssl.protocols import CONSTRAINT, EDGE, INSTANCE, VARIABLE, Views
+from jepa_ssl.instances import FlatVectors, Graph
+from jepa_ssl.protocols import INSTANCE, Views
 
 
 def hidden_share(views: Views[Any, Any], instance: Any = None) -> dict[str, Tensor]:
-    """Share of the real values in which context and target differ: stream -> scalar; no wait for the device.
+    """Share of the real values in which context and target differ: stream -> scalar; does not wait for the device.
 
-    A fill that equals what stood there hides nothing: half of the entries of a matrix that is nine tenths zero, filled
-    with zeros, are a twentieth. The streams are `"instance"`, or `"constraint"`, `"variable"` and `"edge"`; a stream
-    without values hides 0.
+    A fill that equals the old value hides nothing: filling half of the entries of a matrix that is nine tenths zero
+    with zeros hides a twentieth. The streams are `"instance"`, or those of a graph's nodes and of the edges that have
+    attributes. A stream without values hides 0.
 
     Args:
-        views: of `[batch, entries]`, `FlatVectors` or a `BipartiteGraph`.
-        instance: what the masker was given, if it appended indicator columns: they are not counted.
+        views: of `[batch, entries]`, `FlatVectors` or a `Graph`.
+        instance: what the masker was given, if it appended indicator columns: these are not counted.
 
     >>> import torch
     >>> from jepa_ssl import EntryMasker
@@ -30,13 +30,12 @@ def hidden_share(views: Views[Any, Any], instance: Any = None) -> dict[str, Tens
     """
     context, target = views.context, views.target
     whole = target if instance is None else instance
-    if not isinstance(target, Tensor | FlatVectors | BipartiteGraph) or not type(context) is type(target) is type(
-        whole
-    ):
+    known = isinstance(target, Tensor | FlatVectors | Graph)
+    if not known or not type(context) is type(target) is type(whole):
         raise TypeError(
             f"context is a {type(context).__name__}, target a {type(target).__name__} and instance a "
-            f"{type(whole).__name__}, but all must be tensors, FlatVectors or BipartiteGraphs; other views do not say "
-            f"what became of a value."
+            f"{type(whole).__name__}, but all must be tensors, FlatVectors or Graphs; other views do not say what "
+            f"became of a value."
         )
     of_context, of_target = _values(context), _values(target)
     real = whole.valid if isinstance(whole, FlatVectors) else None
@@ -46,9 +45,9 @@ def hidden_share(views: Views[Any, Any], instance: Any = None) -> dict[str, Tens
     }
 
 
-def _values(view: Tensor | FlatVectors | BipartiteGraph) -> dict[str, Tensor]:
-    if isinstance(view, BipartiteGraph):
-        return {CONSTRAINT: view.constraint_features, VARIABLE: view.variable_features, EDGE: view.edge_attr}
+def _values(view: Tensor | FlatVectors | Graph) -> dict[str, Tensor]:
+    if isinstance(view, Graph):
+        return view.values()
     return {INSTANCE: view.values if isinstance(view, FlatVectors) else view}
 
 

@@ -1,4 +1,4 @@
-"""Teachers: who embeds the target view. They differ in whose weights they use, and are exchanged by one argument."""
+"""Teachers embed the target view. They differ in whose weights they use, and are exchanged by one argument."""
 
 from jepa_ssl.teachers.ema import EMATeacher
 from jepa_ssl.teachers.encoder import SharedTeacher, StopGradTeacher

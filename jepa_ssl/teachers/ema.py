@@ -1,59 +1,51 @@
-"""The teacher that follows the encoder slowly."""
+"""An exponential moving average (EMA) of the encoder as the teacher."""
 
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Iterator
 from copy import deepcopy
 from itertools import chain
-from typing import Any, Literal, NoReturn, cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from jepa_ssl.checks import closed_fraction, whole_number
+from jepa_ssl.freezing import freeze
 from jepa_ssl.protocols import Embeddings, Encoded, Encoder
 from jepa_ssl.schedules import Scheduled, value_at, warmed_up
-from jepa_ssl.teachers.seeding import reset_parameters
 from jepa_ssl.teachers.shards import sharded
-from jepa_ssl.teachers.tensors import Pairs, version, walk
+from jepa_ssl.teachers.tensors import Pairs, version
 from jepa_ssl.teachers.watch import StepWatch
 
-_ONE = torch.ones((), dtype=torch.int64, device="cpu")  # making it anew costs as much as adding it
+_ONE = torch.ones((), dtype=torch.int64, device="cpu")  # making it each time costs as much as adding it
 
 
 class EMATeacher(nn.Module):
     """A slow copy of the encoder: after each optimizer step, `t <- momentum * t + (1 - momentum) * o`.
 
-    Parameters and floating point buffers are averaged (buffers that are not saved, too); other buffers are copied, and
-    so are those with an infinite number, as a mask of attention has. The average is kept in float32 at least, for in
-    bfloat16 at momentum 0.999 it would never move. The copy takes no gradient, and stays in its mode whatever happens
-    to the module that holds it.
+    Parameters and floating point buffers are averaged, even buffers that are not saved. Other buffers are copied, and
+    so are those with an infinite number, such as an attention mask. The average is kept in float32 or more: in bfloat16
+    it would never move at momentum 0.999. The copy is frozen: it takes no gradient and stays in eval mode.
 
-    With gradient accumulation the call stands where the optimizer's step does, behind the last micro-batch. A call too
-    many is noticed and said in a warning, and so is a call that never comes: of a compiled step, and where the teacher
-    is not shown the encoder itself, when its state is next saved.
+    With gradient accumulation call `update` after the optimizer's step, not after each micro-batch. The teacher warns
+    if `update` is called more than once per optimizer step, or never. In a compiled step, or if the teacher is not
+    given the encoder itself, a missing call is reported when the state is next saved.
 
-    With FSDP2 build it first, then give encoder and `teacher.target_model` to the same `fully_shard`, and
-    `teacher.average` too if the encoder is in half precision; each process then moves its own part, without
-    communication (docs/sharded.md).
+    With FSDP2 (fully sharded data parallel) build the teacher first. Then give encoder and `teacher.target_model` to
+    the same `fully_shard`, and `teacher.average` too if the encoder is in half precision. Each process then updates its
+    own part, without communication (docs/sharded.md).
 
     Source: BYOL (Grill et al., "Bootstrap your own latent", NeurIPS 2020), equation 1.
 
     Args:
-        encoder: the online encoder; copied as it is now.
+        encoder: the online encoder; it is copied now.
         momentum: in [0, 1]; at 0 the teacher is the encoder after its last step, at 1 it never moves. Or a function
-            from how many updates there have been to a momentum: `CosineSchedule(0.996, 1.0, steps=10_000)`.
-        warmup: for so many updates the momentum of update k is at most `(1 + k) / (10 + k)`, so that the teacher soon
-            leaves the random start behind.
-        buffers: "average" floating point buffers like parameters, or "copy" them.
-        mode: the copy runs in "eval" mode, or in "train" mode: with dropout, and the batch's own statistics.
-        exclude: names of submodules that the target branch never runs, such as a task's heads; they are not copied.
-        reinitialize: a seed; the copy starts from other random weights than the encoder, drawn by each submodule's
-            `reset_parameters` (BGRL: Thakoor et al., "Large-scale representation learning on graphs via
-            bootstrapping", ICLR 2022). The global random numbers neither matter nor move.
+            from the number of updates so far to a momentum: `CosineSchedule(0.996, 1.0, steps=10_000)`.
+        warmup: number of updates in which the momentum of update k is at most `(1 + k) / (10 + k)`, so that the teacher
+            soon forgets the random start.
 
     Raises:
-        TypeError: the encoder is no module.
-        ValueError: an argument is out of its range, `exclude` names what the encoder does not have, a submodule cannot
-            be reinitialised, or the encoder is sharded already.
+        TypeError: the encoder is not a module.
+        ValueError: an argument is out of its range, or the encoder is sharded already.
 
     >>> encoder = nn.Linear(2, 2)
     >>> teacher = EMATeacher(encoder, momentum=0.5)
@@ -64,31 +56,16 @@ class EMATeacher(nn.Module):
     [0.5, 0.5]
     """
 
-    updates: Tensor  # how many there have been, int64; a buffer, so that it is saved and resumed
+    learns = False
+    updates: Tensor  # their number so far, int64; a buffer, so that it is saved and resumed
 
-    def __init__(
-        self,
-        encoder: nn.Module,
-        momentum: Scheduled = 0.996,
-        *,
-        warmup: int = 0,
-        buffers: Literal["average", "copy"] = "average",
-        mode: Literal["eval", "train"] = "eval",
-        exclude: Collection[str] = (),
-        reinitialize: int | None = None,
-    ) -> None:
+    def __init__(self, encoder: nn.Module, momentum: Scheduled = 0.996, *, warmup: int = 0) -> None:
         super().__init__()
         _check_module(encoder)
+        _check_not_sharded(encoder)
         self.momentum = momentum if callable(momentum) else closed_fraction("momentum", momentum)
         self.warmup = whole_number("warmup", warmup, least=0)
-        self._averages_buffers = _is_first("buffers", buffers, "average", "copy")
-        self._sleeps = _is_first("mode", mode, "eval", "train")
-        self.target_model = _copy(encoder, {exclude} if isinstance(exclude, str) else set(exclude))
-        self._left_out = {path for path, module in walk(self.target_model) if isinstance(module, _Excluded)}
-        if reinitialize is not None:
-            reset_parameters(self.target_model, reinitialize)
-        self.target_model.requires_grad_(False)
-        self.train()
+        self.target_model = freeze(deepcopy(encoder))
         self.average: nn.Module | None = None
         self._keep_average()
         self.register_buffer("updates", torch.zeros((), dtype=torch.int64))
@@ -97,11 +74,6 @@ class EMATeacher(nn.Module):
         self._momentum()  # a bad schedule is refused now, not hours later
         self._pairs: Pairs | None = None
         self._watch = StepWatch(encoder)
-
-    def train(self, mode: bool = True) -> "EMATeacher":
-        super().train(mode)
-        self.target_model.train(not self._sleeps)
-        return self
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "EMATeacher":
         known = self._passed.holds(self.updates)
@@ -116,7 +88,7 @@ class EMATeacher(nn.Module):
         return {**vars(self), "_pairs": None, "_watch": StepWatch(), "_passed": _HostCount()}
 
     def _keep_average(self) -> None:
-        """Where the copy that runs is in half precision, its float32 average is kept beside it."""
+        """Keep a float32 average of a copy that runs in half precision."""
         if any(tensor.dtype in (torch.float16, torch.bfloat16) for tensor in _tensors(self.target_model)):
             if self.average is None and sharded(self.target_model.modules()):
                 raise ValueError(
@@ -124,7 +96,7 @@ class EMATeacher(nn.Module):
                     "cannot be put beside it; cast before fully_shard, or give fully_shard a MixedPrecisionPolicy."
                 )
             self.average = (deepcopy(self.target_model) if self.average is None else self.average).float()
-        elif self.average is not None:  # the more precise of the two, and no longer of use
+        elif self.average is not None:  # the more precise of the two, and no longer needed
             with torch.no_grad():
                 for tensor, precise in zip(_tensors(self.target_model), _tensors(self.average), strict=True):
                     tensor.copy_(precise)
@@ -144,10 +116,10 @@ class EMATeacher(nn.Module):
         super()._save_to_state_dict(destination, prefix, keep_vars)  # pyright: ignore[reportUnknownMemberType]
 
     def update(self, encoder: nn.Module) -> None:
-        """Moves the teacher towards `encoder`: once per optimizer step, after it.
+        """Move the teacher towards `encoder`: call it once after each optimizer step.
 
         Raises:
-            TypeError: the encoder is no module.
+            TypeError: the encoder is not a module.
             ValueError: the encoder's tensors are not those of the encoder that was copied, or not sharded alike.
         """
         pairs = self._pairs
@@ -160,7 +132,7 @@ class EMATeacher(nn.Module):
         self._passed.advance(cast(Tensor, self._buffers["updates"]))  # quicker than self.updates
 
     def restart(self, encoder: nn.Module) -> None:
-        """Becomes a copy of `encoder` as it is now, and counts its updates from 0."""
+        """Become a copy of `encoder` as it is now, and count the updates from 0."""
         pairs = self._pairs = self._paired(encoder)
         pairs.move(1.0)
         self.updates.zero_()
@@ -168,7 +140,7 @@ class EMATeacher(nn.Module):
     def _paired(self, encoder: nn.Module) -> Pairs:
         _check_module(encoder)
         average, run = (self.target_model, None) if self.average is None else (self.average, self.target_model)
-        return Pairs(self, average, run, encoder, self._left_out, self._averages_buffers)
+        return Pairs(self, average, run, encoder)
 
     def _momentum(self) -> float:
         if not callable(self.momentum) and not self.warmup:
@@ -179,7 +151,7 @@ class EMATeacher(nn.Module):
 
 
 class _HostCount:
-    """The value of a counter that lives on the device, as long as nobody else wrote to it: no need to wait for it."""
+    """The value of a counter on a device, kept on the host while nobody else writes to it, so that nothing waits."""
 
     def __init__(self) -> None:
         self.count = 0
@@ -200,48 +172,17 @@ class _HostCount:
             self._version = version(counter)
 
     def read(self, counter: Tensor) -> int:
-        if not self.holds(counter):  # it was loaded, perhaps
+        if not self.holds(counter):  # it may have been loaded
             self.set(counter, int(counter))
         return self.count
 
 
-class _Excluded(nn.Module):
-    """Stands where a submodule was that the target branch does not run."""
-
-    name = ""
-
-    def __init__(self, name: str) -> None:
-        super().__init__()
-        self.name = name
-
-    def _sentence(self) -> str:
-        return f"the target branch uses {self.name!r}, which EMATeacher excludes and has no copy of; do not exclude it."
-
-    def forward(self, *_: Any, **__: Any) -> NoReturn:
-        raise RuntimeError(self._sentence())
-
-    __getitem__ = forward  # heads in a list
-
-    def __getattr__(self, _: str) -> NoReturn:
-        raise AttributeError(self._sentence())
-
-
-def _copy(encoder: nn.Module, exclude: set[str]) -> nn.Module:
-    found: dict[str, nn.Module] = {}
-    for path, module in walk(encoder):
-        found.setdefault(path.removesuffix("."), module)  # a wrapper comes before what it wraps
-    if unknown := sorted(name for name in exclude if not name or name not in found):
-        raise ValueError(
-            f"exclude names {unknown}, but the encoder's submodules are {sorted(filter(None, found))}; name some of "
-            f"these."
-        )
-    if sharded(module for _, module in walk(encoder, {f"{name}." for name in exclude})):
+def _check_not_sharded(encoder: nn.Module) -> None:
+    if sharded(encoder.modules()):
         raise ValueError(
             "encoder was given to fully_shard already, and torch cannot copy what is sharded; build "
             "EMATeacher(encoder) first, then apply fully_shard to encoder and teacher.target_model alike."
         )
-    # deepcopy takes what its memo has for the copy, so nothing of what is excluded is copied.
-    return deepcopy(encoder, {id(found[name]): _Excluded(name) for name in exclude})
 
 
 def _check_module(encoder: object) -> None:
@@ -254,9 +195,3 @@ def _check_module(encoder: object) -> None:
 
 def _tensors(module: nn.Module) -> Iterator[Tensor]:
     return chain(module.parameters(), module.buffers())
-
-
-def _is_first(name: str, value: str, first: str, second: str) -> bool:
-    if value not in (first, second):
-        raise ValueError(f"{name} is {value!r}, but must be {first!r} or {second!r}.")
-    return value == first

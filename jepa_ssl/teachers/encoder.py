@@ -13,18 +13,20 @@ class StopGradTeacher:
     Source: Chen and He, "Exploring simple Siamese representation learning", CVPR 2021.
     """
 
+    learns = False
+
     def __call__(self, encoder: Encoder[Any], target: Any) -> Embeddings | Encoded:
         with torch.no_grad():
             encoded = encoder(target)
-        # The encoder may hand out what was computed before, with gradient.
+        # The encoder may return what was computed before, with gradient.
         return encoded.detach() if isinstance(encoded, Encoded) else detached(encoded)
 
     def update(self, encoder: Encoder[Any]) -> None:
-        """Nothing to do: the teacher is the encoder."""
+        """Do nothing: the teacher is the encoder."""
 
 
 class SharedTeacher:
-    """The encoder itself, with gradient through both views; only a regulariser keeps the embeddings from collapsing.
+    """The encoder itself, with gradient through both views; only a regulariser prevents collapse.
 
     Source: Bardes, Ponce and LeCun, "VICReg", ICLR 2022; Balestriero and LeCun, "LeJEPA", 2025.
     """
@@ -35,4 +37,4 @@ class SharedTeacher:
         return encoder(target)
 
     def update(self, encoder: Encoder[Any]) -> None:
-        """Nothing to do: the teacher is the encoder."""
+        """Do nothing: the teacher is the encoder."""

@@ -1,33 +1,34 @@
-"""A network of its own for targets that the encoder cannot read."""
+"""A separate network as the teacher, for targets that the encoder cannot read."""
 
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
+from numbers import Integral
 from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from jepa_ssl.checks import whole_number
+from jepa_ssl.checks import check_items, whole_number
+from jepa_ssl.freezing import freeze
 from jepa_ssl.protocols import Embeddings, Encoded, Encoder
-from jepa_ssl.teachers.seeding import seeded
 
 
 class TargetNetwork(nn.Module):
-    """Embeds targets that are no instances, such as the state of a solver: stream -> `[items, numbers]`.
+    """Embeds targets that are not instances, such as the state of a solver: stream -> `[items, numbers]`.
 
-    Not learned, it stays at its random initialisation, which the seed decides alone: what it makes of an informative
-    target is informative, and cannot collapse. Learned, it is trained with the encoder, and needs a regulariser.
+    By default it is frozen at its random initialisation, which the seed alone decides. Its embeddings of an informative
+    target are informative, and cannot collapse. If `learned`, it is trained with the encoder, and needs a regulariser.
 
-    Source: frozen random networks as targets are those of Burda et al., "Exploration by random network distillation",
-    ICLR 2019.
+    Source: frozen random networks as targets: Burda et al., "Exploration by random network distillation", ICLR 2019.
 
     Args:
         sizes: `(numbers, dim)` of each stream: how many numbers an item has in the target, and the size of its
-            embedding. Built is `Linear(numbers, hidden) - GELU - Linear(hidden, dim)`, then layer norm without scale
-            and shift. Or a module of your own, from the target to embeddings, which is used as it is.
+            embedding. The network of a stream is `Linear(numbers, hidden) - GELU - Linear(hidden, dim)`, then layer
+            norm without scale and shift. Or a module of your own, from the target to embeddings, used as it is.
         hidden: width of the hidden layer; twice that of the embedding by default.
-        learned: whether it is trained; give the optimizer its parameters then, as those of the objective.
-        seed: decides the initialisation; global random numbers neither matter nor move.
+        learned: whether it is trained; its parameters are then among the objective's.
+        seed: decides the initialisation; the global random numbers are neither used nor changed.
 
     >>> teacher = TargetNetwork({"constraint": (2, 8), "variable": (2, 8)})
     >>> states = {"constraint": torch.randn(3, 2), "variable": torch.randn(5, 2)}
@@ -51,17 +52,10 @@ class TargetNetwork(nn.Module):
             self.network = sizes
         else:
             _check(sizes, hidden)
-            with seeded(seed), torch.device("cpu"):
+            with _seeded(seed), torch.device("cpu"):
                 self.network = _StateMLPs(sizes, hidden)
         if not learned:
-            self.network.requires_grad_(False)
-            self.train()
-
-    def train(self, mode: bool = True) -> "TargetNetwork":
-        super().train(mode)
-        if not self.learns:
-            self.network.eval()
-        return self
+            freeze(self.network)
 
     def forward(self, encoder: Encoder[Any] | None, target: Any) -> Embeddings | Encoded:
         """The embeddings of a target; `encoder` is not used.
@@ -74,7 +68,7 @@ class TargetNetwork(nn.Module):
             return self.network(target)
 
     def update(self, encoder: Encoder[Any]) -> None:
-        """Nothing to do: it stays as it is, or the optimizer moves it."""
+        """Do nothing: it stays as it is, or the optimizer trains it."""
 
 
 class _StateMLPs(nn.Module):
@@ -110,12 +104,19 @@ class _StateMLPs(nn.Module):
                 f"{sorted(self.numbers)}; name the same streams in sizes."
             )
         for stream, numbers in self.numbers.items():
-            if states[stream].ndim != 2 or states[stream].size(1) != numbers:
-                raise ValueError(
-                    f"stream {stream!r}: the target is {list(states[stream].shape)}, but this TargetNetwork was built "
-                    f"for [items, {numbers}]; give in sizes how many numbers an item has."
-                )
+            remedy = "give TargetNetwork in sizes how many numbers an item has."
+            check_items(f"target[{stream!r}]", states[stream], numbers, remedy)
         return states
+
+
+@contextmanager
+def _seeded(seed: int) -> Generator[None, None, None]:
+    """Start the CPU's global random numbers from `seed` inside the context, and restore them after it."""
+    if isinstance(seed, bool) or not isinstance(seed, Integral) or not 0 <= seed < 2**63:
+        raise ValueError(f"the seed is {seed!r}, but must be a whole number from 0 to 2**63 - 1; give an int.")
+    with torch.random.fork_rng(devices=[]):  # pyright: ignore[reportUnknownMemberType]
+        torch.default_generator.manual_seed(int(seed))  # torch.manual_seed would seed every device
+        yield
 
 
 def _mlp(inputs: int, hidden: int, outputs: int) -> nn.Sequential:

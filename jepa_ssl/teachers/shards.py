@@ -1,6 +1,6 @@
-"""What `fully_shard` (FSDP2) makes of modules and tensors, as one process sees it: nothing here communicates.
+"""Modules and tensors that `fully_shard` (FSDP2) sharded, as one process sees them; nothing here communicates.
 
-`torch.distributed.tensor` takes a second to import, so it is not: who has not imported it has sharded nothing.
+`torch.distributed.tensor` takes a second to import, so it is not imported here: without it nothing can be sharded.
 """
 
 import sys
@@ -14,21 +14,21 @@ part_here: Callable[[Any], Tensor] = attrgetter("_local_tensor")  # to_local() m
 
 
 def sharded(modules: Iterable[nn.Module]) -> list[Any]:
-    """Those of `modules` that `fully_shard` was applied to."""
+    """The modules that `fully_shard` was applied to."""
     kind = _kind("torch.distributed.fsdp", "FSDPModule")
     return [module for module in modules if isinstance(module, kind)]
 
 
 def layout(tensor: Any) -> tuple[Any, Any] | None:
-    """Over which processes a tensor is distributed and how; None of a plain one, which each process has whole."""
+    """The mesh and the placements of a distributed tensor; None for a plain one."""
     is_distributed = isinstance(tensor, _kind("torch.distributed.tensor", "DTensor"))
     return (tensor.device_mesh, tensor.placements) if is_distributed else None
 
 
 def local(tensor: Tensor) -> Tensor:
-    """What this process has of a tensor: of a plain one all of it."""
+    """This process's part of a tensor; a plain tensor as it is."""
     return tensor if layout(tensor) is None else part_here(tensor)
 
 
 def _kind(module: str, name: str) -> Any:
-    return getattr(sys.modules.get(module), name, ())
+    return vars(sys.modules[module])[name] if module in sys.modules else ()

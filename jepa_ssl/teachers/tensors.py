@@ -1,9 +1,9 @@
-"""The tensors of a teacher beside those of its student: matched by name, and kept until one of them is exchanged."""
+"""The tensors of a teacher and of its student, matched by name, and kept until one of them is replaced."""
 
 # pyright: reportPrivateUsage=false, reportPrivateImportUsage=false
 # torch has its operations on lists of tensors under private names alone.
 
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from itertools import chain
 from operator import attrgetter, is_
 from typing import Any
@@ -22,17 +22,12 @@ _dtype: Callable[[Tensor], torch.dtype] = attrgetter("dtype")
 _END = object()  # a removal at the very end would go unnoticed without
 
 
-def walk(module: nn.Module, left_out: Collection[str] = (), path: str = "") -> Iterator[tuple[str, nn.Module]]:
-    """All submodules by path, `"trunk.1."`, without the prefixes that `torch.compile` and DDP put in front.
-
-    Nothing below a path that is left out is visited.
-    """
-    if path in left_out:
-        return
+def _walk(module: nn.Module, path: str = "") -> Iterator[tuple[str, nn.Module]]:
+    """All submodules by path, `"trunk.1."`, without the prefixes that `torch.compile` and DDP put in front."""
     yield path, module
     wraps = is_wrapper(module)
     for name, child in module.named_children():
-        yield from walk(child, left_out, path if wraps else f"{path}{name}.")
+        yield from _walk(child, path if wraps else f"{path}{name}.")
 
 
 def named_tensors(modules: Walk) -> dict[str, Tensor]:
@@ -54,30 +49,20 @@ class Pairs:
     """Which tensor of the teacher follows which of the student.
 
     Looking them up costs more than the average itself, so it is done once, and again when `hold` finds that a tensor or
-    a module was put in another's place: by `.to`, by loading, by hand. Of what is sharded each process moves its own
-    part, without communication.
+    a module was replaced: by `.to`, by loading, by hand. Each process updates its own part of what is sharded, without
+    communication.
 
     Args:
         owner: the teacher, whose children `average` and `run` are.
         average: follows the student.
         run: a copy of `average` in another precision, if there is one.
-        left_out: paths of submodules that the teacher does not have.
-        averages_buffers: average floating point buffers, or copy them.
 
     Raises:
         ValueError: teacher and student do not have the same tensors, or not sharded alike.
     """
 
-    def __init__(
-        self,
-        owner: nn.Module,
-        average: nn.Module,
-        run: nn.Module | None,
-        student: nn.Module,
-        left_out: Collection[str],
-        averages_buffers: bool,
-    ) -> None:
-        walks = [list(walk(root, left_out)) for root in (student, average, run) if root is not None]
+    def __init__(self, owner: nn.Module, average: nn.Module, run: nn.Module | None, student: nn.Module) -> None:
+        walks = [list(_walk(root)) for root in (student, average, run) if root is not None]
         self._sharded = sharded(module for modules in walks for _, module in modules)
         self._reshard()
         named = [named_tensors(modules) for modules in walks]
@@ -88,8 +73,7 @@ class Pairs:
         moving = {
             name: tensor
             for name, tensor in teacher.items()
-            if (tensor.is_floating_point() or tensor.is_complex())
-            and (id(tensor) in parameters or (averages_buffers and _is_finite(tensor)))
+            if (tensor.is_floating_point() or tensor.is_complex()) and (id(tensor) in parameters or _is_finite(tensor))
         }
         alike = [name for name, tensor in moving.items() if tensor.dtype == online[name].dtype]
         self._alike = _both(teacher, online, alike)
@@ -152,7 +136,7 @@ class Pairs:
 
 
 def _is_finite(buffer: Tensor) -> bool:
-    """A mask of -inf and 0, as attention has, is no average: it would become NaN. Asked once, when pairs are made."""
+    """Whether a buffer can be averaged: an attention mask of -inf and 0 would become NaN. Asked once per pairing."""
     return buffer.is_meta or bool(local(buffer).isfinite().all())
 
 

@@ -1,4 +1,4 @@
-"""Notices that a teacher is not moved once per optimizer step, by looking at whether the encoder's weights changed."""
+"""Warn if a teacher is not updated once per optimizer step, by watching whether the encoder's weights change."""
 
 import weakref
 from collections.abc import Sequence
@@ -13,10 +13,10 @@ REPEATED = 4  # a GradScaler that skips a step now and then does not do so befor
 
 
 class StepWatch:
-    """Each warning is given once. Nothing is said of an encoder that does not move at all.
+    """Gives each warning once. Does not warn about an encoder that does not change at all.
 
     Args:
-        copied: the encoder of which the teacher is a copy.
+        copied: the encoder that the teacher copied.
     """
 
     def __init__(self, copied: nn.Module | None = None) -> None:
@@ -45,7 +45,7 @@ class StepWatch:
                 self._say_forgotten()
 
     def saved(self) -> None:
-        """The teacher's state is saved: the last moment to see what `forward` could not."""
+        """The teacher's state is saved: the last chance to notice what `forward` could not see."""
         if not self.used or self._updated or self._forgotten >= STEPS_WITHOUT_UPDATE:
             return
         copied = None if self._copied is None else self._copied()
@@ -91,5 +91,5 @@ class StepWatch:
 
 
 def _writes(module: nn.Module) -> int:
-    """How often that parameter was written to that was so most often."""
+    """The number of writes to the parameter that was written to most often."""
     return max((version(p) for p in module.parameters() if p.requires_grad), default=0)

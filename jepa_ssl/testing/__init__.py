@@ -49,10 +49,10 @@ def check_masker(
 
     Args:
         masker: makes views, or a tuple of several, of a batch.
-        instances: batches `[batch, entries]`, `FlatVectors` or `BipartiteGraph`.
+        instances: batches `[batch, entries]`, `FlatVectors` or `Graph`.
         ratio: if given, exactly `int(ratio * items)` of each instance are hidden, at least one and never all: of the
-            real entries of a vector, or the nodes of each kind of a graph; or stream -> ratio, where `"edge"` counts
-            the coefficients of a graph.
+            real entries of a vector, or the nodes of each stream of a graph; or stream -> ratio, where a stream of
+            edges counts coefficients.
         uniform: the streams whose items are drawn uniformly: each as likely as any other, each pair as any other pair,
             and independently of the other instances. Drawn four thousand times from each instance; give small ones.
         seeds: makes of int64 names `[batch]` what the masker takes in place of a generator, `jepa_ssl.maskers.Seeds`
@@ -87,12 +87,14 @@ def check_encoder(
     trunk: nn.Module | None = None,
     rewritten: Mapping[str, tuple[Any, Mapping[str, Tensor]]] | None = None,
 ) -> None:
-    """Raises unless `encoder` is wired so that an objective can train it, tried on a copy of it and one batch.
+    """Raise unless an objective can train `encoder`; tried on a copy of it and one batch.
 
-    It returns finite embeddings, stream -> `[items, dim]`, a row for each item, that are not all equal; a copy of it
-    runs its own weights; gradients reach the trunk; in eval mode it gives the same twice. On a bare `[batch, entries]`,
-    `FlatVectors` or a `BipartiteGraph` it does not matter in which order and company instances come, nor their nodes
-    and edges, nor what stands in padding. Of batches of another type, say how the same batch may be written otherwise.
+    It has to return finite embeddings, stream -> `[items, dim]`, a row for each item, that are not all equal. A copy of
+    it has to run its own weights, gradients have to reach the trunk, and two passes in eval mode have to agree.
+
+    On a bare `[batch, entries]`, `FlatVectors` or a `Graph` the embeddings must not depend on the order and company of
+    the instances, on the order of their nodes and edges, or on the padding. For batches of another type, give the same
+    batch written in another way.
 
     Args:
         encoder: a module; or any callable, which is not copied but runs as it is, and has to be in eval mode.
@@ -113,7 +115,7 @@ def check_encoder(
     stream 'instance': an instance gets other embeddings alone than in a batch; ...
 
     Raises:
-        AssertionError: what is wrong, a sentence each.
+        AssertionError: the faults, a sentence each.
     """
     check = EncoderCheck(encoder, instance)
     with torch.random.fork_rng(devices=[]):  # pyright: ignore[reportUnknownMemberType]
@@ -123,17 +125,16 @@ def check_encoder(
 
 
 def check_teacher(teacher: Teacher, encoder: Any, instance: Any, *, target: Any = None) -> None:
-    """Raises unless `teacher` keeps its promises beside `encoder`, tried on copies of both and one batch.
+    """Raise unless `teacher` keeps its promises; tried on copies of it and of `encoder`, and one batch.
 
-    Its targets have the streams and shapes of the encoder's embeddings, and no gradient unless it `learns`; nor do its
-    own weights ask for one. If it is a module: two passes in training give the same, with dropout and BatchNorm in the
-    encoder too; it moves in `update` alone, where all parameters and buffers of its `target_model` come nearer to the
-    encoder's; and what it returns follows from its `state_dict`. A teacher that is in train mode by intention
-    (`EMATeacher(mode="train")`) does not pass if dropout is in it.
+    It has to be a `Teacher`. Its targets have the streams and shapes of the encoder's embeddings, and no gradient
+    unless it `learns`; its own weights do not ask for one either. If it is a module: two passes in training agree, even
+    with dropout and BatchNorm in the encoder; it changes in `update` alone, where all parameters and buffers of its
+    `target_model` move towards the encoder's; and its `state_dict` decides what it returns.
 
     Args:
         teacher: the one to check, `EMATeacher(encoder)` for example.
-        encoder: the online encoder; a callable that is no module runs as it is.
+        encoder: the online encoder; a callable that is not a module runs as it is.
         instance: a batch, as the encoder takes it.
         target: the target view, if it is another than `instance`: a solver's state, for example.
 
@@ -145,7 +146,7 @@ def check_teacher(teacher: Teacher, encoder: Any, instance: Any, *, target: Any 
     >>> check_teacher(EMATeacher(encoder), encoder, torch.randn(3, 6))
 
     Raises:
-        AssertionError: what is wrong, a sentence each.
+        AssertionError: the faults, a sentence each.
     """
     with torch.random.fork_rng(devices=[]):  # pyright: ignore[reportUnknownMemberType]
         check = TeacherCheck(teacher, encoder, instance if target is None else target)

@@ -6,19 +6,26 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
-from jepa_ssl.instances import BipartiteGraph, FlatVectors
-from jepa_ssl.protocols import CONSTRAINT, EDGE, INSTANCE, VARIABLE
+from jepa_ssl.instances import FlatVectors, Graph
+from jepa_ssl.instances.streams import Edges, Nodes
+from jepa_ssl.protocols import INSTANCE
+from jepa_ssl.segments import group_sizes, offsets_of
 
-Instance: TypeAlias = Tensor | FlatVectors | BipartiteGraph
+Instance: TypeAlias = Tensor | FlatVectors | Graph
 
-KINDS = (CONSTRAINT, VARIABLE)
 _INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
 def parts_of(instance: Instance) -> dict[str, Tensor]:
-    """All tensors of a batch: those of `values_of`, and the rest by the names of their fields."""
-    wiring = ("valid", "edge_index", "constraint_offsets", "variable_offsets")
-    return values_of(instance) | {name: getattr(instance, name) for name in wiring if hasattr(instance, name)}
+    """All tensors of a batch: those of `values_of`, and the rest by the names that errors use."""
+    if isinstance(instance, Graph):
+        return values_of(instance) | wiring_of(instance)
+    return values_of(instance) | ({"valid": instance.valid} if isinstance(instance, FlatVectors) else {})
+
+
+def wiring_of(graph: Graph) -> dict[str, Tensor]:
+    offsets = {graph.name_of(stream, "offsets"): nodes.offsets for stream, nodes in graph.nodes.items()}
+    return offsets | {graph.name_of(stream, "index"): edges.index for stream, edges in graph.edges.items()}
 
 
 def same_contents(a: Instance, b: Instance) -> bool:
@@ -28,8 +35,8 @@ def same_contents(a: Instance, b: Instance) -> bool:
 
 def values_of(instance: Instance) -> dict[str, Tensor]:
     """What can be hidden, by stream."""
-    if isinstance(instance, BipartiteGraph):
-        return {**{kind: instance.features(kind) for kind in KINDS}, EDGE: instance.edge_attr}
+    if isinstance(instance, Graph):
+        return instance.values()
     return {INSTANCE: instance.values if isinstance(instance, FlatVectors) else instance}
 
 
@@ -38,24 +45,22 @@ def valid_of(instance: Tensor | FlatVectors) -> Tensor:
 
 
 def batch_size(instance: Instance) -> int:
-    return instance.num_graphs if isinstance(instance, BipartiteGraph) else len(values_of(instance)[INSTANCE])
+    return instance.num_graphs if isinstance(instance, Graph) else len(values_of(instance)[INSTANCE])
 
 
-def owners_of(graph: BipartiteGraph) -> dict[str, Tensor]:
+def owners_of(graph: Graph) -> dict[str, Tensor]:
     """The graph that each item belongs to, by stream."""
-    owners = {kind: graph.graph_of(kind) for kind in KINDS}
-    return {**owners, EDGE: owners[CONSTRAINT][graph.edge_index[0]]}
+    return {stream: graph.graph_of(stream) for stream in (*graph.nodes, *graph.edges)}
 
 
 def sizes_of(instance: Instance) -> dict[str, Tensor]:
     """How many real items each vector or graph has, by stream: int64 `[batch]`."""
-    if isinstance(instance, BipartiteGraph):
-        owners = owners_of(instance)
-        return {stream: torch.bincount(owner, minlength=instance.num_graphs) for stream, owner in owners.items()}
+    if isinstance(instance, Graph):
+        return {stream: group_sizes(owner, instance.num_graphs) for stream, owner in owners_of(instance).items()}
     return {INSTANCE: valid_of(instance).sum(1)}
 
 
-def items_of(graph: BipartiteGraph, which: Sequence[int]) -> dict[str, Tensor]:
+def items_of(graph: Graph, which: Sequence[int]) -> dict[str, Tensor]:
     """The items of the graphs `which`, graph after graph, by stream: int64 `[items]`."""
     return {
         stream: torch.cat([owner[:0], *((owner == place).nonzero().squeeze(1) for place in which)])
@@ -65,19 +70,22 @@ def items_of(graph: BipartiteGraph, which: Sequence[int]) -> dict[str, Tensor]:
 
 def selected(instance: Instance, which: Sequence[int]) -> Instance:
     """The batch of the vectors or graphs `which`, in this order; one may come more than once."""
-    chosen = torch.tensor(which, device=values_of(instance).popitem()[1].device)
+    chosen = torch.tensor(which, dtype=torch.int64, device=next(iter(parts_of(instance).values())).device)
     if isinstance(instance, Tensor):
         return instance[chosen]
     if isinstance(instance, FlatVectors):
         return FlatVectors(instance.values[chosen], instance.valid[chosen])
-    items = items_of(instance, which)
-    sizes = {stream: size[chosen] for stream, size in sizes_of(instance).items()}
-    offsets = [torch.cat([chosen[:1] * 0, sizes[kind].cumsum(0)]) for kind in KINDS]
+    items, sizes = items_of(instance, which), {stream: size[chosen] for stream, size in sizes_of(instance).items()}
+    offsets = {stream: offsets_of(sizes[stream]) for stream in instance.nodes}
     # The ends of an edge move as the first nodes of its graph do.
-    moves = [ends[:-1] - instance.offsets(kind)[chosen] for ends, kind in zip(offsets, KINDS, strict=True)]
-    edges = instance.edge_index[:, items[EDGE]] + torch.stack(moves).repeat_interleave(sizes[EDGE], dim=1)
-    constraints, variables = (instance.features(kind)[items[kind]] for kind in KINDS)
-    return BipartiteGraph(constraints, edges, instance.edge_attr[items[EDGE]], variables, *offsets)
+    moves = {stream: offsets[stream][:-1] - instance.offsets(stream)[chosen] for stream in instance.nodes}
+    edges: dict[str, Edges] = {}
+    for stream, (ends, index, attr) in instance.edges.items():
+        moved = torch.stack([moves[end] for end in ends]).repeat_interleave(sizes[stream], dim=1)
+        attr = None if attr is None else attr[items[stream]]
+        edges[stream] = Edges(ends, index[:, items[stream]] + moved, attr)
+    nodes = {stream: Nodes(instance.features(stream)[items[stream]], offsets[stream]) for stream in instance.nodes}
+    return instance.with_streams(nodes, edges)
 
 
 def first_columns(values: Tensor, like: Tensor) -> Tensor:
@@ -96,8 +104,3 @@ def same_bits(a: Tensor, b: Tensor) -> bool:
 
 def share_memory(a: Tensor, b: Tensor) -> bool:
     return not a.numel() or a.data_ptr() == b.data_ptr()
-
-
-def sums_of(marks: Tensor, owner: Tensor, graphs: int) -> Tensor:
-    marks = marks.long() if marks.dtype == torch.bool else marks
-    return marks.new_zeros(graphs).index_add_(0, owner, marks)

@@ -1,23 +1,21 @@
-"""Whether an encoder is wired so that a JEPA objective can train it, checked on one batch."""
+"""Check on one batch that a JEPA objective can train an encoder."""
 
 import copy
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import replace
+from collections.abc import Callable, Mapping
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
-from jepa_ssl.instances import BipartiteGraph, FlatVectors
-from jepa_ssl.names import submodules, unwrapped
-from jepa_ssl.protocols import CONSTRAINT, INSTANCE, VARIABLE, Embeddings, Encoded, ViewMaker, Views
-from jepa_ssl.testing.batches import KINDS, batch_size, items_of, selected
-
-Rewritten = Mapping[str, tuple[Any, Mapping[str, Tensor]]]
+from jepa_ssl.instances import FlatVectors, Graph
+from jepa_ssl.protocols import INSTANCE, Embeddings, Encoded, ViewMaker, Views
+from jepa_ssl.testing.batches import batch_size, parts_of, selected
+from jepa_ssl.testing.gradient import fault_in_gradient, of_trunk
+from jepa_ssl.testing.rewritten import Rewritten, written_otherwise
 
 
 class EncoderCheck:
-    """Collects what is wrong, in sentences."""
+    """Collects faults, a sentence each."""
 
     def __init__(self, encoder: Any, instance: Any) -> None:
         self.encoder, self.instance = encoder, instance
@@ -44,7 +42,7 @@ class EncoderCheck:
             )
             return
         self._check_gradient(trunk)
-        for what, (instance, items) in {**_rewritten(self.instance), **(rewritten or {})}.items():
+        for what, (instance, items) in {**written_otherwise(self.instance), **(rewritten or {})}.items():
             self._check_same(what, embeddings, _embedded(asleep, instance), items)
         self._check_alone(asleep, embeddings)
         if views is not None:
@@ -53,7 +51,7 @@ class EncoderCheck:
                 self._check_views(asleep, embeddings, each)
 
     def _copied(self) -> Callable[[Any], Embeddings | Encoded] | None:
-        """A copy that sleeps, as a teacher's does; a callable that is no module is taken as it is."""
+        """A copy in eval mode, as a teacher's is; a callable that is not a module is taken as it is."""
         if not isinstance(self.encoder, nn.Module):
             return self.encoder
         try:
@@ -73,7 +71,7 @@ class EncoderCheck:
                 f"tensors, or Encoded."
             )
             return
-        expected = _items_expected(self.instance)
+        expected = _expected(self.instance)
         for stream, z in embeddings.items():
             real = z[valid[stream]] if stream in valid else z
             if z.ndim != 2 or not z.is_floating_point():
@@ -98,7 +96,7 @@ class EncoderCheck:
             return True
         other = copy.deepcopy(encoder)
         with torch.no_grad():
-            for parameter in (p for _, p in _of_trunk(other) if p.is_floating_point()):
+            for parameter in (p for _, p in of_trunk(other) if p.is_floating_point()):
                 parameter.add_(torch.linspace(0.5, 1.5, parameter.numel(), device=parameter.device).view_as(parameter))
         changed, unchanged = (_embedded(each, self.instance) for each in (other, encoder))
         if not all(torch.equal(embeddings[stream], unchanged[stream]) for stream in embeddings):
@@ -107,66 +105,22 @@ class EncoderCheck:
                 "tensors as attributes, where copy.deepcopy finds them."
             )
             return False
-        if any(True for _ in _of_trunk(other)) and all(
+        if any(True for _ in of_trunk(other)) and all(
             torch.equal(embeddings[stream], changed[stream]) for stream in embeddings
         ):
             self.faults.append(
-                "a copy of the encoder whose weights were all changed still gives the old embeddings: it runs a model "
-                "outside itself, by a closure; a teacher would follow nothing. Keep it as an attribute, and call that."
+                "a copy of the encoder whose weights were all changed still gives the old embeddings: the encoder "
+                "calls a model captured in a closure, so a copy shares its weights; store the model as an attribute."
             )
             return False
         return True
 
     def _check_gradient(self, trunk: nn.Module | None) -> None:
-        if not isinstance(self.encoder, nn.Module):
-            if not all(z.requires_grad for z in _embedded(self.encoder, self.instance).values()):
-                self.faults.append("the embeddings carry no gradient; is the encoder called under torch.no_grad()?")
-            return
-        awake = copy.deepcopy(self.encoder).train()
-        names = {parameter: name for name, parameter in awake.named_parameters() if parameter.requires_grad}
-        if trunk is None:
-            wanted = {name: parameter for name, parameter in _of_trunk(awake) if parameter.requires_grad}
-        else:
-            paths = [name for name, module in submodules(self.encoder) if module is trunk]
-            if not paths:
-                self.faults.append(
-                    "the trunk is not a submodule of the encoder, so no teacher copies it, and encoder.parameters() "
-                    "lacks it; keep it as an attribute."
-                )
-                return
-            wanted = {names[p]: p for p in awake.get_submodule(paths[0]).parameters() if p.requires_grad}
-        if not wanted:
-            self.faults.append(
-                "nothing of the encoder but its projector has weights that learn; keep the trunk as an attribute of "
-                "the encoder, and unfreeze it."
-            )
-            return
-        z = _embedded(awake, self.instance)
-        # Weighed unequally: the sum of what was normalised may not depend on its input at all.
-        loss = torch.stack(
-            [(e * torch.linspace(-1, 2, e.numel(), device=e.device).view_as(e)).sum() for e in z.values()]
-        )
-        reached: dict[str, Tensor] = {}
-        if loss.requires_grad:
-            own = set(map(id, awake.parameters()))
-            if any(id(leaf) not in own for leaf in _leaves(loss)):
-                self.faults.append(
-                    "the embeddings depend on weights that are not the encoder's: it runs a part of a model outside "
-                    "itself, by a closure; keep that as an attribute, so that a teacher follows it."
-                )
-                return
-            found: Any = torch.autograd.grad(loss.sum(), list(wanted.values()), allow_unused=True)
-            reached = {name: grad for name, grad in zip(wanted, found, strict=True) if grad is not None}
-        unreached = sorted(wanted.keys() - reached.keys())
-        if not any(bool(grad.any()) for grad in reached.values()):
-            self.faults.append(
-                "no gradient reaches the trunk: it is called under torch.no_grad(), or what it returns is detached."
-            )
-        elif trunk is not None and unreached:
-            self.faults.append(
-                f"no gradient reaches {unreached} of the trunk; take its features behind these, or name a smaller "
-                f"trunk."
-            )
+        if isinstance(self.encoder, nn.Module):
+            fault = fault_in_gradient(self.encoder, trunk, lambda encoder: _embedded(encoder, self.instance))
+            self.faults += [fault] if fault else []
+        elif not all(z.requires_grad for z in _embedded(self.encoder, self.instance).values()):
+            self.faults.append("the embeddings carry no gradient; is the encoder called under torch.no_grad()?")
 
     def _check_same(self, what: str, before: Embeddings, after: Embeddings, items: Mapping[str, Tensor]) -> None:
         for stream in before.keys() & items.keys():
@@ -177,7 +131,7 @@ class EncoderCheck:
                 )
 
     def _check_alone(self, encoder: Any, embeddings: Embeddings) -> None:
-        if not isinstance(self.instance, Tensor | FlatVectors | BipartiteGraph) or batch_size(self.instance) < 2:
+        if not isinstance(self.instance, Tensor | FlatVectors | Graph) or batch_size(self.instance) < 2:
             return
         alone = _embedded(encoder, selected(self.instance, [0]))
         for stream in embeddings:
@@ -229,85 +183,15 @@ def _tensors_of(instance: Any) -> list[Tensor]:
     parts: Any = [instance]
     if isinstance(instance, Mapping):
         parts = cast(Mapping[str, Any], instance).values()
-    elif isinstance(instance, FlatVectors | BipartiteGraph):
-        parts = vars(instance).values()
+    elif isinstance(instance, FlatVectors | Graph):
+        parts = parts_of(instance).values()
     return [part for part in parts if isinstance(part, Tensor) and not part.is_inference()]
 
 
-def _leaves(loss: Tensor) -> Iterator[Tensor]:
-    """The tensors in which the graph of `loss` ends."""
-    seen: set[Any] = set()
-    nodes: list[Any] = [loss.grad_fn]
-    while nodes:
-        node = nodes.pop()
-        if node is None or node in seen:
-            continue
-        seen.add(node)
-        if hasattr(node, "variable"):
-            yield node.variable
-        nodes += [following for following, _ in node.next_functions]
-
-
-def _of_trunk(encoder: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
-    """All weights but those of a submodule called projector."""
-    projector = getattr(unwrapped(encoder), "projector", None)
-    left_out = set(map(id, projector.parameters())) if isinstance(projector, nn.Module) else set[int]()
-    for name, parameter in encoder.named_parameters():
-        if id(parameter) not in left_out:
-            yield name, parameter
-
-
-def _items_expected(instance: Any) -> dict[str, int]:
-    if isinstance(instance, BipartiteGraph):
-        return {INSTANCE: instance.num_graphs, **{kind: len(instance.features(kind)) for kind in KINDS}}
+def _expected(instance: Any) -> dict[str, int]:
+    if isinstance(instance, Graph):
+        return {INSTANCE: instance.num_graphs, **{kind: len(nodes.features) for kind, nodes in instance.nodes.items()}}
     return {INSTANCE: batch_size(instance)} if isinstance(instance, Tensor | FlatVectors) else {}
-
-
-def _rewritten(instance: Any) -> Rewritten:
-    """The same batch written in other ways, and where its items stand then."""
-    if not isinstance(instance, Tensor | FlatVectors | BipartiteGraph) or not batch_size(instance):
-        return {}
-    backwards = list(range(batch_size(instance)))[::-1]
-    order = {INSTANCE: torch.tensor(backwards)}
-    if isinstance(instance, BipartiteGraph):
-        order |= {kind: _inverse(places) for kind, places in items_of(instance, backwards).items()}
-    made: dict[str, tuple[Any, Mapping[str, Tensor]]] = {
-        "the order of the instances in the batch": (selected(instance, backwards), order)
-    }
-    if isinstance(instance, FlatVectors):
-        noise = torch.linspace(-3, 5, instance.values.numel(), device=instance.values.device).view_as(instance.values)
-        padded = torch.where(instance.valid, instance.values, noise.to(instance.values))
-        made["what stands in the padding"] = (
-            FlatVectors(padded, instance.valid),
-            {INSTANCE: torch.arange(batch_size(instance))},
-        )
-    if isinstance(instance, BipartiteGraph):
-        made["the order of the nodes and edges in a graph"] = _permuted(instance)
-    return made
-
-
-def _permuted(graph: BipartiteGraph) -> tuple[BipartiteGraph, dict[str, Tensor]]:
-    """The nodes of each graph in another order, and all edges backwards."""
-    generator = torch.Generator().manual_seed(0)
-    order = {
-        kind: (graph.graph_of(kind).cpu() + torch.rand(len(graph.features(kind)), generator=generator)).argsort()
-        for kind in KINDS
-    }
-    order = {kind: places.to(graph.edge_index.device) for kind, places in order.items()}
-    places = {kind: _inverse(before) for kind, before in order.items()}
-    edges = torch.stack([places[kind][nodes] for kind, nodes in zip(KINDS, graph.edge_index, strict=True)])
-    permuted = replace(
-        graph,
-        constraint_features=graph.constraint_features[order[CONSTRAINT]],
-        variable_features=graph.variable_features[order[VARIABLE]],
-        edge_index=edges.flip(1),
-        edge_attr=graph.edge_attr.flip(0),
-    )
-    return permuted, {**places, INSTANCE: torch.arange(graph.num_graphs)}
-
-
-def _inverse(places: Tensor) -> Tensor:
-    return torch.empty_like(places).scatter_(0, places, torch.arange(len(places), device=places.device))
 
 
 def _close(a: Tensor, b: Tensor) -> bool:

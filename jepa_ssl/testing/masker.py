@@ -7,8 +7,9 @@ from typing import Any, NoReturn
 import torch
 from torch import Tensor
 
-from jepa_ssl.instances import BipartiteGraph, FlatVectors
-from jepa_ssl.protocols import CONSTRAINT, EDGE, INSTANCE, VARIABLE, ViewMaker, Views
+from jepa_ssl.instances import FlatVectors, Graph
+from jepa_ssl.protocols import INSTANCE, ViewMaker, Views
+from jepa_ssl.segments import any_in_groups, group_sums
 from jepa_ssl.testing.batches import (
     Instance,
     equal_bits,
@@ -19,9 +20,9 @@ from jepa_ssl.testing.batches import (
     same_contents,
     share_memory,
     sizes_of,
-    sums_of,
     valid_of,
     values_of,
+    wiring_of,
 )
 
 SEEDS = 20  # that all draws of two items agree by chance happens once in half a million
@@ -88,7 +89,7 @@ class Check:
                 self.fail(f"the target's {stream!r} indicator is not 0, but nothing is hidden in the target.")
             if values_of(views.context)[stream].shape != target.shape:
                 self.fail(f"context and target differ in the shape of {stream!r}; an indicator goes into both.")
-        if isinstance(self.instance, BipartiteGraph):
+        if isinstance(self.instance, Graph):
             self.check_graph(self.instance, views)
         else:
             self.check_flat(self.instance, views)
@@ -117,9 +118,10 @@ class Check:
         if isinstance(view, FlatVectors) and isinstance(self.instance, FlatVectors):
             if not torch.equal(first_columns(view.valid, self.instance.valid), self.instance.valid):
                 self.fail(f"the {name}'s valid is not the instance's; what is padding stays padding.")
-        elif isinstance(view, BipartiteGraph) and isinstance(self.instance, BipartiteGraph):
-            for part in ("edge_index", "constraint_offsets", "variable_offsets"):
-                if not torch.equal(getattr(view, part), getattr(self.instance, part)):
+        elif isinstance(view, Graph) and isinstance(self.instance, Graph):
+            found = wiring_of(view)
+            for part, tensor in wiring_of(self.instance).items():
+                if part not in found or not torch.equal(found[part], tensor):
                     self.fail(f"the {name}'s {part} is not the instance's; a masker hides features, and keeps nodes.")
 
     def check_flat(self, instance: Tensor | FlatVectors, views: Views[Any, Any]) -> None:
@@ -168,53 +170,70 @@ class Check:
         if indicator.numel() and bool(((indicator != 1) & (hidden | (indicator != 0))).any()):
             self.fail(f"the {stream!r} indicator of the context is not 1 where something is hidden, and 0 elsewhere.")
 
-    def check_graph(self, graph: BipartiteGraph, views: Views[Any, Any]) -> None:
+    def check_graph(self, graph: Graph, views: Views[Any, Any]) -> None:
         columns = self.changed(views)
         changed = {stream: mark.flatten(1).any(1) if mark.ndim > 1 else mark for stream, mark in columns.items()}
-        all_columns = {kind: columns[kind].all(1) for kind in (CONSTRAINT, VARIABLE)}
-        items = {kind: len(graph.features(kind)) for kind in (CONSTRAINT, VARIABLE)}
-        self.check_marks(views, items)
+        self.check_marks(views, {stream: len(graph.features(stream)) for stream in graph.nodes})
         owners = owners_of(graph)
-        per_graph = {stream: sums_of(mark, owners[stream], graph.num_graphs) for stream, mark in changed.items()}
-        sizes = {kind: graph.offsets(kind).diff() for kind in items}
-        two_of_each = (sizes[CONSTRAINT] >= 2) & (sizes[VARIABLE] >= 2)
-        silent = two_of_each & (per_graph[CONSTRAINT] + per_graph[VARIABLE] + per_graph[EDGE] == 0)
+        self.check_something_is_hidden(graph, changed, owners)
+        at_lost_edge = {stream: self.at_lost_edge(graph, stream, changed) for stream in graph.nodes}
+        for stream in graph.nodes:
+            # A node that lost some columns only, because they follow from a hidden coefficient, is not hidden.
+            if graph.features(stream).size(1):
+                self.check_something_is_visible(graph, stream, columns[stream].all(1), owners[stream])
+            # A stream that hidden leaves out, though it names others, is not predicted.
+            named = not views.hidden or stream in views.hidden
+            hidden = views.hidden.get(stream)
+            hidden = torch.full_like(changed[stream], named) if hidden is None else hidden
+            if views.hidden.get(stream) is not None:
+                self.check_announced(stream, hidden, changed[stream] | at_lost_edge[stream])
+            if bool((unannounced := changed[stream] & ~hidden & ~at_lost_edge[stream]).any()):
+                node = int(unannounced.nonzero()[0])
+                self.fail(f"{stream} {node} differs in the context, but hidden says that it is visible.")
+            if stream in views.weight:
+                self.check_weight(stream, views.weight[stream], hidden, owners[stream], graph.num_graphs)
+            extra = values_of(views.context)[stream][:, graph.features(stream).size(1) :]
+            self.check_indicator(stream, extra, (changed[stream] & hidden).unsqueeze(1))
+        for stream, edges in graph.edges.items():
+            if edges.attr is not None and edges.attr.ndim > 1:
+                extra = values_of(views.context)[stream][:, edges.attr.size(1) :]
+                self.check_indicator(stream, extra, changed[stream].unsqueeze(1))
+
+    def check_something_is_hidden(
+        self, graph: Graph, changed: Mapping[str, Tensor], owners: Mapping[str, Tensor]
+    ) -> None:
+        per_graph = [group_sums(mark.long(), owners[stream], graph.num_graphs) for stream, mark in changed.items()]
+        two_of_each = torch.stack([graph.offsets(stream).diff() >= 2 for stream in graph.nodes]).all(0)
+        silent = two_of_each & (torch.stack(per_graph).sum(0) == 0)
         if bool(silent.any()):
             self.fail(f"graph {int(silent.nonzero()[0])} has two nodes of each kind, but nothing of it is hidden.")
-        for kind in items:
-            # A node that lost some columns only, because they follow from a hidden coefficient, is not hidden.
-            whole = sums_of(all_columns[kind], owners[kind], graph.num_graphs)
-            full = (whole >= sizes[kind]) & (sizes[kind] > 0)
-            if bool(full.any()):
-                self.fail(f"graph {int(full.nonzero()[0])} hides all its {kind}s; leave at least one visible.")
-            ends = graph.edge_index[0 if kind == CONSTRAINT else 1]
-            lost_edge = torch.zeros_like(changed[kind])
-            lost_edge[ends[changed[EDGE]]] = True
-            hidden = views.hidden.get(kind)
-            if hidden is None:
-                hidden = torch.ones_like(changed[kind])
-            elif bool((ignored := hidden & ~changed[kind] & ~lost_edge).any()):
-                node = int(ignored.nonzero()[0])
-                self.fail(
-                    f"hidden says that {kind} {node} is hidden, but the context has all of it and of its coefficients; "
-                    f"hide what is announced."
-                )
-            unannounced = changed[kind] & ~hidden & ~lost_edge
-            if bool(unannounced.any()):
-                node = int(unannounced.nonzero()[0])
-                self.fail(f"{kind} {node} differs in the context, but hidden says that it is visible.")
-            if kind in views.weight:
-                self.check_weight(kind, views.weight[kind], hidden, owners[kind], graph.num_graphs)
-            extra = values_of(views.context)[kind][:, graph.features(kind).size(1) :]
-            self.check_indicator(kind, extra, (changed[kind] & hidden).unsqueeze(1))
-        if graph.edge_attr.ndim > 1:
-            extra = values_of(views.context)[EDGE][:, graph.edge_attr.size(1) :]
-            self.check_indicator(EDGE, extra, changed[EDGE].unsqueeze(1))
+
+    def check_something_is_visible(self, graph: Graph, stream: str, whole: Tensor, owner: Tensor) -> None:
+        sizes = graph.offsets(stream).diff()
+        full = (group_sums(whole.long(), owner, graph.num_graphs) >= sizes) & (sizes > 0)
+        if bool(full.any()):
+            self.fail(f"graph {int(full.nonzero()[0])} hides all its {stream}s; leave at least one visible.")
+
+    def check_announced(self, stream: str, hidden: Tensor, lost: Tensor) -> None:
+        if bool((ignored := hidden & ~lost).any()):
+            self.fail(
+                f"hidden says that {stream} {int(ignored.nonzero()[0])} is hidden, but the context has all of it and "
+                f"of its coefficients; hide what is announced."
+            )
+
+    def at_lost_edge(self, graph: Graph, stream: str, changed: Mapping[str, Tensor]) -> Tensor:
+        """Which nodes of a stream are an end of an edge that changed."""
+        found = torch.zeros_like(changed[stream])
+        for name, edges in graph.edges.items():
+            for row, end in enumerate(edges.ends):
+                if end == stream and name in changed:
+                    found |= any_in_groups(changed[name], edges.index[row], len(found))
+        return found
 
     def check_weight(self, kind: str, weight: Tensor, hidden: Tensor, owner: Tensor, graphs: int) -> None:
         if not bool((weight.isfinite() & (weight >= 0)).all()) or bool(weight[~hidden].any()):
             self.fail(f"weight[{kind!r}] is not finite and at least 0, or not 0 where nothing is hidden.")
-        totals = sums_of(weight.double(), owner, graphs)[sums_of(hidden, owner, graphs) > 0]
+        totals = group_sums(weight.double(), owner, graphs)[group_sums(hidden.long(), owner, graphs) > 0]
         if len(totals) and not torch.allclose(totals, totals[0].expand_as(totals), rtol=1e-3):
             self.fail(
                 f"weight[{kind!r}] sums to {totals.min():.4g} in one graph and {totals.max():.4g} in another; "

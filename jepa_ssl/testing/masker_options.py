@@ -6,10 +6,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from jepa_ssl.instances import BipartiteGraph
+from jepa_ssl.instances import Graph
 from jepa_ssl.protocols import INSTANCE, Views
+from jepa_ssl.segments import group_sums
 from jepa_ssl.testing.batches import (
-    KINDS,
     Instance,
     batch_size,
     items_of,
@@ -17,7 +17,6 @@ from jepa_ssl.testing.batches import (
     same_contents,
     selected,
     sizes_of,
-    sums_of,
     valid_of,
 )
 from jepa_ssl.testing.draws import bias_of
@@ -28,7 +27,7 @@ CALLS, COPIES = 8, 500  # for the question whether a draw is uniform
 
 def check_counts(check: Check, ratio: float | Mapping[str, float]) -> None:
     """Raises unless exactly `int(ratio * items)` of each instance are hidden, at least one and never all."""
-    streams = KINDS if isinstance(check.instance, BipartiteGraph) else (INSTANCE,)
+    streams = check.instance.nodes if isinstance(check.instance, Graph) else (INSTANCE,)
     ratios = ratio if isinstance(ratio, Mapping) else dict.fromkeys(streams, ratio)
     for stream, share in ratios.items():
         sizes = sizes_of(check.instance)[stream]
@@ -85,26 +84,28 @@ def hidden_items(views: Views[Any, Any], instance: Instance, stream: str) -> Ten
     """Which items of a stream are hidden: bool `[items]`, or `[batch, entries]` of vectors."""
     changed = changed_in(views, instance)
     mark = views.hidden.get(stream)
-    if stream in KINDS and mark is not None:
-        return mark  # a node that lost some columns only is not hidden
-    return changed[stream] if stream == INSTANCE or changed[stream].ndim == 1 else changed[stream].any(1)
+    if isinstance(instance, Graph):
+        if stream in instance.nodes and mark is not None:
+            return mark  # a node that lost some columns only is not hidden
+        return changed[stream].flatten(1).any(1) if changed[stream].ndim > 1 else changed[stream]
+    return changed[stream]
 
 
 def _counts(hidden: Tensor, instance: Instance, stream: str) -> Tensor:
-    if isinstance(instance, BipartiteGraph):
-        return sums_of(hidden, owners_of(instance)[stream], instance.num_graphs)
+    if isinstance(instance, Graph):
+        return group_sums(hidden.long(), owners_of(instance)[stream], instance.num_graphs)
     return hidden.sum(1)
 
 
 def _table(hidden: Tensor, copies: Instance) -> Tensor:
     """The marks of copies of one instance: bool `[copies, items]`."""
-    if isinstance(copies, BipartiteGraph):
+    if isinstance(copies, Graph):
         return hidden.view(COPIES, -1)
     return hidden[:, valid_of(copies)[0]]
 
 
 def _same_marks(old: Views[Any, Any], new: Views[Any, Any], instance: Instance, order: list[int]) -> bool:
-    where = items_of(instance, order) if isinstance(instance, BipartiteGraph) else {INSTANCE: torch.tensor(order)}
+    where = items_of(instance, order) if isinstance(instance, Graph) else {INSTANCE: torch.tensor(order)}
     return old.hidden.keys() == new.hidden.keys() and all(
         a is b if a is None or b is None else torch.equal(a[where[stream]], b)
         for stream, a, b in ((stream, old.hidden[stream], new.hidden[stream]) for stream in old.hidden)

@@ -1,4 +1,4 @@
-"""Whether a teacher keeps its promises beside an encoder, checked on one batch."""
+"""Check on one batch that a teacher keeps its promises."""
 
 import copy
 from collections.abc import Mapping
@@ -9,17 +9,23 @@ from torch import Tensor, nn
 
 from jepa_ssl.names import unwrapped, without_wrappers
 from jepa_ssl.protocols import Embeddings, Encoded, Teacher
+from jepa_ssl.teachers import EMATeacher
 from jepa_ssl.testing.batches import same_bits
 
 
 class TeacherCheck:
-    """Collects what is wrong, in sentences. Works on copies of teacher and encoder."""
+    """Collects faults, a sentence each. Works on copies of teacher and encoder."""
 
     def __init__(self, teacher: Teacher, encoder: Any, target: Any) -> None:
         self.teacher, self.encoder = copy.deepcopy((teacher, encoder))
         self.target = target
-        self.learns = bool(getattr(teacher, "learns", False))
         self.faults: list[str] = []
+        # isinstance does not ask a compiled teacher, but what was compiled.
+        self.learns = isinstance(unwrapped(teacher), Teacher) and unwrapped(teacher).learns
+        if not isinstance(unwrapped(teacher), Teacher):
+            self.faults.append(
+                "the teacher lacks learns or update: give it update(encoder), and learns = False, or True."
+            )
         if isinstance(self.encoder, nn.Module):
             self.encoder.train()
         self.module = self.teacher if isinstance(self.teacher, nn.Module) else None
@@ -95,7 +101,7 @@ class TeacherCheck:
             if not _is_nearer(before[name], after[name].detach(), student[name])
         )
         moves = any(before[name].is_floating_point() for name in _differences(before, after))
-        if before and not moves and getattr(unwrapped(self.teacher), "momentum", None) != 1.0:
+        if before and not moves and not _stands_still(self.teacher):
             self.faults.append(
                 "update moves nothing of the teacher's target_model: are the names of its tensors those of the "
                 "encoder's, without the prefixes of torch.compile and DDP?"
@@ -137,8 +143,12 @@ def _snapshot(part: Any, weights: bool = False) -> dict[str, Tensor]:
 
 def _follower(teacher: Any) -> Any:
     """The copy of the encoder that a teacher has, if it has one; or the more precise average beside it."""
-    copied = getattr(teacher, "target_model", None)
-    return getattr(teacher, "average", None) or copied
+    parts = dict(teacher.named_children()) if isinstance(teacher, nn.Module) else {}
+    return parts.get("average") or parts.get("target_model")
+
+
+def _stands_still(teacher: Any) -> bool:
+    return isinstance(unwrapped(teacher), EMATeacher) and unwrapped(teacher).momentum == 1.0
 
 
 def _differences(before: Mapping[str, Tensor], after: Mapping[str, Tensor]) -> list[str]:

@@ -3,9 +3,10 @@
 Learns whether the point of all ones is feasible, from the rows alone. Returns a `NamedTuple`.
 """
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
+from adoption.loop import Loop
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -35,10 +36,9 @@ class ConstraintTransformer(nn.Module):
         return Answer(self.head(pooled).squeeze(-1), pooled)
 
 
-class Training:
+class Training(Loop):
     def __init__(self) -> None:
-        self.model = ConstraintTransformer()
-        self.optimizer = torch.optim.Adam(self.model.parameters(), lr=1e-3)
+        super().__init__(ConstraintTransformer())
         run = lambda model, v: model(v.values.unflatten(1, (MOST, -1)), v.valid[:, :: COLUMNS + 1])  # +
         encoder = ModelEncoder(self.model, {"instance": WIDTH}, 16, run=run)  # +
         rows = torch.arange(MOST * (COLUMNS + 1)).view(MOST, -1).tolist()  # +
@@ -46,6 +46,7 @@ class Training:
         objective = JEPAObjective(views, MLPPredictor(encoder.dims), EMATeacher(encoder))  # +
         self.jepa = JEPATerm(encoder, objective)  # +
         self.optimizer.add_param_group({"params": list(self.jepa.parameters())})  # +
+        self.saved["jepa"] = self.jepa  # +
 
     def batch(self) -> tuple[Tensor, Tensor, Tensor]:
         valid = torch.arange(MOST) < torch.randint(3, MOST + 1, (8, 1))
@@ -60,18 +61,6 @@ class Training:
         vectors = FlatVectors(rows.flatten(1), valid.repeat_interleave(COLUMNS + 1, 1))  # +
         joint = self.jepa.loss(vectors, task=lambda: loss)  # +
         log, loss = {name: value.item() for name, value in joint.terms.items()}, joint.total  # +
-        self.optimizer.zero_grad()
-        loss.backward()
-        self.optimizer.step()
+        self.descend(loss)
         self.jepa.update()  # +
         return log
-
-    def checkpoint(self) -> dict[str, Any]:
-        state = {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict()}
-        state["jepa"] = self.jepa.state_dict()  # +
-        return state
-
-    def resume(self, state: dict[str, Any]) -> None:
-        self.model.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.jepa.load_state_dict(state["jepa"])  # +

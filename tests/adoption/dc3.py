@@ -5,9 +5,9 @@ Predicts some coordinates of x from the right-hand side b, solves `Ax = b` for t
 
 from argparse import ArgumentParser
 from collections.abc import Sequence
-from typing import Any
 
 import torch
+from adoption.loop import Loop
 from torch import Tensor, nn
 
 from jepa_ssl import ModelEncoder  # +
@@ -34,17 +34,17 @@ class CompletionNet(nn.Module):
         return torch.cat([dependent, free], 1)
 
 
-class Training:
+class Training(Loop):
     def __init__(self, argv: Sequence[str] = ()) -> None:
         p = ArgumentParser()
         p.add_argument("--penalty", type=float, default=10.0)
         add_jepa_arguments(p)  # +
         self.args = p.parse_args(argv)
-        self.model = CompletionNet()
-        self.optimizer = torch.optim.Adam(self.model.parameters(), lr=1e-3)
+        super().__init__(CompletionNet())
         encoder = ModelEncoder(self.model, {"instance": HIDDEN}, 32, captured={"instance": "net.6"})  # +
         self.jepa = from_args(self.args, encoder)  # +
         self.optimizer.add_param_group({"params": list(self.jepa.parameters())})  # +
+        self.saved["jepa"] = self.jepa  # +
 
     def batch(self) -> Tensor:
         return torch.randn(12, EQUALITIES)
@@ -59,18 +59,6 @@ class Training:
         log = {"loss": loss.item()}
         joint = self.jepa.loss(b, task=lambda: loss)  # +
         log, loss = {name: value.item() for name, value in joint.terms.items()}, joint.total  # +
-        self.optimizer.zero_grad()
-        loss.backward()
-        self.optimizer.step()
+        self.descend(loss)
         self.jepa.update()  # +
         return log
-
-    def checkpoint(self) -> dict[str, Any]:
-        state = {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict()}
-        state["jepa"] = self.jepa.state_dict()  # +
-        return state
-
-    def resume(self, state: dict[str, Any]) -> None:
-        self.model.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.jepa.load_state_dict(state["jepa"])  # +

@@ -6,6 +6,7 @@ Learns to imitate a rule that scores each variable by its cost and its coefficie
 from typing import Any
 
 import torch
+from adoption.loop import Loop
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch_geometric.data import Batch, Data
@@ -87,29 +88,29 @@ def sample(m: int, n: int) -> BipartiteNodeData:
     )
 
 
-class Training:
+class Training(Loop):
     def __init__(self) -> None:
-        self.policy = Policy()
+        super().__init__(Policy())
         self.fit_norms()
-        self.optimizer = torch.optim.Adam(self.policy.parameters(), lr=1e-3)
         widths = {"constraint": WIDTH, "variable": WIDTH}  # +
         captured = {"constraint": "conv_v_to_c", "variable": "conv_c_to_v"}  # +
         run = lambda policy, g: policy(g.constraint_features, g.edge_index, g.edge_attr, g.variable_features)  # +
-        encoder = ModelEncoder(self.policy, widths, 16, run=run, captured=captured)  # +
+        encoder = ModelEncoder(self.model, widths, 16, run=run, captured=captured)  # +
         objective = JEPAObjective(NodeMasker(0.3), MLPPredictor(encoder.dims), EMATeacher(encoder))  # +
         self.jepa = JEPATerm(encoder, objective)  # +
         self.optimizer.add_param_group({"params": list(self.jepa.parameters())})  # +
+        self.saved["jepa"] = self.jepa  # +
 
     def fit_norms(self) -> None:
         batch = self.batch()
-        for norm, x in zip(self.policy.norms, (batch.constraint_features, batch.variable_features), strict=True):
+        for norm, x in zip(self.model.norms, (batch.constraint_features, batch.variable_features), strict=True):
             norm.fit(x)  # pyright: ignore[reportCallIssue]
 
     def batch(self) -> Any:
         return Batch.from_data_list([sample(3 + i, 8 - i) for i in range(5)])
 
     def loss(self, batch: Any) -> Tensor:
-        logits = self.policy(batch.constraint_features, batch.edge_index, batch.edge_attr, batch.variable_features)
+        logits = self.model(batch.constraint_features, batch.edge_index, batch.edge_attr, batch.variable_features)
         return F.mse_loss(logits, batch.scores)
 
     def step(self) -> dict[str, float]:
@@ -118,18 +119,6 @@ class Training:
         log = {"loss": loss.item()}
         loss = self.jepa.loss(bipartite_graph(batch), task=lambda: self.loss(batch))  # +
         log, loss = {name: value.item() for name, value in loss.terms.items()}, loss.total  # +
-        self.optimizer.zero_grad()
-        loss.backward()
-        self.optimizer.step()
+        self.descend(loss)
         self.jepa.update()  # +
         return log
-
-    def checkpoint(self) -> dict[str, Any]:
-        state = {"policy": self.policy.state_dict(), "optimizer": self.optimizer.state_dict()}
-        state["jepa"] = self.jepa.state_dict()  # +
-        return state
-
-    def resume(self, state: dict[str, Any]) -> None:
-        self.policy.load_state_dict(state["policy"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.jepa.load_state_dict(state["jepa"])  # +

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from runs import differences
 
 import jepa_ssl
 from jepa_ssl.integrations.pyg import bipartite_graph, in_another_order
@@ -128,16 +129,7 @@ def test_a_resumed_run_is_the_unbroken_one_bit_for_bit(name: str):
     trained(resumed, range(10, 12))  # has been elsewhere
     resumed.resume(torch.load(file, weights_only=True))
     assert trained(unbroken, range(4, 7)) == trained(resumed, range(4, 7))
-    _same(unbroken.checkpoint(), resumed.checkpoint())
-
-
-def _same(a: Any, b: Any) -> None:
-    if isinstance(a, torch.Tensor):
-        assert torch.equal(a, b)
-    elif isinstance(a, dict):
-        assert a.keys() == b.keys()
-        for key in a:
-            _same(a[key], b[key])
+    assert differences(unbroken.checkpoint(), resumed.checkpoint()) == []
 
 
 def test_flags_reach_the_term():

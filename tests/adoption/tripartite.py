@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch_geometric.data import Batch, HeteroData
 
-from jepa_ssl import EMATeacher, JEPAObjective, MLPPredictor, ModelEncoder  # +
-from jepa_ssl.integrations.pyg import HeteroNodeMasker  # +
+from jepa_ssl import EMATeacher, JEPAObjective, MLPPredictor, ModelEncoder, NodeMasker  # +
+from jepa_ssl.integrations.pyg import PyGViews  # +
 
 WIDTH = 24
 KINDS = {"constraint": 1, "variable": 1, "objective": 1}
@@ -71,7 +71,7 @@ class Training:
         self.optimizer = torch.optim.Adam(self.network.parameters(), lr=1e-3)
         widths = {"constraint": WIDTH, "variable": WIDTH}  # +
         self.encoder = ModelEncoder(self.network, widths, 16, run=lambda network, data: network.encode(data))  # +
-        views = HeteroNodeMasker({"constraint": 0.3, "variable": 0.3}, hide_edges=True)  # +
+        views = PyGViews(NodeMasker({"constraint": 0.3, "variable": 0.3}, hide_edges=True))  # +
         self.jepa = JEPAObjective(views, MLPPredictor(self.encoder.dims), EMATeacher(self.encoder))  # +
         learned = [p for p in self.jepa.parameters() if p.requires_grad]  # +
         self.optimizer.add_param_group({"params": [*self.encoder.projector.parameters(), *learned]})  # +

@@ -6,6 +6,7 @@ Trained without labels on the primal and dual residuals of what the last layer r
 from typing import Any
 
 import torch
+from adoption.loop import Loop
 from torch import Tensor, nn
 
 from jepa_ssl import JEPATerm, ModelEncoder  # +
@@ -46,24 +47,24 @@ class UnrolledPDHG(nn.Module):
         return self.read_x(x).squeeze(-1).relu(), self.read_y(y).squeeze(-1).relu()
 
 
-class Training:
+class Training(Loop):
     def __init__(self) -> None:
-        self.net = UnrolledPDHG()
-        self.optimizer = torch.optim.Adam(self.net.parameters(), lr=1e-3)
+        super().__init__(UnrolledPDHG())
         run = lambda net, flat: torch.cat([h.mean(1) for h in net.iterate(*unflatten(flat, M, N))], 1)  # +
-        encoder = ModelEncoder(self.net, {"instance": 2 * CHANNELS}, 16, run=run)  # +
+        encoder = ModelEncoder(self.model, {"instance": 2 * CHANNELS}, 16, run=run)  # +
         lp_of = lambda flat: DenseLP.of_vectors(flat, M, N)  # +
         objective = later_state(encoder.dims, lp_of=lp_of, numbers=2 * (M + N))  # +
         views: Any = objective.views  # +
         views.fit([flatten(*self.batch())])  # +
         self.jepa = JEPATerm(encoder, objective)  # +
         self.optimizer.add_param_group({"params": list(self.jepa.parameters())})  # +
+        self.saved["jepa"] = self.jepa  # +
 
     def batch(self) -> tuple[Tensor, Tensor, Tensor]:
         return torch.rand(6, M, N), 1 + torch.rand(6, M), torch.rand(6, N) - 0.8
 
     def loss(self, A: Tensor, b: Tensor, c: Tensor) -> Tensor:
-        x, y = self.net(A, b, c)
+        x, y = self.model(A, b, c)
         primal, dual = (A @ x.unsqueeze(-1)).squeeze(-1) - b, -(A.mT @ y.unsqueeze(-1)).squeeze(-1) - c
         gap = (c * x).sum(1) + (b * y).sum(1)
         return primal.relu().square().mean() + dual.relu().square().mean() + gap.square().mean()
@@ -74,18 +75,6 @@ class Training:
         log = {"loss": loss.item()}
         joint = self.jepa.loss(flatten(*batch), task=lambda: loss)  # +
         log, loss = {name: value.item() for name, value in joint.terms.items()}, joint.total  # +
-        self.optimizer.zero_grad()
-        loss.backward()
-        self.optimizer.step()
+        self.descend(loss)
         self.jepa.update()  # +
         return log
-
-    def checkpoint(self) -> dict[str, Any]:
-        state = {"net": self.net.state_dict(), "optimizer": self.optimizer.state_dict()}
-        state["jepa"] = self.jepa.state_dict()  # +
-        return state
-
-    def resume(self, state: dict[str, Any]) -> None:
-        self.net.load_state_dict(state["net"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.jepa.load_state_dict(state["jepa"])  # +

@@ -118,7 +118,7 @@ def gradients(module: nn.Module) -> list[Tensor]:
     [
         pytest.param(GRAPH_MASKERS, graphs, id="graphs"),
         pytest.param(FLAT_MASKERS, padded, id="vectors"),
-        pytest.param(MultiView(SolverState((2, 5), start_scale=1.0).fit([lps(0)])), lps, id="solver states"),
+        pytest.param(MultiView(SolverState((2, 5)).fit([lps(0)])), lps, id="solver states"),
     ],
 )
 def test_compiled_views_are_the_eager_ones_and_sizes_do_not_recompile(
@@ -171,7 +171,7 @@ class Step(nn.Module):
     def forward(self, instance: Any, names: Tensor, epoch: int = 0) -> Tensor:
         loss = torch.stack([z.square().mean() for z in self.encoder(instance).values()]).sum()
         for jepa in self.objectives:
-            loss = loss + 0.2 * jepa(self.encoder, instance, seeds=Seeds(names, epoch)).total
+            loss = loss + 0.2 * jepa(self.encoder, instance, generator=Seeds(names, epoch)).total
         return loss
 
 
@@ -234,11 +234,11 @@ def test_seeds_made_outside_and_a_smaller_last_batch_compile_no_more_often():
     encoder = FlatEncoder(6).eval()
     jepa = JEPAObjective(EntryMasker(0.3), MLPPredictor({"instance": 4}), StopGradTeacher())
     backend = Counted()
-    compiled = torch.compile(lambda x, seeds: jepa(encoder, x, seeds=seeds).total, fullgraph=True, backend=backend)
+    compiled = torch.compile(lambda x, seeds: jepa(encoder, x, generator=seeds).total, fullgraph=True, backend=backend)
     for epoch in range(3):
         for size in (8, 8, 5):
             x, names = torch.randn(size, 6), torch.arange(size)
-            assert compiled(x, Seeds(names, epoch)) == jepa(encoder, x, seeds=Seeds(names, epoch)).total
+            assert compiled(x, Seeds(names, epoch)) == jepa(encoder, x, generator=Seeds(names, epoch)).total
     assert backend.count == 2  # eight instances, and any number
 
 

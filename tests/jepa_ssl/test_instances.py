@@ -1,27 +1,38 @@
 """Batches of vectors and of graphs: what they accept, and what they refuse by name."""
 
+import copy
+import pickle
+from collections.abc import Callable
 from dataclasses import fields, replace
+from typing import Any
 
 import pytest
 import torch
-from builders import offsets, ragged_graphs
+from builders import offsets, ragged_graphs, seeded
 from hypothesis import given
 from hypothesis import strategies as st
+from random_graphs import BATCHES, SEEDS, Sizes, places, three_types
+from random_graphs import SIZES as TRIPLES
 
-from jepa_ssl import BipartiteGraph, FlatVectors
+from jepa_ssl import BipartiteGraph, FlatVectors, Graph
 from jepa_ssl.instances import check_finite
-from jepa_ssl.segments import equal_shares
+from jepa_ssl.instances.streams import Edges, Nodes
+from jepa_ssl.segments import equal_shares, segment_sums
+from jepa_ssl.testing.batches import parts_of, same_contents
 
 SIZES = st.lists(st.integers(0, 5), max_size=6)
 
 
-@given(SIZES)
-def test_graph_of_names_each_nodes_graph(sizes: list[int]):
-    graph = ragged_graphs(sizes, sizes[::-1])
-    for kind, counts in (("constraint", sizes), ("variable", sizes[::-1])):
-        expected = [index for index, size in enumerate(counts) for _ in range(size)]
-        assert graph.graph_of(kind).tolist() == expected
+@pytest.mark.parametrize("batch", BATCHES.values(), ids=BATCHES)
+@given(TRIPLES, SEEDS)
+def test_graph_of_names_the_graph_of_each_node_and_edge(batch: Callable[..., Graph], sizes: Sizes, seed: int):
+    graph = batch(sizes, seed)
     assert graph.num_graphs == len(sizes)
+    for stream in (*graph.nodes, *graph.edges):
+        owner = {item: number for number, items in enumerate(places(graph, stream)) for item in items}
+        assert graph.graph_of(stream).tolist() == [owner[item] for item in range(len(owner))]
+    assert type(graph.with_values({})) is type(graph)
+    assert [*graph.values()] == [*graph.nodes, *(s for s, edges in graph.edges.items() if edges.attr is not None)]
 
 
 def test_single_is_a_batch_of_one_graph():
@@ -36,7 +47,52 @@ def test_single_is_a_batch_of_one_graph():
 
 def test_to_moves_every_tensor():
     moved = ragged_graphs([3, 1], [2, 2]).to("meta")
+    assert isinstance(moved, BipartiteGraph)
     assert all(getattr(moved, field.name).is_meta for field in fields(moved))
+    assert all(tensor.is_meta for tensor in parts_of(three_types([(3, 2, 4)]).to("meta")).values())
+
+
+def test_graphs_are_copied_and_pickled_whole():
+    for graph in (ragged_graphs([3, 1], [2, 2]), three_types([(3, 2, 4), (1, 0, 2)])):
+        for same in (copy.deepcopy(graph), pickle.loads(pickle.dumps(graph))):
+            assert type(same) is type(graph)
+            assert same_contents(same, graph)
+            assert all(part.attr is graph.values().get(s) for s, part in graph.edges.items())
+
+
+NODES = {"a": Nodes(torch.ones(2, 1), offsets([2])), "b": Nodes(torch.ones(3, 1), offsets([3]))}
+TWO = torch.tensor([[0, 1], [2, 0]])
+STREAM_ERRORS = {
+    "no nodes": ({}, {}, r"nodes has the streams \[\] and edges \[\], but there must be nodes"),
+    "a name twice": (NODES, {"a": Edges(("a", "b"), TWO)}, r"no name may be used twice; .*rename the edges"),
+    "an unknown end": (NODES, {"e": Edges(("a", "c"), TWO)}, r"edges\['e'\]\.ends is \('a', 'c'\).*\['a', 'b'\]"),
+    "attributes of other edges": (
+        NODES, {"e": Edges(("a", "b"), TWO, torch.ones(3, 1))}, r"edges\['e'\]\.attr is float32 \[3, 1\].* 2 edges"
+    ),
+    "other graphs": (
+        {**NODES, "b": Nodes(torch.ones(3, 1), offsets([1, 2]))}, {}, r"nodes\['a'\]\.offsets counts 1 graphs.*\['b'\]"
+    ),
+    "other devices": (
+        NODES, {"e": Edges(("a", "b"), TWO.to("meta"))}, r"edges\['e'\]\.index is on meta, but nodes\['a'\].*on cpu"
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("nodes", "edges", "message"), STREAM_ERRORS.values(), ids=STREAM_ERRORS)
+def test_streams_that_do_not_fit_are_refused(nodes: Any, edges: Any, message: str):
+    with pytest.raises(ValueError, match=message):
+        Graph(nodes, edges)
+
+
+def test_edges_between_two_nodes_of_one_stream_are_checked():
+    nodes = {"a": Nodes(torch.ones(4, 1), offsets([2, 2]))}
+    Graph(nodes, {"e": Edges(("a", "a"), torch.tensor([[0, 1, 3], [1, 1, 2]]))}).check_values()
+    for index, message in (
+        ([[0], [4]], r"\[1\] reaches from 4 to 4"),
+        ([[1], [2]], r"joins a a of graph 0 to a a of graph 1"),
+    ):
+        with pytest.raises(ValueError, match=rf"edges\['e'\]\.index.*{message}"):
+            Graph(nodes, {"e": Edges(("a", "a"), torch.tensor(index))}).check_values()
 
 
 GRAPH = ragged_graphs([2, 2], [1, 3])
@@ -98,6 +154,23 @@ def test_graphs_with_wrong_numbers_are_refused_on_request(change: dict[str, torc
             check()
 
 
+@pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
+def test_values_that_are_not_finite_are_found_on_request(value: float):
+    values = torch.ones(2, 3)
+    values[1, 2] = value
+    valid = torch.ones(2, 3, dtype=torch.bool)
+    with pytest.raises(ValueError, match=rf"values\[1, 2\] is {value}, but must be finite"):
+        FlatVectors(values, valid).check_values()
+    valid[1, 2] = False
+    padded = FlatVectors(values, valid)
+    assert padded.check_values() is padded
+    for graph in (GRAPH, three_types([(3, 2, 4)])):
+        for stream, part in graph.values().items():
+            wrong = graph.with_values({stream: part.index_fill(0, torch.tensor(1), value)})
+            with pytest.raises(ValueError, match=rf"{stream}\W?\W?[._]\w+\[1, 0\] is {value}, but must be finite"):
+                wrong.check_values()
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64])
 @given(st.lists(st.floats(width=16), max_size=30))
 def test_numbers_are_finite_one_by_one_even_where_their_sum_is_not(dtype: torch.dtype, numbers: list[float]):
@@ -119,6 +192,13 @@ def test_segments_share_alike(sizes: list[int]):
     assert shares.dtype == torch.float32
     expected = [1 / max(size // 2, 1) for size in sizes for _ in range(size)]
     torch.testing.assert_close(shares, torch.tensor(expected, dtype=torch.float32))
+
+
+@given(SIZES, SEEDS)
+def test_segment_sums_count_marks(sizes: list[int], seed: int):
+    marks = torch.rand(sum(sizes), generator=seeded(seed)) < 0.5
+    expected = [int(part.sum()) for part in marks.split(sizes)] if sizes else []
+    assert segment_sums(marks, offsets(sizes)).tolist() == expected
 
 
 def test_a_batch_without_graphs_nodes_or_edges_is_in_order():

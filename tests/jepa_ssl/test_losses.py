@@ -87,9 +87,9 @@ def test_half_precision_is_computed_in_float32(loss, dtype: torch.dtype):
 def test_shapes_that_torch_would_broadcast_and_numbers_that_are_whole_are_refused(loss):
     p = torch.ones(5, 4)
     for z in (torch.ones(5, 1), torch.ones(1, 4), torch.ones(4), torch.ones(0, 4)):
-        with pytest.raises(ValueError, match=r"predictions is \[5, 4\] and targets \[.*of one shape"):
+        with pytest.raises(ValueError, match=r"predictions is float32 \[5, 4\] and targets float32 \[.*of one shape"):
             loss(p, z)
-    with pytest.raises(ValueError, match=r"targets torch.int64.*floating point"):
+    with pytest.raises(ValueError, match=r"targets is int64 \[5, 4\], but must be floating point"):
         loss(p, p.long())
 
 

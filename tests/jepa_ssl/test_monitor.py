@@ -197,7 +197,7 @@ def test_a_large_batch_is_not_kept_alive_and_nothing_carries_a_gradient():
     monitor = CollapseMonitor(items=32)
     z = torch.randn(1000, 16, requires_grad=True)
     monitor.observe(one(z * 2.0))
-    kept = monitor.get_extra_state()["pools"]["node"][0]
+    kept = monitor._pools["node"].batches[0]  # pyright: ignore[reportPrivateUsage]
     assert all(part.shape == (32, 16) and not part.requires_grad for part in kept.values())
     assert all(part.untyped_storage().nbytes() == 32 * 16 * 4 for part in kept.values())
 
@@ -310,7 +310,7 @@ def test_only_training_is_watched_and_evaluation_is_not():
     before = monitor.get_extra_state()
     jepa = JEPAObjective(EntryMasker(0.5), MLPPredictor({"instance": 8}), StopGradTeacher(), monitor=monitor).eval()
     jepa(lambda x: {"instance": x}, torch.randn(4, 8))
-    assert len(monitor.get_extra_state()["pools"]["instance"]) == len(before["pools"]["instance"])
+    assert torch.equal(monitor.get_extra_state(), before)
 
 
 def test_bad_numbers_are_refused():
@@ -347,7 +347,7 @@ def test_a_warning_that_is_an_error_costs_no_row_and_no_measurement():
 
 
 def test_embeddings_without_items_to_count_are_refused():
-    with pytest.raises(ValueError, match=r"embeddings\['node'\] is \[\], but must be \[items, dim\]"):
+    with pytest.raises(ValueError, match=r"embeddings\['node'\] is float32 \[\], but must be \[items, dim\]"):
         CollapseMonitor().observe(one(torch.tensor(1.0)))
 
 

@@ -15,19 +15,25 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from jepa_ssl import (
     BipartiteGraph,
+    BlockMasker,
+    EdgeMasker,
     EMATeacher,
     Encoded,
     EntryMasker,
     FlatVectors,
     JEPAObjective,
     MLPPredictor,
+    MultiView,
     NodeMasker,
     Seeds,
     SharedTeacher,
+    SIGReg,
     StopGradTeacher,
+    VICReg,
     Views,
     cosine_loss,
 )
+from jepa_ssl.maskers import GaussianNoise, Shuffled
 from jepa_ssl.protocols import JEPALoss
 
 KINDS: tuple[str, str] = ("constraint", "variable")
@@ -96,6 +102,8 @@ def hand_made(views: Any, losses: Tensor) -> JEPALoss:
     """The objective of an encoder, a teacher and a loss that are all made by hand."""
 
     class Fixed:
+        learns = False
+
         def __call__(self, encoder: Any, target: Any) -> dict[str, Tensor]:
             return {"a": torch.ones(len(losses), 2)}
 
@@ -369,14 +377,14 @@ def test_streams_that_differ_are_refused():
 
 def test_shapes_that_differ_are_refused():
     identity = JEPAObjective(views_of({}), lambda z: z, StopGradTeacher())
-    with pytest.raises(ValueError, match=r"stream 'a': predictions are \[3, 2, 2\].*\[items, dim\]"):
+    with pytest.raises(ValueError, match=r"predictions\['a'\] is float32 \[3, 2, 2\].*\[items, dim\]"):
         identity(lambda x: {"a": x}, torch.ones(3, 2, 2))
     wide = JEPAObjective(views_of({}), lambda z: {"a": torch.ones(3, 5)}, StopGradTeacher())
-    with pytest.raises(ValueError, match=r"predictions are \[3, 5\] and targets \[3, 2\].*sizes of predictor"):
+    with pytest.raises(ValueError, match=r"is float32 \[3, 5\] and targets.* \[3, 2\].*sizes of predictor"):
         wide(lambda x: {"a": x}, torch.ones(3, 2))
-    with pytest.raises(ValueError, match=r"stream 'a': hidden is \[3\], but the encoder returns 4 items"):
+    with pytest.raises(ValueError, match=r"hidden\['a'\] is bool \[3\], but the encoder returns 4 items"):
         hand_made(views_of({"a": torch.ones(3, dtype=torch.bool)}), LOSSES)
-    with pytest.raises(ValueError, match=r"stream 'a': weight is \[4, 1\], but the encoder returns 4 items"):
+    with pytest.raises(ValueError, match=r"weight\['a'\] is float32 \[4, 1\], but the encoder returns 4 items"):
         hand_made(views_of({}, {"a": torch.ones(4, 1)}), LOSSES)
 
 
@@ -387,9 +395,9 @@ def test_items_that_do_not_fit_are_refused():
 
         return JEPAObjective(views, lambda z: z, StopGradTeacher())
 
-    with pytest.raises(ValueError, match=r"items is torch.float32 \[3\], but must be int64 \[items\]"):
+    with pytest.raises(ValueError, match=r"items\['a'\] is float32 \[3\], but must be int64 \[items\]"):
         moved(torch.zeros(3))(lambda x: {"a": x}, torch.ones(3, 2))
-    with pytest.raises(ValueError, match=r"predictions are \[2, 2\] and targets \[3, 2\].*the length of items"):
+    with pytest.raises(ValueError, match=r"is float32 \[2, 2\] and targets.* \[3, 2\].*the length of Views.items"):
         moved(torch.tensor([0, 2]))(lambda x: {"a": x}, torch.ones(3, 2))
 
 
@@ -530,8 +538,10 @@ def test_whole_is_of_the_instance_alone():
 
     jepa = JEPAObjective(views, lambda z: z, StopGradTeacher())
     z = {"instance": torch.ones(2, 4)}
-    with pytest.raises(ValueError, match=r"whole is given, but the target of function is not the instance"):
-        jepa(lambda x: {"instance": x}, torch.ones(2, 4), whole=z)
+    with pytest.raises(
+        ValueError, match=r"precomputed_target is given, but the target of function is not the whole instance"
+    ):
+        jepa(lambda x: {"instance": x}, torch.ones(2, 4), precomputed_target=z)
 
 
 def test_a_target_network_without_features_is_regularised_at_its_embeddings():
@@ -550,21 +560,46 @@ def test_a_target_network_without_features_is_regularised_at_its_embeddings():
     torch.testing.assert_close(loss.terms["regularizer"], torch.stack(sides).mean())
 
 
-def test_seeds_decide_what_is_hidden_of_each_instance_and_the_generator_the_rest():
-    graph, encoder = ragged_graphs([5, 5], [6, 6]), GraphEncoder()
-    drawn: list[Tensor] = []
+@pytest.mark.parametrize("regularizer", [VICReg(), SIGReg(slices=4, items=3)], ids=["VICReg", "SIGReg"])
+@pytest.mark.parametrize(
+    ("views", "encoder", "instance"),
+    [
+        (EntryMasker(0.5, GaussianNoise()), FlatEncoder().eval(), torch.randn(5, 6)),
+        (NodeMasker(0.5, Shuffled()), GraphEncoder(), ragged_graphs([2, 3, 4, 2, 3], [3, 4, 2, 5, 2])),
+        (MultiView(EdgeMasker(0.5), BlockMasker(0.5)), GraphEncoder(), ragged_graphs([3] * 5, [3] * 5)),
+    ],
+    ids=["vectors", "graphs", "two views"],
+)
+def test_seeds_decide_all_that_is_drawn(views: Any, encoder: Any, instance: Any, regularizer: Any):
+    predictor: Any = lambda z: z  # noqa: E731
+    jepa = JEPAObjective(views, predictor, StopGradTeacher(), regularizer=regularizer)
 
-    def noise(embeddings: Mapping[str, Tensor], *, valid: Any, generator: Any = None) -> Tensor:
-        drawn.append(torch.rand(3, generator=generator))
-        return drawn[-1].sum()
+    def losses(seed: int, epoch: int) -> dict[str, Tensor]:
+        torch.manual_seed(seed)
+        before = torch.get_rng_state()
+        loss = jepa(encoder, instance, generator=Seeds(torch.arange(5), epoch))
+        assert torch.equal(torch.get_rng_state(), before)
+        return {**loss.terms, **loss.predictions}
 
-    jepa = JEPAObjective(NodeMasker(0.5), lambda z: z, StopGradTeacher(), regularizer=noise)
-    names = torch.tensor([7, 3])
-    first, second = (jepa(encoder, graph, seeds=Seeds(names), generator=seeded(seed)) for seed in (0, 1))
-    assert all(torch.equal(first.predictions[kind], second.predictions[kind]) for kind in KINDS)
-    assert not torch.equal(*drawn)
-    other = jepa(encoder, graph, seeds=Seeds(names, epoch=1), generator=seeded())
-    assert any(not torch.equal(first.predictions[kind], other.predictions[kind]) for kind in KINDS)
+    first, second, other = losses(0, epoch=0), losses(1, epoch=0), losses(0, epoch=1)
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    assert any(not torch.equal(first[name], other[name]) for name in first)
+
+
+def test_a_teacher_that_does_not_say_whether_it_learns_is_refused():
+    class Silent:
+        def __call__(self, encoder: Any, target: Any) -> Any:
+            return encoder(target)
+
+        def update(self, encoder: Any) -> None: ...
+
+    silent: Any = Silent()
+    with pytest.raises(
+        TypeError, match=r"teacher is a Silent, which lacks \['learns'\], .* learns = True if gradients"
+    ):
+        JEPAObjective(EntryMasker(0.5), lambda z: z, silent)
+    wrapped = nn.DataParallel(EMATeacher(FlatEncoder()))
+    assert not JEPAObjective(EntryMasker(0.5), lambda z: z, wrapped)._teacher_learns  # pyright: ignore
 
 
 def test_a_teacher_that_learns_needs_all_of_what_it_is_given():
@@ -575,11 +610,13 @@ def test_a_teacher_that_learns_needs_all_of_what_it_is_given():
     encode = given_features(encoder)
     with torch.no_grad():
         silent = encode(x)
-    with pytest.raises(ValueError, match="whole carries no gradient, but SharedTeacher learns through it"):
-        jepa(encode, x, whole=silent)
-    with pytest.raises(ValueError, match="whole names no features, but they are regularised on this side too"):
-        jepa(encode, x, whole=encoder(x))
-    plain, saved = (jepa(encode, x, whole=whole, generator=seeded()) for whole in (None, encode(x)))
+    with pytest.raises(ValueError, match="precomputed_target carries no gradient, but SharedTeacher learns through it"):
+        jepa(encode, x, precomputed_target=silent)
+    with pytest.raises(
+        ValueError, match="precomputed_target names no features, but they are regularised on this side too"
+    ):
+        jepa(encode, x, precomputed_target=encoder(x))
+    plain, saved = (jepa(encode, x, precomputed_target=whole, generator=seeded()) for whole in (None, encode(x)))
     torch.testing.assert_close(plain.total, saved.total)
 
 
@@ -608,6 +645,6 @@ def test_a_joint_step_that_saves_a_pass_compiles_to_one_graph(teacher: Any):
     jepa = JEPAObjective(EntryMasker(0.5), MLPPredictor({"instance": 4}), teacher)
 
     def step(flat: Tensor) -> Tensor:
-        return jepa(encoder, flat, whole=encoder(flat)).total
+        return jepa(encoder, flat, precomputed_target=encoder(flat)).total
 
     assert torch.compile(step, fullgraph=True)(x).isfinite()

@@ -73,7 +73,7 @@ PATHS = [
 
 def joint_loss(encoder: nn.Module, jepa: JEPAObjective[Any], batch: Any) -> Tensor:
     task = torch.stack([z.square().mean() for z in encoder(batch).values()]).sum()
-    result = jepa(encoder, batch, seeds=Seeds(NAMES), generator=seeded())
+    result = jepa(encoder, batch, generator=Seeds(NAMES))
     assert {term.dtype for term in result.terms.values()} | {result.total.dtype} == {torch.float32}
     return task + 0.2 * result.total
 
@@ -183,7 +183,7 @@ def accumulated(
     encoder.zero_grad()
     jepa.zero_grad()
     for first, last in pairwise(cuts):
-        loss = jepa(encoder, part(batch, first, last), seeds=Seeds(NAMES[first:last], epoch=1)).total
+        loss = jepa(encoder, part(batch, first, last), generator=Seeds(NAMES[first:last], epoch=1)).total
         ((last - first) / cuts[-1] * loss).backward()
     return gradient(encoder, jepa)
 
@@ -206,7 +206,7 @@ WAYS: list[Any] = [
     *((views, Named, vectors, part_of_vectors, FLAT_DIMS) for views in FLAT_WAYS),
     *((views, GraphEncoder, graphs, part_of_graphs, GRAPH_DIMS) for views in GRAPH_WAYS),
     (
-        SolverState((2, 5), start_scale=1.0).double().fit([sparse(LPS)]),
+        SolverState((2, 5)).double().fit([sparse(LPS)]),
         LPEncoder,
         lambda: sparse(LPS),
         part_of_lps,
@@ -256,7 +256,9 @@ def test_micro_batches_in_which_a_graph_hides_nothing_are_not():
         encoder.zero_grad()
         of_stream.zero_grad()
         for (first, last), count in zip(((0, 2), (2, 5)), counts, strict=True):
-            loss = of_stream(encoder, part_of_graphs(graph, first, last), seeds=Seeds(NAMES[first:last], epoch=1)).total
+            loss = of_stream(
+                encoder, part_of_graphs(graph, first, last), generator=Seeds(NAMES[first:last], epoch=1)
+            ).total
             (0.5 * count[1 + stream] / sum(c[1 + stream] for c in counts) * loss).backward()
         parts.append(gradient_or_zeros(encoder, of_stream))
     torch.testing.assert_close(parts[0] + parts[1], gradient_of_whole(encoder, jepa, graph), rtol=1e-10, atol=1e-10)

@@ -140,7 +140,7 @@ class Step(nn.Module):
     def forward(self, graph: BipartiteGraph, names: list[int], epoch: int) -> tuple[Tensor, Tensor]:
         z = torch.cat([*self.encoder(graph).values()]).square().mean(1)
         task = all_reduce_sum(z.sum(), True) / all_reduce_sum(torch.tensor(len(z), dtype=z.dtype), True)
-        jepa = self.jepa(self.encoder, graph, seeds=Seeds(torch.tensor(names), epoch))
+        jepa = self.jepa(self.encoder, graph, generator=Seeds(torch.tensor(names), epoch))
         joint = LossWeights(1.0, 0.3).combine(lambda: task, lambda: jepa, self.balance)
         return joint.total, torch.stack([*jepa.terms.values()])
 

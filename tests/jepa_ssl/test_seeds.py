@@ -1,16 +1,17 @@
 """Draws by instance: the same in any order of the batch, in any company, whatever computes them."""
 
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import replace
-from itertools import pairwise
 from typing import Any
 
 import oracles
 import pytest
 import torch
-from builders import offsets, seeded
+from builders import seeded
 from hypothesis import given
 from hypothesis import strategies as st
+from random_graphs import SEEDS, SIZES, Sizes, three_types, two_types
 from scipy.stats import chi2_contingency, chisquare, kstest
 from torch import Tensor
 from torch.nn.functional import pad
@@ -22,27 +23,44 @@ from jepa_ssl import (
     EdgeMasker,
     EntryMasker,
     FlatVectors,
+    Graph,
     MultiView,
     NodeMasker,
 )
 from jepa_ssl.lp import StructureMasker, flatten, valid_entries
 from jepa_ssl.maskers import GaussianNoise, GroupMasker, LearnedToken, Seeds, Shuffled
-from jepa_ssl.seeds import _GOLDEN, _mixed, _shifted, normal_like, random_keys
+from jepa_ssl.seeds import (
+    _GOLDEN,
+    _mixed,
+    _shifted,
+    batch_normal,
+    batch_uniform,
+    normal_like,
+    random_keys,
+)
 from jepa_ssl.segments import places_in
+from jepa_ssl.testing.batches import same_contents, selected
 
 KINDS = ("constraint", "variable")
 ENTRIES = 11  # LPs of 2 rows and 3 columns
-SIZES = st.lists(st.tuples(st.integers(0, 6), st.integers(0, 6), st.integers(0, 9)), min_size=1, max_size=5)
 
-OF_GRAPHS = {
-    "nodes": NodeMasker(0.5, indicator=True),
-    "nodes, noise": NodeMasker(0.3, GaussianNoise(), hide_edges=True, derived={"variable": [0]}),
-    "nodes, shuffled": NodeMasker({"constraint": 0, "variable": 0.6}, Shuffled()),
-    "edges": EdgeMasker(0.5, Shuffled(), derived={"constraint": [1]}),
-    "edges, noise": EdgeMasker(0.4, GaussianNoise(), indicator=True),
-    "blocks": BlockMasker(0.5, hops=1, blocks=2, hide_edges=True),
-    "composed": ComposeMaskers(NodeMasker(0.5), EdgeMasker(0.5), BlockMasker(0.5, hops=1)),
-    "several": MultiView(NodeMasker(0.5), NodeMasker(0.5), EdgeMasker(0.3)),
+SOME = {"has": 0.5, "near": 0.4, "prices": 0}
+OF_GRAPHS: dict[str, tuple[Any, Callable[..., Graph]]] = {
+    "nodes": (NodeMasker(0.5, indicator=True), two_types),
+    "nodes, noise": (NodeMasker(0.3, GaussianNoise(), hide_edges=True, derived={"variable": [0]}), two_types),
+    "nodes, shuffled": (NodeMasker({"constraint": 0, "variable": 0.6}, Shuffled()), two_types),
+    "edges": (EdgeMasker(0.5, Shuffled(), derived={"constraint": [1]}), two_types),
+    "edges, noise": (EdgeMasker(0.4, GaussianNoise(), indicator=True), two_types),
+    "blocks": (BlockMasker(0.5, hops=1, blocks=2, hide_edges=True), two_types),
+    "composed": (ComposeMaskers(NodeMasker(0.5), EdgeMasker(0.5), BlockMasker(0.5, hops=1)), two_types),
+    "several": (MultiView(NodeMasker(0.5), NodeMasker(0.5), EdgeMasker(0.3)), two_types),
+    "nodes of three types": (NodeMasker(0.5, GaussianNoise(), hide_edges=True, indicator=True), three_types),
+    "edges of three types": (EdgeMasker(SOME, Shuffled(), reverse={"back": "has"}), three_types),
+    "blocks of two of three types": (BlockMasker({"row": 0.5, "column": 0.4}, blocks=2), three_types),
+    "composed of three types": (
+        ComposeMaskers(NodeMasker(0.5, Shuffled()), EdgeMasker(SOME), BlockMasker({"row": 0.4}, hops=3)),
+        three_types,
+    ),
 }
 OF_VECTORS = {
     "entries": EntryMasker(0.5, indicator=True),
@@ -56,61 +74,20 @@ OF_VECTORS = {
 }
 
 
-def random_graph(constraints: int, variables: int, edges: int, seed: int) -> BipartiteGraph:
-    g = seeded(seed)
-    edges = edges if constraints and variables else 0
-    ends = [torch.randint(max(count, 1), (edges,), generator=g) for count in (constraints, variables)]
-    nodes = torch.randn(constraints, 3, generator=g), torch.randn(variables, 2, generator=g)
-    return BipartiteGraph.single(nodes[0], torch.stack(ends), torch.randn(edges, 2, generator=g), nodes[1])
-
-
-def collated(graphs: list[BipartiteGraph], strew: torch.Generator | None = None) -> BipartiteGraph:
-    """One batch; the edges of different graphs strewn among each other, each graph's in their old order."""
-    ends = [offsets([len(graph.features(kind)) for graph in graphs]) for kind in KINDS]
-    edges = [graph.edge_index + torch.stack([e[i] for e in ends]).unsqueeze(1) for i, graph in enumerate(graphs)]
-    owner = torch.repeat_interleave(torch.tensor([graph.edge_index.size(1) for graph in graphs]))
-    order = torch.arange(len(owner))
-    if strew is not None:
-        places = torch.randperm(len(owner), generator=strew)
-        order = torch.empty_like(places)
-        shuffled = owner[places]
-        order[shuffled.argsort(stable=True)] = torch.arange(len(owner))
-    return BipartiteGraph(
-        torch.cat([graph.constraint_features for graph in graphs]),
-        torch.cat(edges, 1)[:, order],
-        torch.cat([graph.edge_attr for graph in graphs])[order],
-        torch.cat([graph.variable_features for graph in graphs]),
-        *ends,
-    )
-
-
-def parts(graph: BipartiteGraph) -> list[list[list[float]]]:
-    """For each graph of a batch the features of its nodes and edges, as lists of numbers."""
-    owner = graph.graph_of("constraint")[graph.edge_index[0]]
-    of_nodes = [graph.features(kind).split(graph.offsets(kind).diff().tolist()) for kind in KINDS]
-    return [
-        [of_nodes[0][i].tolist(), of_nodes[1][i].tolist(), graph.edge_attr[owner == i].tolist()]
-        for i in range(graph.num_graphs)
-    ]
-
-
 def contexts(made: Any) -> list[Any]:
     return [views.context for views in (made if isinstance(made, tuple) else (made,))]
 
 
-@pytest.mark.parametrize("masker", OF_GRAPHS.values(), ids=OF_GRAPHS)
-@given(SIZES, st.integers(0, 99))
-def test_a_graph_loses_the_same_in_any_batch(masker: Any, sizes: list[tuple[int, int, int]], seed: int):
-    graphs = [random_graph(*size, seed=seed + i) for i, size in enumerate(sizes)]
-    names = torch.randint(-(2**62), 2**62, (len(graphs),), generator=seeded(seed))
-    order = torch.randperm(len(graphs), generator=seeded(seed)).tolist()
-    together = contexts(masker(collated(graphs), generator=Seeds(names, epoch=3)))
-    shuffled = collated([graphs[i] for i in order], strew=seeded(seed))
-    moved = contexts(masker(shuffled, generator=Seeds(names[order], epoch=3)))
-    assert [[parts(view)[i] for i in order] for view in together] == [parts(view) for view in moved]
-    for i, graph in enumerate(graphs):
-        alone = contexts(masker(graph, generator=Seeds(names[i : i + 1], epoch=3)))
-        assert [parts(view)[i] for view in together] == [parts(view)[0] for view in alone]
+@pytest.mark.parametrize(("masker", "batch"), OF_GRAPHS.values(), ids=OF_GRAPHS)
+@given(SIZES, SEEDS)
+def test_a_graph_loses_the_same_in_any_batch(masker: Any, batch: Callable[..., Graph], sizes: Sizes, seed: int):
+    graph = batch(sizes, seed)  # in which the edges of different graphs are strewn among each other
+    names = torch.randint(-(2**62), 2**62, (len(sizes),), generator=seeded(seed))
+    together = contexts(masker(graph, generator=Seeds(names, epoch=3)))
+    order = torch.randperm(len(sizes), generator=seeded(seed)).tolist()
+    for which in (order, *([i] for i in order)):
+        moved = contexts(masker(selected(graph, which), generator=Seeds(names[which], epoch=3)))
+        assert all(same_contents(selected(a, which), b) for a, b in zip(together, moved, strict=True))
 
 
 @pytest.mark.parametrize("padded", [True, False])
@@ -145,7 +122,9 @@ def test_padding_behind_a_vector_does_not_move_its_draw():
     names, values = torch.tensor([5, 6]), torch.randn(2, 7, generator=seeded())
     wider = FlatVectors(torch.cat([values, torch.zeros(2, 4)], 1), (torch.arange(11) < 7).expand(2, 11))
     masker = EntryMasker(0.4)
-    assert torch.equal(masker.draw(values, generator=Seeds(names)), masker.draw(wider, generator=Seeds(names))[:, :7])
+    assert torch.equal(
+        masker(values, generator=Seeds(names)).context, masker(wider, generator=Seeds(names)).context.values[:, :7]
+    )
 
 
 @pytest.mark.parametrize(
@@ -174,12 +153,12 @@ def test_padding_between_the_entries_of_an_lp_does_not_move_its_draw(masker: Any
 def test_other_names_epochs_and_draws_are_other_numbers():
     values, names = torch.ones(50, 20), torch.arange(50)
     masker = EntryMasker(0.5)
-    first = masker.draw(values, generator=Seeds(names))
+    first = masker.draw(values, generator=Seeds(names))["instance"]
     same = Seeds(names)
-    assert torch.equal(first, masker.draw(values, generator=same))
-    second = masker.draw(values, generator=same)  # it moves on
-    epoch = masker.draw(values, generator=Seeds(names, epoch=1))
-    others = masker.draw(values, generator=Seeds(names + 50))
+    assert torch.equal(first, masker.draw(values, generator=same)["instance"])
+    second = masker.draw(values, generator=same)["instance"]  # it moves on
+    epoch = masker.draw(values, generator=Seeds(names, epoch=1))["instance"]
+    others = masker.draw(values, generator=Seeds(names + 50))["instance"]
     for other in (second, epoch, others, first.roll(1, 0), epoch.roll(1, 0)):
         assert int((first == other).all(1).sum()) <= 1
         assert abs(float((first == other).float().mean()) - 0.5) < 0.1
@@ -196,7 +175,7 @@ def test_seeded_draws_are_uniform_and_independent_of_each_other(names: Tensor):
     graph = BipartiteGraph(torch.ones(draws * size, 1), *no_edges, torch.ones(draws * size, 1), ends, ends)
     nodes = NodeMasker(0.5).draw(graph, generator=Seeds(names))
     of_kind = [nodes[kind].view(draws, size) for kind in KINDS]
-    for hidden in (*of_kind, EntryMasker(0.5).draw(torch.ones(draws, size), generator=Seeds(names))):
+    for hidden in (*of_kind, EntryMasker(0.5).draw(torch.ones(draws, size), generator=Seeds(names))["instance"]):
         assert hidden.sum(1).tolist() == [oracles.hidden_count(size, 0.5)] * draws
         seen = Counter(map(tuple, hidden.tolist()))
         assert chisquare(list(seen.values()) + [0] * (20 - len(seen))).pvalue > 1e-3
@@ -226,6 +205,49 @@ def test_seeded_noise_is_normal_and_of_each_instance():
         assert torch.equal(narrow, noise.to(dtype))
 
 
+def batch_draws(seeds: Seeds) -> tuple[Tensor, ...]:
+    like = torch.empty(500, 4)
+    return batch_normal(seeds, like), batch_uniform(seeds, like)
+
+
+def test_a_draw_of_the_batch_depends_on_names_epoch_and_earlier_draws():
+    names = torch.arange(5)
+    first, seeds = batch_draws(Seeds(names)), Seeds(names)
+    torch.manual_seed(1)
+    state = torch.get_rng_state()
+    assert all(map(torch.equal, first, batch_draws(seeds)))
+    assert all(map(torch.equal, first, batch_draws(Seeds(names.flip(0)))))  # a batch has the same draw in any order
+    for other in (seeds, Seeds(names, epoch=1), Seeds(names + 1), Seeds(names[:4])):
+        assert not any(map(torch.equal, first, batch_draws(other)))
+    assert torch.equal(state, torch.get_rng_state())
+
+
+def test_draws_of_the_batch_are_normal_and_uniform():
+    normal, uniform = batch_draws(Seeds(torch.arange(5)))
+    assert kstest(normal.flatten().tolist(), "norm").pvalue > 1e-3
+    assert kstest(uniform.flatten().tolist(), "uniform").pvalue > 1e-3
+    assert float(uniform.min()) >= 0.0
+    assert float(uniform.max()) < 1.0
+
+
+def test_draws_of_the_batch_without_seeds_are_those_of_torch():
+    like = torch.empty(3, 2, dtype=torch.float64)
+    for draw, plain in ((batch_normal, like.clone().normal_), (batch_uniform, like.clone().uniform_)):
+        assert torch.equal(draw(seeded(3), like), plain(generator=seeded(3)))
+
+
+def test_draws_of_the_batch_compile_to_one_graph_and_ask_the_device_for_no_number():
+    def draw(seeds: Seeds, like: Tensor) -> tuple[Tensor, Tensor]:
+        return batch_normal(seeds, like), batch_uniform(seeds, like)
+
+    compiled = torch.compile(draw, fullgraph=True, backend="eager", dynamic=True)
+    for size in (3, 5):
+        like = torch.empty(size, 2)
+        assert all(map(torch.equal, compiled(Seeds(torch.arange(4)), like), draw(Seeds(torch.arange(4)), like)))
+    names = torch.arange(3, device="meta")
+    draw(Seeds(names), torch.empty(3, device="meta"))
+
+
 @given(st.lists(st.integers(0, 5), max_size=30))
 def test_places_count_the_items_before_in_the_same_group(group: list[int]):
     expected = [group[:i].count(number) for i, number in enumerate(group)]
@@ -242,7 +264,7 @@ def test_a_generator_is_not_asked_for_places():
 @pytest.mark.slow
 def test_compiled_draws_are_those_of_the_eager_ones():
     names = torch.tensor([4, 9])
-    graph = collated([random_graph(8, 6, 20, 0), random_graph(5, 7, 12, 1)])
+    graph = two_types([(8, 6, 20), (5, 7, 12)])
     flat = torch.randn(2, ENTRIES)
     # In inductor's C++ a product of int64 that overflows is undefined: the first one looks at the code that is run.
     cases = (EntryMasker(0.5), flat, "inductor"), (BlockMasker(0.5), graph, "eager"), (EdgeMasker(0.5), graph, "eager")
@@ -252,20 +274,17 @@ def test_compiled_draws_are_those_of_the_eager_ones():
             return masker.draw(instance, generator=Seeds(names, epoch=2))
 
         eager, compiled = draw(), torch.compile(draw, fullgraph=True, backend=backend)()
-        if isinstance(eager, dict):
-            assert all(torch.equal(eager[kind], compiled[kind]) for kind in KINDS)
-        else:
-            assert torch.equal(eager, compiled)
+        assert all(torch.equal(marks, compiled[stream]) for stream, marks in eager.items())
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_a_gpu_draws_the_same():
     names = torch.arange(3)
-    graph = collated([random_graph(8, 6, 20, i) for i in range(3)])
+    graph = two_types([(8, 6, 20)] * 3)
     for masker in (NodeMasker(0.5), BlockMasker(0.5), NodeMasker(0.4, Shuffled())):
         here = masker(graph, generator=Seeds(names)).context
         there = masker(graph.to("cuda"), generator=Seeds(names.to("cuda"))).context.to("cpu")
-        assert all(torch.equal(getattr(here, name), getattr(there, name)) for name in vars(here))
+        assert all(torch.equal(here.values()[stream], values) for stream, values in there.values().items())
 
 
 def test_seeded_draws_ask_the_device_for_no_number():
@@ -281,7 +300,7 @@ def test_names_that_do_not_fit_are_refused():
             Seeds(names)
     with pytest.raises(ValueError, match=r"epoch is -1.*at least 0"):
         Seeds(torch.arange(2), epoch=-1)
-    graph = collated([random_graph(3, 3, 4, 0), random_graph(2, 2, 2, 0)])
+    graph = two_types([(3, 3, 4), (2, 2, 2)])
     for masker, instance in ((EntryMasker(0.5), torch.ones(2, 6)), (NodeMasker(0.5), graph)):
         with pytest.raises(ValueError, match=r"Seeds of 3 names, but there are 2 instances; name each"):
             masker(instance, generator=Seeds(torch.arange(3)))
@@ -291,17 +310,8 @@ def test_names_that_do_not_fit_are_refused():
 
 def test_the_order_of_edges_within_a_graph_is_a_part_of_its_name():
     """What an edge is called is where it stands in its graph: batches keep that order, whatever stands between."""
-    graph = random_graph(4, 4, 8, 0)
+    graph = two_types([(4, 4, 8)])
     turned = replace(graph, edge_index=graph.edge_index.flip(1), edge_attr=graph.edge_attr.flip(0))
     masker = EdgeMasker(0.5)
-    first = masker.draw(graph, generator=Seeds(torch.tensor([1])))
-    assert torch.equal(first, masker.draw(turned, generator=Seeds(torch.tensor([1]))))
-
-
-def test_counts_are_exact_with_seeds():
-    graph = collated([random_graph(m, 2 * m, 3 * m, m) for m in range(6)])
-    hidden = NodeMasker(0.4).draw(graph, generator=Seeds(torch.arange(6)))
-    for kind in KINDS:
-        ends = graph.offsets(kind).tolist()
-        counts = [int(hidden[kind][first:last].sum()) for first, last in pairwise(ends)]
-        assert counts == [oracles.hidden_count(last - first, 0.4) for first, last in pairwise(ends)]
+    first, second = (masker.draw(batch, generator=Seeds(torch.tensor([1])))["edge"] for batch in (graph, turned))
+    assert torch.equal(first, second)

@@ -4,10 +4,12 @@ import io
 from typing import Any
 
 import pytest
+import safetensors.torch as safetensors
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from jepa_ssl import (
+    CollapseMonitor,
     EMATeacher,
     EntryMasker,
     GradientBalance,
@@ -18,29 +20,44 @@ from jepa_ssl import (
     ModelEncoder,
     Seeds,
     StopGradTeacher,
+    TargetNetwork,
 )
 from jepa_ssl.joint import LossWeights
+from jepa_ssl.maskers import LearnedToken
 
 BATCHES = torch.randn(8, 5, 6, generator=torch.Generator().manual_seed(3))
+
+
+def flat_objective(teacher: Any, fill: Any = None) -> JEPAObjective[Any]:
+    return JEPAObjective(EntryMasker(0.5, fill), MLPPredictor({"instance": 8}), teacher)
 
 
 class Run:
     """A solver's repository in its smallest form, with the term in its loop."""
 
-    def __init__(self, mode: str = "ema", schedule: JointSchedule | None = None, balance: bool = False) -> None:
+    def __init__(
+        self,
+        mode: str = "ema",
+        schedule: JointSchedule | None = None,
+        balance: bool = False,
+        monitor: bool = False,
+        learned: bool = False,
+    ) -> None:
         torch.manual_seed(0)
         self.model = nn.Sequential(nn.Linear(6, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Linear(16, 3))
         encoder = ModelEncoder(self.model, {"instance": 16}, dim=8, captured={"instance": "2"})
         teacher: Any = EMATeacher(encoder, 0.9) if mode == "ema" else StopGradTeacher()
-        objective = JEPAObjective(EntryMasker(0.5), MLPPredictor(encoder.dims), teacher)
+        objective = flat_objective(teacher, LearnedToken({"instance": 6}) if learned else None)
+        objective.monitor = CollapseMonitor(every=2, items=8) if monitor else None
         weight = GradientBalance(self.model[0].parameters()) if balance else None
         self.term = JEPATerm(encoder, objective, schedule or JointSchedule(), weight)
-        self.optimizer = torch.optim.Adam([*self.model.parameters(), *self.term.parameters()], lr=0.01)
+        added = (parameter for parameter in self.term.parameters() if parameter.requires_grad)
+        self.optimizer = torch.optim.Adam([*self.model.parameters(), *added], lr=0.01)
 
     def step(self, number: int, epoch: int = 0) -> Any:
         batch = BATCHES[number]
         seeds = Seeds(torch.arange(5) + 5 * number)
-        joint = self.term.loss(batch, task=lambda: self.model(batch).square().mean(), epoch=epoch, seeds=seeds)
+        joint = self.term.loss(batch, task=lambda: self.model(batch).square().mean(), epoch=epoch, generator=seeds)
         self.optimizer.zero_grad()
         joint.total.backward()
         self.optimizer.step()
@@ -57,15 +74,20 @@ class Run:
     def resume(self, state: dict[str, Any]) -> bool:
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
-        return self.term.load_state_dict(state["jepa"])
+        return self.term.resume(state["jepa"])
 
 
-def saved(state: dict[str, Any]) -> dict[str, Any]:
-    """As it comes back from a file; nothing is unpickled."""
+def torch_file(state: dict[str, Any]) -> dict[str, Any]:
+    """`state` as it comes back from a file; nothing is unpickled."""
     file = io.BytesIO()
     torch.save(state, file)
     file.seek(0)
     return torch.load(file, weights_only=True)
+
+
+def safetensors_file(state: dict[str, Any]) -> dict[str, Any]:
+    """`state` as it comes back from a file that holds nothing but tensors."""
+    return safetensors.load(safetensors.save({name: tensor.clone() for name, tensor in state.items()}))
 
 
 def test_the_loss_is_the_weighted_sum_and_says_what_it_is_made_of():
@@ -95,29 +117,45 @@ def test_the_optimizer_trains_all_that_learns_and_each_once():
     run = Run()
     trained = [parameter for group in run.optimizer.param_groups for parameter in group["params"]]
     assert len({id(parameter) for parameter in trained}) == len(trained)
-    teacher = {id(parameter) for parameter in run.term.objective.teacher.parameters()}  # pyright: ignore
-    everything = {id(p) for part in (run.term.encoder, run.term.objective) for p in part.parameters()}
-    assert {id(parameter) for parameter in trained} == everything - teacher
+    everything = {p for part in (run.term.encoder, run.term.objective) for p in part.parameters()}
+    teacher: Any = run.term.objective.teacher
+    assert set(trained) == everything - set(teacher.parameters())
 
 
-def test_the_model_gains_no_key():
-    assert list(Run().model.state_dict()) == list(nn.Sequential(*Run().model).state_dict())
+def test_the_encoder_is_borrowed_and_its_projector_is_not():
+    run = Run(balance=True)
+    assert list(run.model.state_dict()) == list(nn.Sequential(*run.model).state_dict())
+    own = {id(parameter) for parameter in run.term.parameters()}
+    assert not own & {id(parameter) for parameter in run.model.parameters()}
+    assert own >= {id(parameter) for parameter in run.term.encoder.projector.parameters()}
+    term = run.term.to(torch.float64)
+    assert {p.dtype for p in term.parameters()} == {torch.float64}
+    assert {p.dtype for p in run.model.parameters()} == {torch.float32}
 
 
-@pytest.mark.parametrize("balance", [False, True])
+def test_an_encoder_without_projector_adds_nothing():
+    trunk = nn.Linear(6, 8)
+    objective = JEPAObjective(EntryMasker(0.5), MLPPredictor({"instance": 8}), StopGradTeacher())
+    term = JEPATerm(lambda flat: {"instance": trunk(flat)}, objective)
+    assert [f"objective.{name}" for name in objective.state_dict()] == list(term.state_dict())
+
+
+@pytest.mark.parametrize("watched", [False, True], ids=["", "balance and monitor"])
 @pytest.mark.parametrize("mode", ["ema", "simsiam"])
-def test_a_resumed_run_is_the_unbroken_one_bit_for_bit(mode: str, balance: bool):
-    unbroken = Run(mode, balance=balance)
+@pytest.mark.parametrize("file", [torch_file, safetensors_file])
+def test_a_resumed_run_is_the_unbroken_one_bit_for_bit(mode: str, watched: bool, file: Any):
+    unbroken = Run(mode, balance=watched, monitor=watched)
     for number in range(4):
         unbroken.step(number)
-    state = saved(unbroken.checkpoint())
-    assert ("target_model" in state["jepa"]) == (mode == "ema")
-    resumed = Run(mode, balance=balance)
+    assert all(isinstance(value, Tensor) for value in unbroken.term.state_dict().values())
+    assert any(".target_model." in name for name in unbroken.term.state_dict()) == (mode == "ema")
+    state = {**torch_file(unbroken.checkpoint()), "jepa": file(unbroken.term.state_dict())}
+    resumed = Run(mode, balance=watched, monitor=watched)
     assert resumed.resume(state)
     for number in range(4, 8):
         assert torch.equal(unbroken.step(number).total, resumed.step(number).total)
-    for name, tensor in unbroken.term.objective.state_dict().items():
-        assert torch.equal(tensor, resumed.term.objective.state_dict()[name]), name
+    for name, tensor in unbroken.term.state_dict().items():
+        assert torch.equal(tensor, resumed.term.state_dict()[name]), name
 
 
 def test_a_teacher_that_was_not_saved_starts_from_the_encoder_as_it_is():
@@ -125,30 +163,35 @@ def test_a_teacher_that_was_not_saved_starts_from_the_encoder_as_it_is():
     without.step(0)
     run = Run("ema")
     run.step(1)
-    assert not run.resume(saved(without.checkpoint()))
+    assert not run.resume(torch_file(without.checkpoint()))
     teacher: Any = run.term.objective.teacher
     assert teacher.updates == 0
     for name, tensor in run.term.encoder.state_dict().items():
         assert torch.equal(tensor, teacher.target_model.state_dict()[name]), name
 
 
-def test_a_block_of_another_kind_of_teacher_leaves_this_one_as_new():
+def test_a_saved_teacher_that_this_term_does_not_have_is_left_out():
     with_copy, run = Run("ema"), Run("simsiam")
     with_copy.step(0)
-    assert not run.resume(saved(with_copy.checkpoint()))
+    assert not run.resume(torch_file(with_copy.checkpoint()))
     run.step(1)
 
 
-def test_a_block_of_a_term_that_was_built_otherwise_is_refused():
-    with pytest.raises(ValueError, match="saved with a GradientBalance, but this term has none"):
-        Run().term.load_state_dict(Run(balance=True).term.state_dict())
-    state = Run().term.state_dict()
-    state["objective"] = {**state["objective"], "views.token": torch.ones(2)}
-    with pytest.raises(ValueError, match=r"has \['views.token'\] besides"):
-        Run().term.load_state_dict(state)
+def test_a_state_of_a_term_that_was_built_otherwise_is_refused_by_name():
+    built = [Run(), Run(balance=True), Run(learned=True), Run("simsiam")]
+    lacking = [(0, 1, "balance.log_ratio"), (1, 0, "balance.log_ratio"), (0, 2, "views.fill"), (3, 2, "views.fill")]
+    for saved, loaded, name in lacking:
+        with pytest.raises(ValueError, match=rf"built otherwise; build this one alike(?s:.*){name}"):
+            built[loaded].term.resume(built[saved].term.state_dict())
+    network = JEPATerm(built[0].term.encoder, flat_objective(TargetNetwork({"instance": (6, 8)})))
+    with pytest.raises(ValueError, match=r"teacher\.network"):
+        network.resume(built[0].term.state_dict())
+    with pytest.raises(ValueError, match=r"teacher\.network"):
+        network.resume(built[3].term.state_dict())
 
 
-def test_versions_of_modules_are_saved_with_them():
+@pytest.mark.parametrize("mode", ["ema", "simsiam"])
+def test_versions_of_modules_are_saved_with_them(mode: str):
     seen: list[Any] = []
 
     class Versioned(nn.Linear):
@@ -158,20 +201,14 @@ def test_versions_of_modules_are_saved_with_them():
             seen.append(local_metadata.get("version"))
             super()._load_from_state_dict(state_dict, prefix, local_metadata, *args)
 
-    encoder = ModelEncoder(nn.Sequential(Versioned(6, 16)), {"instance": 16}, 8)
-    term = JEPATerm(encoder, JEPAObjective(EntryMasker(0.5), MLPPredictor(encoder.dims), EMATeacher(encoder)))
-    state = saved(term.state_dict())
-    term.load_state_dict(state)
-    assert 2 in seen
+    def term(mode: str) -> JEPATerm:
+        encoder = ModelEncoder(nn.Linear(6, 16), {"instance": 16}, 8)
+        objective = flat_objective(EMATeacher(encoder) if mode == "ema" else StopGradTeacher())
+        objective.predictor = Versioned(8, 8)
+        return JEPATerm(encoder, objective)
 
-
-def test_an_encoder_without_projector_adds_nothing():
-    trunk = nn.Linear(6, 8)
-    objective = JEPAObjective(EntryMasker(0.5), MLPPredictor({"instance": 8}), StopGradTeacher())
-    term = JEPATerm(lambda flat: {"instance": trunk(flat)}, objective)
-    assert list(term.parameters()) == list(objective.parameters())
-    assert term.state_dict()["projector"] == {}
-    assert term.load_state_dict(term.state_dict())
+    term("ema").resume(torch_file(term(mode).state_dict()))
+    assert seen == [2]
 
 
 def test_a_loss_that_counts_nothing_is_not_computed():

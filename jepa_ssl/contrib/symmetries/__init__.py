@@ -1,16 +1,16 @@
-"""Symmetries of LPs: views that change an LP and not its solution, up to a known map.
+"""Symmetries of LPs: views that change an LP, but its solution only by a known map.
 
-    image = RowScale().apply(lp, generator=generator)
-    image.instance                        # the equivalent LP, of lp's type
-    image.map_solution(x, lam)            # from lp's solution to the image's
-    image.unmap_solution(x, lam)          # and back
+    transformed = RowScale().apply(lp, generator=generator)
+    transformed.instance                     # the equivalent LP, of lp's type
+    transformed.map_solution(x, lam)         # from lp's solution to that of the equivalent LP
+    transformed.unmap_solution(x, lam)       # and back
 
-and as a view maker, `RowScale()(lp, generator=generator)` has the image as its context and `lp` as its target.
+`RowScale()(lp, generator=generator)` makes views: the equivalent LP is the context, and `lp` is the target.
 
-No more than these keep the solution. To drop a random row, or to zero coefficients, looks harmless and is not: dropping
-a row changed the optimum of 32 of 100 random LPs with 8 rows and 6 variables, and zeroing a fifth of the coefficients
-that of 86 of another 100 drawn alike (`test_symmetries.py` counts them, each on its own 100). Hiding is a prediction
-task, never an invariance.
+Only these transformations keep the solution. Dropping a random row, or zeroing coefficients, looks harmless and is
+not: dropping a row changed the optimum of 32 of 100 random LPs with 8 rows and 6 variables, and zeroing a fifth of the
+coefficients changed that of 86 of 100 (`test_symmetries.py` counts them). Hiding is a prediction task, never an
+invariance.
 """
 
 from jepa_ssl.contrib.symmetries.additions import (

@@ -1,4 +1,4 @@
-"""PyTorch Geometric: batches of custom `Data` and of `HeteroData`, and views of them; the extra `jepa_ssl[graph]`."""
+"""PyTorch Geometric: custom `Data` and `HeteroData` as graphs and back, and views of them; extra `jepa_ssl[graph]`."""
 
 try:
     import torch_geometric  # pyright: ignore[reportMissingTypeStubs, reportUnusedImport]  # noqa: F401
@@ -7,8 +7,8 @@ except ImportError as error:
         "PyG's batches are read by way of torch_geometric, which is not installed; pip install 'jepa_ssl[graph]'."
     ) from error
 
-from jepa_ssl.integrations.pyg.bipartite import BipartiteViews, bipartite_graph
-from jepa_ssl.integrations.pyg.hetero import HeteroNodeMasker
+from jepa_ssl.integrations.pyg.graphs import bipartite_graph, graph_of, with_graph
 from jepa_ssl.integrations.pyg.order import in_another_order
+from jepa_ssl.integrations.pyg.views import PyGViews
 
-__all__ = ["BipartiteViews", "HeteroNodeMasker", "bipartite_graph", "in_another_order"]
+__all__ = ["PyGViews", "bipartite_graph", "graph_of", "in_another_order", "with_graph"]

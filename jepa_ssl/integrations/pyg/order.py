@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch_geometric.data import Batch, HeteroData  # pyright: ignore[reportMissingTypeStubs]
 
-from jepa_ssl.integrations.pyg.bipartite import names_of
+from jepa_ssl.integrations.pyg.graphs import names_of
 
 
 def in_another_order(batch: Batch, **names: str) -> tuple[Batch, dict[str, Tensor]]:

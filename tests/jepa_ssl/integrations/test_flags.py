@@ -130,7 +130,7 @@ def test_a_term_from_flags_trains():
         ("--jepa_mode shared", "would agree on one point; add --jepa_regularizer"),
         ("--jepa_mode simsiam --ema_schedule linear", "--jepa_mode simsiam has no momentum"),
         ("--jepa_regularizer vicreg --jepa_regularizer_weight 0", "--jepa_regularizer does nothing"),
-        ("--jepa_regularize embeddings", "says where, but not what"),
+        ("--jepa_regularize embeddings", "needs a regulariser"),
         ("--jepa_balance", "trunk is None; give from_args the part"),
         ("--jepa_balance --jepa_weight 0 --jepa_pretrain_epochs 1", "--jepa_weight is 0; leave it out"),
         ("--ema_schedule cosine", "updates is None; give from_args the number"),

@@ -155,7 +155,6 @@ def test_it_resumes_bit_for_bit_and_the_loggers_get_the_monitors_rows(example, t
     unbroken, metrics = run("unbroken", 0, None)
     resumed, later = run("resumed", 1, tmp_path / "unbroken" / "epoch=0-step=8.ckpt")
     assert unbroken["state_dict"]["jepa.teacher.updates"] == 24
-    assert unbroken["state_dict"]["jepa.monitor._extra_state"]["steps"] == 24
     assert any(name.startswith("jepa.predictor.") for name in unbroken["state_dict"])
     for part in ("state_dict", "optimizer_states"):
         assert not differences(unbroken[part], resumed[part])
@@ -219,13 +218,13 @@ def train(folder: Path, processes: int) -> None:
     strategy = "ddp" if processes > 1 else "auto"
     fit = trainer(example, devices=processes, strategy=strategy, precision="64-true")
     fit.fit(solver, batches)
-    state = {name: value for name, value in solver.state_dict().items() if isinstance(value, Tensor)}
+    state = {name: value for name, value in solver.state_dict().items() if "monitor" not in name}  # of one process
     torch.save(state, folder / f"{fit.global_rank}_of_{processes}.pt")
 
 
 @pytest.mark.slow
 def test_two_processes_train_what_one_does(tmp_path):
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    environment = os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}", "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
         [sys.executable, __file__, str(tmp_path)], env=environment, capture_output=True, text=True, timeout=300
     )

@@ -1,19 +1,27 @@
-"""From PyG's batches of custom data to bipartite graphs."""
+"""PyG data as graphs and back, and views of them: custom `Data` and `HeteroData` alike."""
 
 from typing import Any
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
 
-from jepa_ssl import EdgeMasker, MultiView, NodeMasker
-from jepa_ssl.maskers import LearnedToken
+from jepa_ssl import BlockMasker, ComposeMaskers, EdgeMasker, MultiView, NodeMasker, Seeds
+from jepa_ssl.maskers import GaussianNoise, LearnedToken, Shuffled
+from jepa_ssl.testing.batches import same_bits
 
 pytest.importorskip("torch_geometric")
-from torch_geometric.data import Batch, Data
+from torch_geometric.data import Batch, Data, HeteroData
 
-from jepa_ssl.integrations.pyg import BipartiteViews, bipartite_graph, in_another_order
+from jepa_ssl.integrations.pyg import PyGViews, bipartite_graph, graph_of, in_another_order, with_graph
 
 KINDS = ["constraint_features", "variable_features"]
+ROW, COLUMN, GOAL = "row", "column", "objective"
+FORWARD, BACKWARD, COST = (ROW, "has", COLUMN), (COLUMN, "rev_has", ROW), (GOAL, "prices", COLUMN)
+HAS, REV_HAS, PRICES = "row__has__column", "column__rev_has__row", "objective__prices__column"
+NAMES = {"constraint_features": "x_s", "edge_index": "edges", "edge_attr": "weights", "variable_features": "x_t"}
 
 
 class LPData(Data):
@@ -21,55 +29,6 @@ class LPData(Data):
         if key == "edge_index":
             return torch.tensor([[len(self.constraint_features)], [len(self.variable_features)]])
         return super().__inc__(key, value, *args, **kwargs)
-
-
-def lp(m: int, n: int) -> LPData:
-    rows, columns = (x.flatten() for x in torch.meshgrid(torch.arange(m), torch.arange(n), indexing="ij"))
-    return LPData(
-        constraint_features=torch.randn(m, 1),
-        edge_index=torch.stack([rows, columns]),
-        edge_attr=torch.randn(m * n, 1),
-        variable_features=torch.randn(n, 1),
-        num_nodes=m + n,  # PyG cannot infer it from features of these names
-    )
-
-
-def test_a_batch_shares_its_tensors_and_knows_its_graphs():
-    sizes = [(2, 3), (4, 1), (1, 5)]
-    batch = Batch.from_data_list([lp(m, n) for m, n in sizes], follow_batch=KINDS)
-    graph = bipartite_graph(batch).check_values()
-    for name in (*KINDS, "edge_index", "edge_attr"):
-        assert getattr(graph, name) is batch[name]
-    assert graph.offsets("constraint").diff().tolist() == [m for m, _ in sizes]
-    assert graph.offsets("variable").diff().tolist() == [n for _, n in sizes]
-    assert graph.graph_of("constraint").tolist() == batch["constraint_features_batch"].tolist()
-
-
-def test_one_graph_needs_no_batch():
-    graph = bipartite_graph(lp(3, 2))
-    assert (graph.num_graphs, graph.offsets("variable").tolist()) == (1, [0, 2])
-
-
-def test_masks_are_drawn_per_graph_of_the_batch():
-    batch = Batch.from_data_list([lp(2, 10), lp(20, 2)], follow_batch=KINDS)
-    hidden = NodeMasker(0.3).draw(bipartite_graph(batch))
-    assert [hidden["constraint"][:2].sum(), hidden["constraint"][2:].sum()] == [1, 6]
-    assert [hidden["variable"][:10].sum(), hidden["variable"][10:].sum()] == [3, 1]
-
-
-def test_a_batch_that_was_not_followed_knows_its_graphs_by_its_slices():
-    graphs: list[Any] = [lp(2, 3), lp(4, 1), lp(1, 5)]
-    followed = bipartite_graph(Batch.from_data_list(graphs, follow_batch=KINDS))
-    plain = bipartite_graph(Batch.from_data_list(graphs)).check_values()
-    for kind in ("constraint", "variable"):
-        assert torch.equal(plain.offsets(kind), followed.offsets(kind))
-
-
-def test_a_batch_that_lost_its_graphs_is_refused():
-    batch: Any = Batch.from_data_list([lp(2, 2), lp(2, 2)])
-    del batch._slice_dict["variable_features"]
-    with pytest.raises(ValueError, match=r"neither 'variable_features_ptr' nor slices.*follow_batch"):
-        bipartite_graph(batch)
 
 
 class Renamed(Data):
@@ -82,7 +41,15 @@ class Renamed(Data):
         return 1 if key == "edges" else super().__cat_dim__(key, value, *args, **kwargs)
 
 
-NAMES = {"constraint_features": "x_s", "edge_index": "edges", "edge_attr": "weights", "variable_features": "x_t"}
+def lp(m: int, n: int) -> LPData:
+    pairs = torch.cartesian_prod(torch.arange(m), torch.arange(n)).T
+    return LPData(
+        constraint_features=torch.randn(m, 1),
+        edge_index=pairs,
+        edge_attr=torch.randn(m * n, 1),
+        variable_features=torch.randn(n, 1),
+        num_nodes=m + n,  # PyG cannot infer it from features of these names
+    )
 
 
 def renamed(data: LPData) -> Renamed:
@@ -90,58 +57,235 @@ def renamed(data: LPData) -> Renamed:
     return Renamed(**{NAMES[own]: tensor for own, tensor in of.items()}, candidates=torch.arange(3), num_nodes=1)
 
 
-def test_attributes_of_other_names_are_found():
-    graphs: list[Any] = [lp(2, 3), lp(4, 1)]
-    ours, theirs = Batch.from_data_list(graphs), Batch.from_data_list([renamed(graph) for graph in graphs])
-    expected, found = bipartite_graph(ours), bipartite_graph(theirs, **NAMES).check_values()
-    for name in (*KINDS, "edge_index", "edge_attr", "constraint_offsets", "variable_offsets"):
-        assert torch.equal(getattr(found, name), getattr(expected, name)), name
-    with pytest.raises(TypeError, match=r"names gives a name to \['edges'\]"):
-        bipartite_graph(theirs, edges="edges")
+def hetero(rows: int, columns: int, seed: int = 0) -> HeteroData:
+    """Rows, columns and an objective node; coefficients are stored in both directions, prices have none."""
+    generator = torch.Generator().manual_seed(seed)
+    data = HeteroData()
+    for kind, nodes, width in ((ROW, rows, 2), (COLUMN, columns, 3), (GOAL, 1, 1)):
+        data[kind].x = 1 + torch.rand(nodes, width, generator=generator)
+    pairs = torch.cartesian_prod(torch.arange(rows), torch.arange(columns)).T
+    data[FORWARD].edge_index, data[BACKWARD].edge_index = pairs, pairs.flip(0)
+    data[FORWARD].edge_attr = data[BACKWARD].edge_attr = 1 + torch.rand(rows * columns, 1, generator=generator)
+    data[COST].edge_index = torch.stack([torch.zeros(columns, dtype=torch.long), torch.arange(columns)])
+    data[ROW].name = torch.arange(rows)
+    return data
 
 
-@pytest.mark.parametrize("masker", [NodeMasker(0.3), EdgeMasker(0.3), MultiView(NodeMasker(0.3), EdgeMasker(0.2))])
-def test_views_of_batches_are_those_of_their_graphs(masker: Any):
-    batch: Any = Batch.from_data_list([renamed(lp(3, 4)), renamed(lp(5, 2))])
-    generators = [torch.Generator().manual_seed(0) for _ in range(2)]
-    of_batch = BipartiteViews(masker, **NAMES)(batch, generator=generators[0])
-    of_graph = masker(bipartite_graph(batch, **NAMES), generator=generators[1])
-    for ours, theirs in zip(_several(of_batch), _several(of_graph), strict=True):
-        assert ours.target is batch
-        assert type(ours.context) is type(batch)
-        for own, name in NAMES.items():
-            assert torch.equal(ours.context[name], getattr(theirs.context, own))
-        assert ours.context.candidates is batch.candidates
-        assert ours.hidden.keys() == ours.weight.keys() == theirs.hidden.keys()
+def batch(*sizes: tuple[int, int], **kwargs: Any) -> Any:
+    return Batch.from_data_list([hetero(*size, seed=i) for i, size in enumerate(sizes)], **kwargs)
 
 
-def _several(views: Any) -> tuple[Any, ...]:
+def several(views: Any) -> tuple[Any, ...]:
     return views if isinstance(views, tuple) else (views,)
 
 
-def test_tokens_of_the_masker_are_trained():
-    views = BipartiteViews(NodeMasker(0.3, fill=LearnedToken({"constraint": 1, "variable": 1})))
-    assert len(list(views.parameters())) == 2
+# To graphs and back
 
 
-def test_the_batch_in_another_order_is_the_same_batch():
-    batch = Batch.from_data_list([lp(3, 4), lp(5, 2), lp(1, 3)], follow_batch=KINDS)
-    turned, items = in_another_order(batch)
-    before, after = bipartite_graph(batch), bipartite_graph(turned).check_values()
+def test_a_batch_shares_its_tensors_and_knows_its_graphs():
+    sizes = [(2, 3), (4, 1), (1, 5)]
+    graphs: list[Any] = [lp(m, n) for m, n in sizes]
+    data = Batch.from_data_list(graphs, follow_batch=KINDS)
+    graph, unfollowed = (
+        bipartite_graph(data).check_values(),
+        bipartite_graph(Batch.from_data_list(graphs)).check_values(),
+    )
+    for name in (*KINDS, "edge_index", "edge_attr"):
+        assert getattr(graph, name) is data[name]
+    assert graph.offsets("constraint").diff().tolist() == [m for m, _ in sizes]
+    assert graph.offsets("variable").diff().tolist() == [n for _, n in sizes]
+    assert graph.graph_of("constraint").tolist() == data["constraint_features_batch"].tolist()
+    assert all(torch.equal(unfollowed.offsets(kind), graph.offsets(kind)) for kind in graph.nodes)
+    single = bipartite_graph(graphs[1])
+    assert (single.num_graphs, single.offsets("variable").tolist()) == (1, [0, 1])
+
+
+def test_hetero_data_share_their_tensors_and_know_their_graphs():
+    data = batch((4, 5), (3, 2))
+    graph = graph_of(data).check_values()
+    assert graph.num_graphs == 2
+    assert {s: part.offsets.diff().tolist() for s, part in graph.nodes.items()} == {
+        ROW: [4, 3], COLUMN: [5, 2], GOAL: [1, 1]
+    }  # fmt: skip
+    assert all(part.features is data[kind].x for kind, part in graph.nodes.items())
+    assert [(s, part.ends) for s, part in graph.edges.items()] == [
+        ("__".join(kind), kind[::2]) for kind in (FORWARD, BACKWARD, COST)
+    ]
+    assert graph.edges[HAS].index is data[FORWARD].edge_index
+    assert graph.edges[HAS].attr is data[FORWARD].edge_attr
+    assert graph.edges[PRICES].attr is None
+    assert with_graph(data, graph) is data
+    for kind in data.node_types:
+        del data[kind].ptr
+    assert all(torch.equal(part.offsets, graph.offsets(kind)) for kind, part in graph_of(data).nodes.items())
+    assert graph_of(hetero(4, 5)).num_graphs == 1
+
+
+def test_a_type_without_floating_point_x_has_no_features():
+    data = batch((4, 5), (3, 2))
+    data[GOAL].x = data[GOAL].x.long()
+    del data[COLUMN].x
+    graph = graph_of(data)
+    assert {kind: list(part.features.shape) for kind, part in graph.nodes.items()} == {
+        ROW: [7, 2],
+        COLUMN: [7, 0],
+        GOAL: [2, 0],
+    }
+    views = PyGViews(NodeMasker({ROW: 0.5}, hide_edges=True))(data)
+    assert torch.equal(
+        views.context[FORWARD].edge_attr == 0, views.hidden[ROW][data[FORWARD].edge_index[0]].unsqueeze(1)
+    )
+    assert views.context[GOAL].x is data[GOAL].x
+    with pytest.raises(
+        ValueError, match=r"nodes\['column'\]\.features is \[7, 0\].*nothing to hide.*leave the stream out"
+    ):
+        PyGViews(NodeMasker({ROW: 0.5, COLUMN: 0.5}))(data)
+
+
+def test_data_that_are_no_graphs_are_refused():
+    data: Any = Batch.from_data_list([lp(2, 2), lp(2, 2)])
+    del data._slice_dict["variable_features"]
+    with pytest.raises(ValueError, match=r"neither 'variable_features_ptr' nor slices.*follow_batch"):
+        bipartite_graph(data)
+    data = lp(2, 2)
+    del data["edge_attr"]
+    with pytest.raises(ValueError, match=r"data lacks \['edge_attr'\]"):
+        bipartite_graph(data)
+    for wrong in (torch.ones(2, 2), bipartite_graph(lp(2, 2))):
+        with pytest.raises(TypeError, match=r"instance is a \w+, but must be Data or HeteroData"):
+            PyGViews(NodeMasker(0.5))(wrong)
+    with pytest.raises(TypeError, match=r"names gives a name to \['edges'\]"):
+        bipartite_graph(lp(2, 2), edges="edges")
+    with pytest.raises(TypeError, match=r"names is .*HeteroData calls features x and edge_attr; leave names out"):
+        graph_of(hetero(2, 2), **NAMES)
+    graphs: list[Any] = [hetero(4, 5), hetero(3, 2), hetero(2, 2)]
+    for graph in (graphs[0], graphs[2]):
+        graph["quad"].x = torch.ones(2, 1)
+    with pytest.raises(ValueError, match=r"2 of 3 graphs have nodes of type 'quad'.*give .* an empty x"):
+        graph_of(Batch.from_data_list(graphs))
+
+
+def test_edges_wired_into_the_next_graph_are_found():
+    data = Batch.from_data_list([lp(2, 2), lp(2, 2)], follow_batch=KINDS)
+    data["edge_index"][1, -1] = 0
+    with pytest.raises(ValueError, match="joins a constraint of graph 1 to a variable of graph 0"):
+        bipartite_graph(data).check_values()
+
+
+# Views
+
+BOTH_WAYS = {REV_HAS: HAS}
+SOME = {HAS: 0.4}
+MASKERS: dict[str, tuple[Any, bool]] = {
+    "nodes": (NodeMasker(0.3), False),
+    "edges": (EdgeMasker(0.3), False),
+    "several": (MultiView(NodeMasker(0.3, indicator=True), EdgeMasker(0.2)), False),
+    "hetero, nodes": (NodeMasker(0.3, GaussianNoise(), hide_edges=True), True),
+    "hetero, two types": (NodeMasker({ROW: 0.3, COLUMN: 0}, Shuffled(), hide_edges=True, indicator=True), True),
+    "hetero, edges": (EdgeMasker(SOME, reverse=BOTH_WAYS, derived={COLUMN: [1]}), True),
+    "hetero, blocks": (BlockMasker({ROW: 0.3, COLUMN: 0.3}), True),
+    "hetero, several": (MultiView(NodeMasker(0.3), ComposeMaskers(EdgeMasker(SOME), NodeMasker({ROW: 0.2}))), True),
+}
+
+
+@pytest.mark.parametrize(("masker", "is_hetero"), MASKERS.values(), ids=MASKERS)
+def test_views_of_data_are_those_of_their_graphs(masker: Any, is_hetero: bool):
+    plain: list[Any] = [renamed(lp(3, 4)), renamed(lp(5, 2))]
+    data: Any = batch((6, 5), (7, 4)) if is_hetero else Batch.from_data_list(plain)
+    names = {} if is_hetero else NAMES
+    before = data.clone()
+    generators = [torch.Generator().manual_seed(0) for _ in range(2)]
+    of_data = PyGViews(masker, **names)(data, generator=generators[0])
+    of_graph = masker(graph_of(data, **names), generator=generators[1])
+    for ours, theirs in zip(several(of_data), several(of_graph), strict=True):
+        for name in ("context", "target"):
+            found, graph = getattr(ours, name), getattr(theirs, name)
+            assert type(found) is type(data)
+            values = graph_of(found, **names).values()
+            assert all(same_bits(values[stream], tensor) for stream, tensor in graph.values().items())
+            assert with_graph(data, graph_of(data, **names), **names) is data
+        if not isinstance(masker, MultiView) and not masker.indicator:
+            assert ours.target is data
+        assert ours.hidden.keys() == ours.weight.keys() == theirs.hidden.keys()
+        assert all(torch.equal(ours.hidden[stream], mark) for stream, mark in theirs.hidden.items())
+        assert ours.context[ROW].name is data[ROW].name if is_hetero else ours.context.candidates is data.candidates
+    for part, was in zip(data.stores, before.stores, strict=True):  # nothing was written to
+        assert all(torch.equal(part[key], was[key]) for key in part if isinstance(part[key], Tensor))
+
+
+@given(st.lists(st.tuples(st.integers(1, 9), st.integers(1, 9)), min_size=1, max_size=4), st.integers(0, 99))
+def test_hidden_coefficients_are_hidden_in_both_directions(sizes: list[tuple[int, int]], seed: int):
+    data = batch(*sizes)
+    for masker in (
+        NodeMasker({ROW: 0.5, COLUMN: 0}, hide_edges=True),
+        EdgeMasker({HAS: 0.5}, reverse=BOTH_WAYS),
+        BlockMasker({ROW: 0.5, COLUMN: 0.4}, hide_edges=True),
+    ):
+        context = PyGViews(masker)(data, generator=torch.Generator().manual_seed(seed)).context
+        assert torch.equal(context[FORWARD].edge_attr, context[BACKWARD].edge_attr)
+        assert any(m * n > 1 and (m > 1 or n > 1) for m, n in sizes) or not (context[FORWARD].edge_attr == 0).any()
+
+
+def test_what_is_not_hidden_is_shared():
+    data = batch((4, 5), (3, 2))
+    context = PyGViews(NodeMasker({ROW: 0.5}))(data).context
+    assert context[COLUMN].x is data[COLUMN].x
+    assert context[FORWARD].edge_attr is data[FORWARD].edge_attr
+    assert context[ROW].x is not data[ROW].x
+
+
+def test_a_lone_node_has_a_stream_only_if_it_is_named():
+    views = PyGViews(NodeMasker(0.5))(batch((4, 5), (3, 2)))
+    assert views.hidden.keys() == {ROW, COLUMN, GOAL}
+    assert not views.hidden[GOAL].any()
+    assert not views.weight[GOAL].any()
+    assert PyGViews(NodeMasker({ROW: 0.5}))(batch((4, 5))).hidden.keys() == {ROW}
+
+
+def test_with_seeds_a_graph_loses_the_same_in_any_company():
+    views = PyGViews(NodeMasker({ROW: 0.5, COLUMN: 0.5}, Shuffled()))
+    both = views(batch((6, 5), (7, 4)), generator=Seeds(torch.tensor([3, 8])))
+    alone = views(batch((6, 5)), generator=Seeds(torch.tensor([3])))
+    for kind in (ROW, COLUMN):
+        assert torch.equal(both.context[kind].x[: len(alone.hidden[kind])], alone.context[kind].x)
+
+
+def test_tokens_are_named_by_stream_and_trained():
+    views = PyGViews(NodeMasker({ROW: 0.5}, LearnedToken({ROW: 2, HAS: 1, REV_HAS: 1}), hide_edges=True))
+    assert len(list(views.parameters())) == 3
+    made = views(batch((4, 5), (3, 2)))
+    token = views.masker.fill.tokens[ROW]  # pyright: ignore
+    assert torch.equal(made.context[ROW].x[made.hidden[ROW]], token.expand(3, 2))
+
+
+# The same batch in another order
+
+
+def test_custom_data_in_another_order_are_the_same_batch():
+    data = Batch.from_data_list([lp(3, 4), lp(5, 2), lp(1, 3)], follow_batch=KINDS)
+    turned, items = in_another_order(data)
+    before, after = bipartite_graph(data), bipartite_graph(turned).check_values()
     for kind in ("constraint", "variable"):
         assert torch.equal(after.features(kind)[items[kind]], before.features(kind))
         assert torch.equal(after.graph_of(kind)[items[kind]], 2 - before.graph_of(kind))
 
 
-def test_missing_attributes_are_named():
-    data = lp(2, 2)
-    del data["edge_attr"]
-    with pytest.raises(ValueError, match=r"data lacks \['edge_attr'\]"):
-        bipartite_graph(data)
+def test_hetero_data_in_another_order_are_the_same_batch():
+    data = batch((4, 5), (3, 2))
+    turned, items = in_another_order(data)
+    for kind in data.node_types:
+        assert torch.equal(turned[kind].x[items[kind]], data[kind].x)
+        assert torch.equal(turned[kind].batch[items[kind]], 1 - data[kind].batch)
+    for edge_type in data.edge_types:
+        ends = zip(edge_type[::2], data[edge_type].edge_index, strict=True)
+        moved = torch.stack([items[kind][nodes] for kind, nodes in ends])
+        assert {*map(tuple, moved.T.tolist())} == {*map(tuple, turned[edge_type].edge_index.T.tolist())}
 
 
-def test_edges_wired_into_the_next_graph_are_found():
-    batch = Batch.from_data_list([lp(2, 2), lp(2, 2)], follow_batch=KINDS)
-    batch["edge_index"][1, -1] = 0
-    with pytest.raises(ValueError, match="joins a constraint of graph 1 to a variable of graph 0"):
-        bipartite_graph(batch).check_values()
+def test_labels_of_edges_are_followed_into_the_other_order():
+    graphs: list[Any] = [hetero(4, 5), hetero(3, 2)]
+    for graph in graphs:
+        graph[FORWARD].edge_label_index = torch.tensor([[0], [1]])
+    turned, items = in_another_order(Batch.from_data_list(graphs, follow_batch=["x"]))
+    assert "x_ptr" in turned[ROW]
+    assert turned[FORWARD].edge_label_index[0].flip(0).tolist() == items[ROW][[0, 4]].tolist()

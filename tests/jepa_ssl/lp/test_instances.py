@@ -7,18 +7,17 @@ from typing import Any
 import pytest
 import torch
 from builders import offsets, seeded
-from dataset import FlatCollate, collate_graphs, prepare
-from generators import generate
+from data.batches import FlatCollate, collate_graphs, prepare
+from data.generators import generate
+from data.lp import LP
 from hypothesis import given
 from hypothesis import strategies as st
-from lp import LP
 from small_lps import dense, random_lp, sparse
 
 from jepa_ssl import BipartiteGraph, EntryMasker, FlatVectors, NodeMasker
 from jepa_ssl.contrib.symmetries import BoundsAsRows, Compose, EqualitiesAsInequalities, Permutation, RowScale
 from jepa_ssl.integrations.pyg import bipartite_graph
-from jepa_ssl.lp import SolverState, valid_entries
-from jepa_ssl.lp.instances import DenseLP, SparseLP
+from jepa_ssl.lp import DenseLP, SolverState, SparseLP, valid_entries
 
 SIZES = st.lists(st.tuples(st.integers(0, 4), st.integers(1, 5)), min_size=1, max_size=4)
 DTYPES = [torch.float16, torch.float32, torch.float64]
@@ -42,9 +41,10 @@ def test_a_graph_is_finite_and_gives_its_lps_back(dtype: torch.dtype, sizes: lis
 
 
 def test_a_graphs_features_are_the_lps_numbers():
-    lp = replace(sparse(LPS), lower=torch.full((10,), -torch.inf), upper=torch.arange(10.0))
+    lp = sparse(LPS, torch.float32)
+    lp = replace(lp, lower=torch.full((10,), -torch.inf), upper=torch.arange(10.0))
     graph = lp.graph()
-    assert torch.equal(graph.constraint_features, torch.stack([lp.b, lp.equality.double()], 1))
+    assert torch.equal(graph.constraint_features, torch.stack([lp.b, lp.equality.float()], 1))
     zeros, ones = torch.zeros(10), torch.ones(10)
     assert torch.equal(graph.variable_features, torch.stack([lp.c, zeros, zeros, lp.upper, ones], 1))
     assert torch.equal(graph.edge_attr, lp.coefficient[:, None])
@@ -65,7 +65,8 @@ def test_features_of_your_own_are_read_by_column_and_not_copied():
 def test_other_columns_are_refused():
     graph = sparse(LPS).graph()
     for name, column, features in (("b", 2, "constraint"), ("c", 5, "variable"), ("c", -1, "variable")):
-        with pytest.raises(ValueError, match=rf"{features}_features is \[.*no column {column}; say which.*from 0"):
+        message = rf"{features}_features is \[.*column {column} is asked for.*say which column.*from 0"
+        with pytest.raises(ValueError, match=message):
             SparseLP.inequalities_of(graph, **{name: column})
     with pytest.raises(ValueError, match=r"edge_attr is \[\d+\], .*unsqueeze\(-1\)"):
         SparseLP.inequalities_of(replace(graph, edge_attr=graph.edge_attr[:, 0]))
@@ -98,22 +99,83 @@ def test_a_bound_that_is_wrong_is_seen_in_the_graph():
             graph.check_values()
 
 
-def test_vectors_of_other_lengths_are_refused_where_a_graph_is_made():
+# What is refused
+
+
+@pytest.mark.parametrize(
+    ("batch", "name", "change", "message"),
+    [
+        (sparse, "coefficient", lambda a: a.int(), r"coefficient is torch.int32, but must be floating.*\.float\(\)"),
+        (sparse, "b", lambda b: b.long(), r"b is torch.int64, but must be floating"),
+        (sparse, "c", lambda c: c.long(), r"c is torch.int64, but must be floating"),
+        (sparse, "upper", lambda u: u.float(), r"upper is torch.float32, but coefficient is torch.float64.*use \.to"),
+        (dense, "A", lambda a: a.long(), r"A is torch.int64, but must be floating"),
+        (dense, "lower", lambda u: u.bool(), r"lower is torch.bool, but must be floating"),
+        (dense, "b", lambda b: b.float(), r"b is torch.float32, but A is torch.float64.*use .to\(A.dtype\)"),
+        (sparse, "coefficient", lambda a: a[1:], r"coefficient has \d+ numbers, but edge_index has \d+ edges"),
+        (sparse, "b", lambda b: b[None], r"b is \[1, 5\].*torch.cat"),
+        (sparse, "coefficient", lambda a: a[:, None], r"coefficient is .*squeeze"),
+        (sparse, "constraint_offsets", lambda o: o[None], r"constraint_offsets is .*must be int64 \[graphs \+ 1\]"),
+        (sparse, "variable_offsets", lambda o: o[1:], r"constraint_offsets counts 3 graphs and variable_offsets 2"),
+        (sparse, "edge_index", lambda e: e.t(), r"edge_index is "),
+        (sparse, "lower", lambda v: v[1:], r"lower is \[9\], but must be \[10\], one number per column"),
+        (sparse, "equality", lambda e: e.double(), r"equality is torch.float64, but must be bool"),
+        (dense, "A", lambda a: a[0], r"A is \[5, 6\], but must be \[batch, m, n\]"),
+        (dense, "b", lambda b: b[:, 1:], r"b is \[3, 4\], but must be \[3, 5\], one number per row"),
+        (dense, "mask_n", lambda m: m.sum(1), r"mask_n is \[3\]"),
+        (dense, "mask_m", lambda m: m.float(), r"mask_m is torch.float32, but must be bool; write mask_m != 0"),
+    ],
+)
+def test_tensors_that_do_not_fit_are_refused_when_lps_are_built(batch: Any, name: str, change: Any, message: str):
+    lp = batch(LPS)
+    with pytest.raises(ValueError, match=message):
+        replace(lp, **{name: change(getattr(lp, name))})
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+@pytest.mark.parametrize(
+    ("batch", "name"), [*((sparse, name) for name in ("coefficient", "b", "c")), *((dense, name) for name in "Abc")]
+)
+def test_numbers_that_are_not_finite_are_named(batch: Any, name: str, value: float):
+    lp = batch(LPS)
+    bad = getattr(lp, name).clone()
+    bad[(0,) * bad.ndim] = value
+    with pytest.raises(ValueError, match=rf"{name}\[0.*\] is {value}, but must be finite"):
+        replace(lp, **{name: bad}).check_values()
+
+
+@pytest.mark.parametrize("batch", [sparse, dense])
+@pytest.mark.parametrize(("lower", "upper"), [(2.0, 1.0), (torch.nan, 1.0), (torch.inf, torch.inf)])
+def test_bounds_that_no_number_fits_between_are_named(batch: Any, lower: float, upper: float):
+    lp = batch(LPS)
+    bounds = {name: getattr(lp, name).clone() for name in ("lower", "upper")}
+    bounds["lower"][..., 1], bounds["upper"][..., 1] = lower, upper
+    with pytest.raises(ValueError, match=r"lower\[.*1\] is .* and upper.*; correct the bounds"):
+        replace(lp, **bounds).check_values()
+
+
+def test_edges_and_offsets_that_leave_the_batch_are_named():
     lp = sparse(LPS)
-    for wrong in (replace(lp, b=lp.b[1:]), replace(lp, constraint_offsets=lp.constraint_offsets[None])):
-        for made in (wrong.graph, wrong.equal_weights):
-            with pytest.raises(ValueError, match=r"have the shapes .*vectors of one length"):
-                made()
+    with pytest.raises(ValueError, match=r"edge_index\[0\] reaches"):
+        replace(lp, edge_index=lp.edge_index + 100).check_values()
+    with pytest.raises(ValueError, match=r"constraint_offsets goes from"):
+        replace(lp, constraint_offsets=lp.constraint_offsets + 1).check_wiring()
 
 
-# What it is for
+@pytest.mark.parametrize("padding", [torch.nan, 3.0])
+def test_values_on_padding_are_not_checked(padding: float):
+    lp = dense(LPS, padding=padding)
+    assert lp.check_values() is lp
 
 
-def test_a_masker_hides_after_a_symmetry():
+# Together with symmetries, maskers and states
+
+
+def test_a_masker_of_graphs_hides_after_a_symmetry():
     lp = sparse(LPS, torch.float32)
-    image = Compose([RowScale(), Permutation()]).apply(lp, generator=seeded())
-    views = NodeMasker(0.4)(image.instance.graph(), generator=seeded())
-    assert_same(SparseLP.of_graph(views.target), image.instance)
+    transformed = Compose([RowScale(), Permutation()]).apply(lp, generator=seeded()).instance
+    views = NodeMasker(0.4)(transformed.graph(), generator=seeded())
+    assert_same(SparseLP.of_graph(views.target), transformed)
     hidden = views.hidden["variable"]
     assert hidden is not None
     assert hidden.sum() == 4

@@ -62,7 +62,7 @@ def test_shapes_that_do_not_fit_are_refused():
         flatten(torch.ones(3, 4), torch.ones(3), torch.ones(4))
     with pytest.raises(ValueError, match=r"mask_n has shape \[2\].*torch.arange\(size\) < counts"):
         valid_entries(torch.ones(2, 3), torch.tensor([3, 2]))
-    with pytest.raises(ValueError, match="mask_m has 2 instances and mask_n 3"):
+    with pytest.raises(ValueError, match="mask_m has 2 instances and mask_n 3, but must"):
         valid_entries(torch.ones(2, 3), torch.ones(3, 4))
 
 

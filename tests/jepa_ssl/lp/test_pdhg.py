@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from data.lp import LP
+from data.readers import read_lp
+from data.scaling import ruiz
 from hypothesis import given
 from hypothesis import strategies as st
-from lp import LP, read_lp, ruiz, solve
-from scipy.optimize import linprog
-from small_lps import SmallLP, Vector, dense, random_lp, sparse
+from small_lps import SmallLP, Vector, apart, dense, kkt_residual, per_lp, random_lp, solve, sparse
 
-from jepa_ssl.lp.instances import SparseLP
 from jepa_ssl.lp.pdhg import Point, Problem, iterate, residuals
 
 SEEDS = st.integers(0, 10**6)
@@ -23,13 +23,7 @@ MODEL_FILES = Path(__file__).parents[4] / "shared" / "lp"
 
 
 def oracle(
-    lp: SmallLP,
-    steps: Sequence[int],
-    x_start: Vector,
-    lam_start: Vector,
-    average: bool = False,
-    restart_every: int | None = None,
-    rebalance: bool = False,
+    lp: SmallLP, steps: Sequence[int], x_start: Vector, lam_start: Vector, restart_every: int | None = None
 ) -> list[tuple[Vector, Vector]]:
     """The method number by number, in float64."""
     m, n = lp.A.shape
@@ -43,10 +37,10 @@ def oracle(
     weight = largest_c / (largest_b or reach or 1.0)
     column_sums = [sum((abs(lp.A[i, j]) for i in range(m)), 0.0) for j in range(n)]
     row_sums = [sum((abs(lp.A[i, j]) for j in range(n)), 0.0) for i in range(m)]
+    tau, sigma = [0.99 / weight / (s or 1) for s in column_sums], [0.99 * weight / (s or 1) for s in row_sums]
     reached: list[tuple[Vector, Vector]] = []
     past: list[tuple[list[float], list[float]]] = []
     for step in range(1, steps[-1] + 1):
-        tau, sigma = [0.99 / weight / (s or 1) for s in column_sums], [0.99 * weight / (s or 1) for s in row_sums]
         new = [0.0] * n
         for j in range(n):
             moved = x[j] - tau[j] * (lp.c[j] + sum(lp.A[i, j] * lam[i] for i in range(m)))
@@ -56,26 +50,16 @@ def oracle(
             lam[i] = lam[i] if lp.equality[i] else max(lam[i], 0.0)
         x = new
         past.append((list(x), list(lam)))
-        mean = [np.mean(np.array(part), axis=0) for part in zip(*past, strict=True)]
         if step in steps:
-            reached.append((mean[0], mean[1]) if average else (np.array(x), np.array(lam)))
+            reached.append((np.array(x), np.array(lam)))
         if len(past) == restart_every:
-            x_way, x_moved = way(column_sums, x_start, mean[0])
-            lam_way, lam_moved = way(row_sums, lam_start, mean[1])
-            if rebalance and x_moved and lam_moved:
-                weight = min(max((weight * lam_way / x_way) ** 0.5, 1e-6), 1e6)
-            x_start, lam_start = mean[0], mean[1]
-            x, lam, past = mean[0].tolist(), mean[1].tolist(), []
+            x, lam = (np.mean(np.array(part), axis=0).tolist() for part in zip(*past, strict=True))
+            past = []
     return reached
 
 
-def way(sums: list[float], start: Vector, end: Vector) -> tuple[float, bool]:
-    far, size = (sum(s * v**2 for s, v in zip(sums, part.tolist(), strict=True)) ** 0.5 for part in (end - start, end))
-    return far, far > 2**-26 * size
-
-
-def run(problem: Problem, *steps: int, **options: Any) -> list[Point]:
-    return iterate(problem, steps, problem.zero(), **options)
+def run(problem: Problem, *steps: int, restart_every: int | None = None) -> list[Point]:
+    return iterate(problem, steps, problem.zero(), restart_every=restart_every)
 
 
 def same_bits(a: torch.Tensor, b: torch.Tensor) -> bool:
@@ -85,31 +69,28 @@ def same_bits(a: torch.Tensor, b: torch.Tensor) -> bool:
 # The same numbers as
 
 
-@pytest.mark.parametrize("average", [False, True])
-@pytest.mark.parametrize(("restart_every", "rebalance"), [(None, False), (1, False), (7, False), (1, True), (7, True)])
+@pytest.mark.parametrize("restart_every", [None, 1, 7])
 @given(SIZES, SEEDS, st.booleans())
 def test_plain_loops_reach_the_same_points(
-    average: bool, restart_every: int | None, rebalance: bool, size: tuple[int, int], seed: int, homogeneous: bool
+    restart_every: int | None, size: tuple[int, int], seed: int, homogeneous: bool
 ):
     lp = random_lp(seed, *size)
     lp = replace(lp, b=0 * lp.b) if homogeneous else lp
     problem = Problem.of(sparse([lp]))
     x, lam = (part.numpy() for part in problem.zero())
-    expected = oracle(lp, (1, 5, 20), x, lam, average, restart_every, rebalance)
-    found = run(problem, 1, 5, 20, average=average, restart_every=restart_every, rebalance=rebalance)
-    near = 1e-8 if rebalance else 1e-10  # the weight comes from differences of points, which magnify rounding
+    expected = oracle(lp, (1, 5, 20), x, lam, restart_every)
+    found = run(problem, 1, 5, 20, restart_every=restart_every)
     for (x, lam), (x_found, lam_found) in zip(expected, found, strict=True):
-        np.testing.assert_allclose(x_found, x, rtol=near, atol=near)
-        np.testing.assert_allclose(lam_found, lam, rtol=near, atol=near)
+        np.testing.assert_allclose(x_found, x, rtol=1e-10, atol=1e-10)
+        np.testing.assert_allclose(lam_found, lam, rtol=1e-10, atol=1e-10)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @given(st.lists(SIZES, min_size=1, max_size=5), SEEDS)
 def test_a_batch_is_its_lps_one_by_one_bit_for_bit(dtype: torch.dtype, sizes: list[tuple[int, int]], seed: int):
     lps = [random_lp(seed + i, *size) for i, size in enumerate(sizes)]
-    options: Any = {"restart_every": 4, "average": True, "rebalance": True}
-    x, lam = run(Problem.of(sparse(lps, dtype)), 10, **options)[0]
-    alone = [run(Problem.of(sparse([lp], dtype)), 10, **options)[0] for lp in lps]
+    x, lam = run(Problem.of(sparse(lps, dtype)), 10, restart_every=4)[0]
+    alone = [run(Problem.of(sparse([lp], dtype)), 10, restart_every=4)[0] for lp in lps]
     assert same_bits(x, torch.cat([point[0] for point in alone]))
     assert same_bits(lam, torch.cat([point[1] for point in alone]))
 
@@ -117,11 +98,10 @@ def test_a_batch_is_its_lps_one_by_one_bit_for_bit(dtype: torch.dtype, sizes: li
 @given(st.lists(SIZES, min_size=1, max_size=5), SEEDS)
 def test_a_padded_batch_is_its_lps_one_by_one_bit_for_bit(sizes: list[tuple[int, int]], seed: int):
     batch = dense([random_lp(seed + i, *size) for i, size in enumerate(sizes)], torch.float32)
-    options: Any = {"restart_every": 4, "rebalance": True}
-    x, lam = run(Problem.of(batch), 10, **options)[0]
+    x, lam = run(Problem.of(batch), 10, restart_every=4)[0]
     for i in range(len(sizes)):
         one = replace(batch, **{name: part[i : i + 1] for name, part in vars(batch).items()})
-        alone = run(Problem.of(one), 10, **options)[0]
+        alone = run(Problem.of(one), 10, restart_every=4)[0]
         assert same_bits(x[i : i + 1], alone[0])
         assert same_bits(lam[i : i + 1], alone[1])
 
@@ -134,8 +114,7 @@ def test_dense_and_sparse_agree_and_padding_stays_zero(
     lps = [random_lp(seed + i, *size) for i, size in enumerate(sizes)]
     batch = dense(lps, dtype)
     padded, ragged = Problem.of(batch), Problem.of(sparse(lps, dtype))
-    options: Any = {"restart_every": 8, "rebalance": dtype == torch.float64}
-    points = run(padded, 20, **options)[0], run(ragged, 20, **options)[0]
+    points = run(padded, 20, restart_every=8)[0], run(ragged, 20, restart_every=8)[0]
     x, lam, *rest = *points[0], *residuals(padded, points[0])
     expected = *points[1], *residuals(ragged, points[1])
     for i, (found, mask) in enumerate(zip((x, lam, *rest), (batch.mask_n, batch.mask_m) * 2, strict=True)):
@@ -171,17 +150,16 @@ def test_half_precision_is_computed_in_float32():
 # Symmetries, from the start from zero
 
 
-def mapped(lp: SmallLP, **changes: Any) -> list[Point]:
-    """After a plain start, and restarts that move the weight."""
-    return run(Problem.of(sparse([replace(lp, **changes)])), 30, restart_every=9, rebalance=True)
+def points_of(lp: SmallLP, **changes: Any) -> list[Point]:
+    return run(Problem.of(sparse([replace(lp, **changes)])), 30, restart_every=9)
 
 
 @given(SIZES, SEEDS)
 def test_permuted_rows_and_columns_permute_the_points(size: tuple[int, int], seed: int):
     lp, rng = random_lp(seed, *size), np.random.default_rng(seed)
     p, q = rng.permutation(size[0]), rng.permutation(size[1])
-    ((x, lam),) = mapped(lp)
-    ((x_image, lam_image),) = mapped(
+    ((x, lam),) = points_of(lp)
+    ((x_found, lam_found),) = points_of(
         lp,
         A=lp.A[p][:, q],
         b=lp.b[p],
@@ -190,8 +168,8 @@ def test_permuted_rows_and_columns_permute_the_points(size: tuple[int, int], see
         lower=lp.lower[q],
         upper=lp.upper[q],
     )
-    torch.testing.assert_close(x_image, x[q], rtol=1e-9, atol=1e-9)
-    torch.testing.assert_close(lam_image, lam[p], rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(x_found, x[q], rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(lam_found, lam[p], rtol=1e-9, atol=1e-9)
 
 
 @given(SIZES, SEEDS, st.integers(-6, 6), st.booleans())
@@ -199,15 +177,15 @@ def test_scales_carry_over_exactly(size: tuple[int, int], seed: int, exponent: i
     """Powers of two, so that even rounding is the same."""
     lp, s = random_lp(seed, *size), 2.0**exponent
     lp = replace(lp, b=0 * lp.b) if homogeneous else lp
-    ((x, lam),) = mapped(lp)
+    ((x, lam),) = points_of(lp)
     bounded = np.isfinite(np.stack([lp.lower, lp.upper])).any(0)  # no bound of `random_lp` is 0
     # A weight of 1 stands in for a maximum of 0, which no scale changes.
     if lp.c.any():
-        assert_point(mapped(lp, c=s * lp.c), x, s * lam)
-        assert_point(mapped(lp, A=s * lp.A, c=s * lp.c, lower=lp.lower / s, upper=lp.upper / s), x / s, lam, lp)
+        assert_point(points_of(lp, c=s * lp.c), x, s * lam)
+        assert_point(points_of(lp, A=s * lp.A, c=s * lp.c, lower=lp.lower / s, upper=lp.upper / s), x / s, lam, lp)
     if lp.b.any() or lp.A[:, bounded].any():
-        assert_point(mapped(lp, b=s * lp.b, lower=s * lp.lower, upper=s * lp.upper), s * x, lam)
-        assert_point(mapped(lp, A=s * lp.A, b=s * lp.b), x, lam / s, lp)
+        assert_point(points_of(lp, b=s * lp.b, lower=s * lp.lower, upper=s * lp.upper), s * x, lam)
+        assert_point(points_of(lp, A=s * lp.A, b=s * lp.b), x, lam / s, lp)
 
 
 def assert_point(found: list[Point], x: torch.Tensor, lam: torch.Tensor, lp: SmallLP | None = None) -> None:
@@ -223,10 +201,10 @@ def test_a_negated_variable_and_a_negated_equality_change_their_signs_alone(size
     lp, rng = random_lp(seed, *size), np.random.default_rng(seed)
     d = rng.choice([-1.0, 1.0], size[1])
     e = np.where(lp.equality, rng.choice([-1.0, 1.0], size[0]), 1.0)
-    ((x, lam),) = mapped(lp)
+    ((x, lam),) = points_of(lp)
     bounds = np.where(d > 0, lp.lower, -lp.upper), np.where(d > 0, lp.upper, -lp.lower)
-    image = mapped(lp, A=e[:, None] * lp.A * d, b=e * lp.b, c=d * lp.c, lower=bounds[0], upper=bounds[1])
-    assert_point(image, torch.tensor(d) * x, torch.tensor(e) * lam)
+    negated = points_of(lp, A=e[:, None] * lp.A * d, b=e * lp.b, c=d * lp.c, lower=bounds[0], upper=bounds[1])
+    assert_point(negated, torch.tensor(d) * x, torch.tensor(e) * lam)
 
 
 @pytest.mark.slow
@@ -234,73 +212,35 @@ def test_scaling_single_columns_changes_the_way_and_not_the_end():
     """Diagonal steps at alpha = 1 follow a scale of all columns, not of each by its own."""
     lp = random_lp(3, 4, 5, equalities=False)
     d = np.array([1.0, 2.0, 4.0, 8.0, 16.0])
-    image = replace(lp, A=lp.A * d, c=lp.c * d, lower=lp.lower / d, upper=lp.upper / d)
-    points = [run(Problem.of(sparse([each])), 30, 20_000) for each in (lp, image)]
+    scaled = replace(lp, A=lp.A * d, c=lp.c * d, lower=lp.lower / d, upper=lp.upper / d)
+    points = [run(Problem.of(sparse([each])), 30, 20_000) for each in (lp, scaled)]
     (way, _), (end, _) = points[0]
-    (way_image, _), (end_image, _) = points[1]
-    assert (way - torch.tensor(d) * way_image).abs().max() > 1e-3
+    (way_scaled, _), (end_scaled, _) = points[1]
+    assert (way - torch.tensor(d) * way_scaled).abs().max() > 1e-3
     c = torch.tensor(lp.c)
-    torch.testing.assert_close(c @ end, c @ (torch.tensor(d) * end_image), rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(c @ end, c @ (torch.tensor(d) * end_scaled), rtol=1e-6, atol=1e-6)
 
 
 # The end
 
 
-def kkt_residual(problem: Problem, point: Point) -> float:
-    """The largest violation of feasibility, of the reduced costs' signs, and the duality gap; relative."""
-    x, lam = point
-    reduced_cost, slack = residuals(problem, point)
-    primal = torch.where(problem.floor == 0, (-slack).clamp(min=0), slack.abs())
-    # A reduced cost may be positive at a lower bound only, negative at an upper bound only.
-    up = torch.where(problem.lower.isfinite(), 0, reduced_cost.clamp(min=0))
-    down = torch.where(problem.upper.isfinite(), 0, (-reduced_cost).clamp(min=0))
-    bounded = torch.where(reduced_cost > 0, problem.lower, problem.upper)
-    at_bounds = torch.where(bounded.isfinite(), reduced_cost * bounded, 0).sum()
-    objective = float(problem.c @ x)
-    gap = abs(objective + float(problem.b @ lam) - float(at_bounds)) / (1 + abs(objective))
-    return max(gap, *(float(v.max()) / (1 + float(of.abs().max())) for v, of in worst(problem, primal, up + down)))
+def test_random_lps_converge_to_highs_optimum():
+    batch = sparse([random_lp(seed, 4 + seed % 4, 6) for seed in range(100)])
+    x, lam = run(Problem.of(batch), 20_000, restart_every=1000)[0]
+    xs = per_lp(x, batch, 1)
+    for lp, x_, lam_, value in zip(apart(batch), xs, per_lp(lam, batch, 0), solve(batch).value.tolist(), strict=True):
+        assert kkt_residual(lp, x_, lam_) < 1e-9
+        assert x_ @ lp.c == pytest.approx(value, rel=1e-9, abs=1e-9)
 
 
-def worst(problem: Problem, primal: torch.Tensor, dual: torch.Tensor) -> list[tuple[torch.Tensor, torch.Tensor]]:
-    return [(violation, of) for violation, of in ((primal, problem.b), (dual, problem.c)) if len(of)]
-
-
-def highs_objective(lp: SmallLP) -> float:
-    le, eq = ~lp.equality, lp.equality
-    result: Any = linprog(
-        lp.c,
-        *(lp.A[le], lp.b[le]) if le.any() else (None, None),
-        *(lp.A[eq], lp.b[eq]) if eq.any() else (None, None),
-        bounds=np.column_stack([lp.lower, lp.upper]),
-        method="highs",
-    )
-    assert result.status == 0
-    return result.fun
-
-
-@pytest.mark.parametrize("rebalance", [False, pytest.param(True, marks=pytest.mark.slow)])
-def test_random_lps_converge_to_highs_optimum(rebalance: bool):
-    lps = [random_lp(seed, 4 + seed % 4, 6) for seed in range(100)]
-    batch = sparse(lps)
-    x, lam = run(Problem.of(batch), 20_000, restart_every=1000, rebalance=rebalance)[0]
-    xs, lams = x.tensor_split(batch.variable_offsets[1:-1]), lam.tensor_split(batch.constraint_offsets[1:-1])
-    for lp, *point in zip(lps, xs, lams, strict=True):
-        assert kkt_residual(Problem.of(sparse([lp])), (point[0], point[1])) < 1e-9
-        assert float(point[0] @ torch.tensor(lp.c)) == pytest.approx(highs_objective(lp), rel=1e-9, abs=1e-9)
-
-
-def canonical_sparse(lp: LP) -> SparseLP:
+def small(lp: LP) -> SmallLP:
     """The example's canonical LP: all rows are inequalities, x is free."""
-    coo: Any = lp.A.tocoo()
-    ends = torch.tensor([0, lp.rows]), torch.tensor([0, lp.columns])
-    edges = torch.tensor(np.stack([coo.row, coo.col]), dtype=torch.int64)
-    return SparseLP.inequalities(edges, torch.tensor(coo.data), torch.tensor(lp.b), torch.tensor(lp.c), *ends)
+    free = np.full(lp.columns, np.inf)
+    return SmallLP(lp.A.toarray(), lp.b, lp.c, np.zeros(lp.rows, dtype=bool), -free, free)
 
 
-# The residual that 20,000 steps from zero, restarted every 1,000, get below on these files, rescaled by Ruiz: with a
-# weight that stays, and with one that moves. With the first, rgn is still off by 9% (lam has to go a thousand times
-# further than x there). With the second, bell5 does not settle: after 40,000 steps its residual is 7e-2 again, while
-# that of all others is below 3e-5.
+# The residual that 20,000 steps from zero, restarted every 1,000, get below on these files, rescaled by Ruiz. On rgn,
+# which is left out, the objective is still off by 9%: lam has to go a thousand times further than x there.
 REACHED = {
     **dict.fromkeys(("afiro", "avgas", "egout", "flugpl"), 1e-12),
     "standata": 1e-6,
@@ -308,38 +248,26 @@ REACHED = {
     **dict.fromkeys(("e226", "p0548"), 1e-3),
     "bell5": 1e-2,
 }
-REACHED_REBALANCED = {
-    **dict.fromkeys(("afiro", "avgas", "egout", "flugpl", "lseu", "p0548"), 1e-12),
-    **dict.fromkeys(("adlittle", "israel", "rgn"), 1e-7),
-    "standata": 1e-4,
-    **dict.fromkeys(("bell5", "e226"), 1e-3),
-}
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(not MODEL_FILES.is_dir(), reason="the model files are not here")
-@pytest.mark.parametrize(
-    ("name", "residual", "rebalance"),
-    [(*each, False) for each in REACHED.items()] + [(*each, True) for each in REACHED_REBALANCED.items()],
-)
-def test_model_files_converge_to_highs_optimum(name: str, residual: float, rebalance: bool):
-    lp = ruiz(read_lp(MODEL_FILES / f"{name}.mps"))
-    problem = Problem.of(canonical_sparse(lp))
-    point = run(problem, 20_000, restart_every=1000, rebalance=rebalance)[0]
-    assert kkt_residual(problem, point) < residual
-    assert float(problem.c @ point[0]) == pytest.approx(solve(lp).objective, rel=10 * residual, abs=10 * residual)
+@pytest.mark.parametrize(("name", "residual"), REACHED.items())
+def test_model_files_converge_to_highs_optimum(name: str, residual: float):
+    lp = small(ruiz(read_lp(MODEL_FILES / f"{name}.mps")))
+    x, lam = (part.numpy() for part in run(Problem.of(sparse([lp])), 20_000, restart_every=1000)[0])
+    assert kkt_residual(lp, x, lam) < residual
+    assert lp.c @ x == pytest.approx(float(solve(sparse([lp])).value), rel=10 * residual, abs=10 * residual)
 
 
-# Compiled, and on a GPU
+# Compiled
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("batch", [sparse, dense])
 def test_the_iteration_compiles_to_one_graph(batch: Any):
     problem = Problem.of(batch([random_lp(seed, 4, 5) for seed in range(3)]))
-    options: Any = {"average": True, "restart_every": 3, "rebalance": True}
     compiled = torch.compile(iterate, fullgraph=True, backend="aot_eager")
-    for found, expected in zip(
-        compiled(problem, (3, 8), problem.zero(), **options), run(problem, 3, 8, **options), strict=True
-    ):
+    points = compiled(problem, (3, 8), problem.zero(), restart_every=3)
+    for found, expected in zip(points, run(problem, 3, 8, restart_every=3), strict=True):
         torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)

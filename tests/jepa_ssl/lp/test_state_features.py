@@ -10,7 +10,7 @@ from small_lps import SmallLP, dense, random_lp, sparse
 
 from jepa_ssl import BipartiteGraph, FlatVectors
 from jepa_ssl.lp import DenseLP, SolverState, SparseLP, StateFeatures
-from jepa_ssl.lp.solver_state import LIMIT
+from jepa_ssl.lp.statistics import LIMIT
 
 STEPS = (3, 20)
 SIZES = [(4, 5), (1, 3), (6, 2), (3, 4)]
@@ -88,7 +88,7 @@ def test_flat_vectors_gain_the_same_numbers_row_after_row_then_column_after_colu
 
 
 @pytest.mark.parametrize("b", [1e30, torch.inf, torch.nan])
-def test_states_that_are_huge_or_no_numbers_stay_within_the_limit(b: float):
+def test_states_that_are_huge_or_nan_stay_within_the_limit(b: float):
     graph = graph_of(LPS)
     graph.constraint_features[0, 0] = b
     seen = on_graphs()(graph)
@@ -131,12 +131,14 @@ def refuse(show: StateFeatures[Any], instance: Any, error: type[Exception], mess
         show(instance)
 
 
-def test_what_is_no_lp_or_another_one_is_refused():
+def test_what_is_not_an_lp_or_another_lp_is_refused():
     graph, lp = graph_of(LPS), dense(LPS, torch.float32, padding=0.0)
     m, n = lp.A.shape[1:]
     refuse(on_graphs(), torch.zeros(2, 3), TypeError, "instance is a Tensor, .*BipartiteGraph or to FlatVectors")
-    refuse(StateFeatures(3, lp_of=lambda _: lp), graph, TypeError, "lp_of returned a DenseLP for a BipartiteGraph")
-    refuse(StateFeatures(3, lp_of=lambda _: sparse(LPS)), lp.vectors(), TypeError, "a SparseLP for FlatVectors")
+    refuse(StateFeatures(3, lp_of=lambda _: lp), graph, TypeError, "a DenseLP for a BipartiteGraph.*return a SparseLP")
+    refuse(
+        StateFeatures(3, lp_of=lambda _: sparse(LPS)), lp.vectors(), TypeError, "SparseLP for a FlatVectors.*DenseLP"
+    )
     refuse(
         StateFeatures(3, lp_of=lambda _: sparse(LPS[:1])), graph, ValueError, "LPs of 4 constraints for graphs of 14"
     )

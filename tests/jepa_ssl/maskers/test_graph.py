@@ -1,9 +1,7 @@
-"""Maskers of edges and neighbourhoods, ratios by kind, and what gives hidden things away."""
+"""Maskers of graphs of two and of three types: how much, which, what gives it away, and nothing else touched."""
 
-import time
-from collections import Counter, deque
-from collections.abc import Callable
-from dataclasses import replace
+from collections import deque
+from collections.abc import Callable, Mapping
 from itertools import pairwise
 from typing import Any
 
@@ -13,55 +11,64 @@ import torch
 from builders import GraphEncoder, offsets, ragged_graphs, seeded
 from hypothesis import given
 from hypothesis import strategies as st
+from random_graphs import (
+    BATCHES,
+    FLOATS,
+    RATIOS,
+    SEEDS,
+    SIZES,
+    Sizes,
+    edges_at,
+    ends_of,
+    per_graph,
+    sizes_of,
+    three_types,
+    two_types,
+)
 from scipy.stats import chi2_contingency, chisquare
-from torch import Tensor
+from torch import Tensor, nn
 
 from jepa_ssl import (
     BipartiteGraph,
     BlockMasker,
     ComposeMaskers,
     EdgeMasker,
+    Graph,
     JEPAObjective,
     MLPPredictor,
     NodeMasker,
     StopGradTeacher,
 )
+from jepa_ssl.instances.streams import Edges, Nodes
+from jepa_ssl.maskers import Seeds, hidden_share
 from jepa_ssl.maskers.blocks import grow, nearest_seeds, seed_ranks
-from jepa_ssl.maskers.draw import _segments_by_repair, _segments_by_sort, draw_in_groups
-from jepa_ssl.segments import segment_of, segment_sums
+from jepa_ssl.segments import segment_sums
 
 KINDS = ("constraint", "variable")
-RATIOS = st.floats(0.0, 1.0, exclude_min=True, exclude_max=True)
-SEEDS = st.integers(0, 99)
-SIZES = st.lists(st.tuples(st.integers(0, 8), st.integers(0, 8), st.integers(0, 20)), max_size=6)
-FLOATS = [torch.float16, torch.bfloat16, torch.float32, torch.float64]
+DERIVED = {"constraint": [1], "variable": [0]}, {"row": [1, 2], "column": [0], "goal": [0]}
+BOTH_WAYS = {"back": "has"}
+COEFFICIENTS = {"has": 0.5, "near": 0.4, "prices": 0}
 
-
-def random_graphs(
-    sizes: list[tuple[int, int, int]], seed: int = 0, dtype: torch.dtype = torch.float32
-) -> BipartiteGraph:
-    """Graphs of so many constraints, variables and edges: some edges twice, all in random order over the batch."""
-    g = seeded(seed)
-    rows, columns = offsets([m for m, _, _ in sizes]), offsets([n for _, n, _ in sizes])
-    edges = [
-        torch.stack(
-            [
-                rows[i] + torch.randint(m, (count,), generator=g),
-                columns[i] + torch.randint(n, (count,), generator=g),
-            ]
-        )
-        for i, (m, n, count) in enumerate(sizes)
-        if m and n
-    ]
-    index = torch.cat([torch.zeros(2, 0, dtype=torch.int64), *edges], dim=1)
-    index = index[:, torch.randperm(index.size(1), generator=g)]
-
-    def features(items: int, width: int) -> Tensor:
-        return 1.0 + torch.rand(items, width, generator=g, dtype=torch.float64).to(dtype)
-
-    nodes = features(int(rows[-1]), 3), features(int(columns[-1]), 2)
-    graph = BipartiteGraph(nodes[0], index, features(index.size(1), 2), nodes[1], rows, columns)
-    return graph.check_values()
+MASKERS: dict[str, tuple[Any, Callable[..., Graph]]] = {
+    "two: nodes": (NodeMasker(0.5), two_types),
+    "two: nodes, edges, derived": (NodeMasker(0.5, hide_edges=True, derived=DERIVED[0]), two_types),
+    "two: one kind": (NodeMasker({"constraint": 0, "variable": 0.5}, hide_edges=True), two_types),
+    "two: edges": (EdgeMasker(0.5), two_types),
+    "two: edges, derived": (EdgeMasker(0.5, derived={"constraint": [1, 2]}), two_types),
+    "two: blocks": (BlockMasker(0.5), two_types),
+    "two: blocks, edges, derived": (BlockMasker(0.5, 1, 2, hide_edges=True, derived={"variable": [1]}), two_types),
+    "three: nodes": (NodeMasker(0.5), three_types),
+    "three: nodes, edges, derived": (NodeMasker(0.5, hide_edges=True, derived=DERIVED[1]), three_types),
+    "three: two types": (NodeMasker({"row": 0, "column": 0.5}, hide_edges=True, derived=DERIVED[1]), three_types),
+    "three: edges": (EdgeMasker(COEFFICIENTS, reverse=BOTH_WAYS), three_types),
+    "three: edges, derived": (EdgeMasker(COEFFICIENTS, derived=DERIVED[1], reverse=BOTH_WAYS), three_types),
+    "three: blocks": (BlockMasker({"row": 0.5, "column": 0.5, "goal": 0}), three_types),
+    "three: blocks, edges, derived": (
+        BlockMasker({"row": 0.5, "column": 0.3}, 1, 2, hide_edges=True, derived=DERIVED[1]), three_types,
+    ),
+}  # fmt: skip
+EVERY = pytest.mark.parametrize(("masker", "batch"), MASKERS.values(), ids=MASKERS)
+BOTH = pytest.mark.parametrize("batch", BATCHES.values(), ids=BATCHES)
 
 
 def cycles(length: int, copies: int) -> BipartiteGraph:
@@ -74,171 +81,96 @@ def cycles(length: int, copies: int) -> BipartiteGraph:
     return BipartiteGraph(nodes, index, torch.ones(index.size(1), 1), nodes, ends, ends)
 
 
-def owners(graph: BipartiteGraph) -> Tensor:
-    return graph.graph_of("constraint")[graph.edge_index[0]]
-
-
-def per_graph(marks: Tensor, ends: Tensor) -> list[int]:
-    return [int(marks[first:last].sum()) for first, last in pairwise(ends.tolist())]
-
-
 # How many
 
 
+@pytest.mark.parametrize("make", [NodeMasker, BlockMasker])
+@BOTH
 @given(SIZES, RATIOS, SEEDS)
-def test_each_graph_hides_exactly_its_share_of_edges_in_any_order(
-    sizes: list[tuple[int, int, int]], ratio: float, seed: int
+def test_each_graph_hides_exactly_its_share_of_each_stream_of_nodes(
+    make: Any, batch: Callable[..., Graph], sizes: Sizes, ratio: float, seed: int
 ):
-    graph = random_graphs(sizes, seed)
-    hidden = EdgeMasker(ratio).draw(graph, generator=seeded(seed))
-    counts = Counter(owners(graph).tolist())
-    lost = Counter(owners(graph)[hidden].tolist())
-    assert [lost[i] for i in range(len(sizes))] == [oracles.hidden_count(counts[i], ratio) for i in range(len(sizes))]
+    graph = batch(sizes, seed)
+    hidden = make(ratio).draw(graph, generator=seeded(seed))
+    assert hidden.keys() == graph.nodes.keys()
+    for stream, marks in hidden.items():
+        expected = [oracles.hidden_count(size, ratio) for size in sizes_of(graph, stream)]
+        assert per_graph(marks, graph, stream) == expected
 
 
+@BOTH
+@given(SIZES, RATIOS, SEEDS)
+def test_each_graph_hides_exactly_its_share_of_each_stream_of_edges(
+    batch: Callable[..., Graph], sizes: Sizes, ratio: float, seed: int
+):
+    graph = batch(sizes, seed)
+    drawn = ["edge"] if "edge" in graph.edges else ["has", "near", "prices"]
+    hidden = EdgeMasker(dict.fromkeys(drawn, ratio), reverse={}).draw(graph, generator=seeded(seed))
+    assert [*hidden] == drawn
+    for stream, marks in hidden.items():
+        expected = [oracles.hidden_count(size, ratio) for size in sizes_of(graph, stream)]
+        assert per_graph(marks, graph, stream) == expected
+
+
+@BOTH
 @given(SIZES, RATIOS, st.integers(1, 3), st.integers(1, 4), SEEDS)
 def test_blocks_are_disjoint_equal_and_together_exactly_the_share(
-    sizes: list[tuple[int, int, int]], ratio: float, hops: int, blocks: int, seed: int
+    batch: Callable[..., Graph], sizes: Sizes, ratio: float, hops: int, blocks: int, seed: int
 ):
-    graph = random_graphs(sizes, seed)
-    masker = BlockMasker(ratio, hops=hops, blocks=blocks)
+    graph, masker = batch(sizes, seed), BlockMasker(ratio, hops=hops, blocks=blocks)
     labels = masker.draw_blocks(graph, generator=seeded(seed))
     hidden = masker(graph, generator=seeded(seed)).hidden
-    for position, kind in enumerate(KINDS):
-        mark = hidden[kind]
-        assert mark is not None
-        assert torch.equal(mark, labels[kind] >= 0)
-        assert set(labels[kind].tolist()) <= {-1, *range(blocks)}
-        wanted = [oracles.hidden_count(size[position], ratio) for size in sizes]
-        assert per_graph(mark, graph.offsets(kind)) == wanted
-        by_block = [per_graph(labels[kind] == block, graph.offsets(kind)) for block in range(blocks)]
-        for i in range(len(sizes)):
-            of_graph = [block[i] for block in by_block]
+    for stream, label in labels.items():
+        assert torch.equal(hidden[stream], label >= 0)
+        assert set(label.tolist()) <= {-1, *range(blocks)}
+        by_block = [per_graph(label == block, graph, stream) for block in range(blocks)]
+        for of_graph in zip(*by_block, strict=True):
             assert max(of_graph) - min(of_graph) <= 1
 
 
-@given(st.lists(st.integers(0, 3000), max_size=5), RATIOS, SEEDS)
-def test_segments_of_any_size_hide_exactly_their_share_by_repair_and_by_sort(sizes: list[int], ratio: float, seed: int):
-    ends = offsets(sizes)
-    wanted = [oracles.hidden_count(size, ratio) for size in sizes]
-    assert per_graph(_segments_by_repair(ends, sum(sizes), ratio, seeded(seed)), ends) == wanted
-    assert per_graph(_segments_by_sort(segment_of(ends, sum(sizes)), ends, ratio, seeded(seed)), ends) == wanted
+@pytest.mark.parametrize("make", [NodeMasker, BlockMasker])
+def test_streams_have_ratios_of_their_own_and_one_with_none_is_shared(make: Any):
+    graph = two_types([(8, 8, 20), (6, 4, 9)])
+    hidden = make({"constraint": 0.25, "variable": 0.75})(graph, generator=seeded()).hidden
+    assert [per_graph(hidden[kind], graph, kind) for kind in KINDS] == [[2, 1], [6, 3]]
 
-
-@given(st.lists(st.integers(0, 9), max_size=6), SEEDS)
-def test_segment_sums_count_marks(sizes: list[int], seed: int):
-    marks = torch.rand(sum(sizes), generator=seeded(seed)) < 0.5
-    assert segment_sums(marks, offsets(sizes)).tolist() == per_graph(marks, offsets(sizes))
-
-
-@pytest.mark.parametrize("masker", [NodeMasker, BlockMasker])
-def test_kinds_have_ratios_of_their_own_and_a_kind_with_none_is_shared(
-    masker: type[NodeMasker] | type[BlockMasker],
-):
-    graph = random_graphs([(8, 8, 20), (6, 4, 9)])
-    views = masker({"constraint": 0.25, "variable": 0.75})(graph, generator=seeded())
-    hidden = {kind: mark for kind, mark in views.hidden.items() if mark is not None}
-    assert per_graph(hidden["constraint"], graph.constraint_offsets) == [2, 1]
-    assert per_graph(hidden["variable"], graph.variable_offsets) == [6, 3]
-
-    views = masker({"constraint": 0, "variable": 0.5})(graph, generator=seeded())
-    hidden = {kind: mark for kind, mark in views.hidden.items() if mark is not None}
-    assert not hidden["constraint"].any()
+    views = make({"constraint": 0, "variable": 0.5})(graph, generator=seeded())
+    assert not views.hidden["constraint"].any()
     assert not views.weight["constraint"].any()
-    assert per_graph(hidden["variable"], graph.variable_offsets) == [4, 2]
+    assert per_graph(views.hidden["variable"], graph, "variable") == [4, 2]
+    assert views.context.constraint_features is graph.constraint_features
+
+    views = make({"variable": 0.5})(graph, generator=seeded())
+    assert views.hidden.keys() == views.weight.keys() == {"variable"}
     assert views.context.constraint_features is graph.constraint_features
 
 
-def test_nothing_at_all_is_masked_without_complaint():
-    empty = random_graphs([])
-    lonely = random_graphs([(1, 1, 1), (0, 3, 0), (2, 0, 0), (0, 0, 0)])
-    for graph in (empty, lonely):
-        for masker in (NodeMasker(0.5, hide_edges=True), EdgeMasker(0.5), BlockMasker(0.5, blocks=2, hide_edges=True)):
-            views = masker(graph, generator=seeded())
-            for kind in KINDS:
-                assert views.context.features(kind).shape == graph.features(kind).shape
-                assert views.weight[kind].isfinite().all()
+@EVERY
+@pytest.mark.parametrize("sizes", [[], [(0, 0, 0)], [(1, 1, 1), (0, 3, 0), (2, 0, 0), (0, 0, 0)]], ids=str)
+def test_nothing_at_all_is_masked_without_complaint(masker: Any, batch: Callable[..., Graph], sizes: Sizes):
+    graph = batch(sizes)
+    for generator in (seeded(), Seeds(torch.arange(len(sizes)))):
+        views = masker(graph, generator=generator)
+        assert all(views.context.values()[s].shape == values.shape for s, values in graph.values().items())
+        assert all(weight.isfinite().all() for weight in views.weight.values())
+        assert all(share.isfinite() for share in hidden_share(views).values())
 
 
-def test_every_masker_gives_every_graph_the_weight_one():
-    graph = random_graphs([(8, 8, 40), (2, 2, 2), (5, 7, 9)])
-    for masker in (EdgeMasker(0.4), BlockMasker(0.4, blocks=2)):
-        views = masker(graph, generator=seeded())
-        for kind in KINDS:
-            ends, mark = graph.offsets(kind).tolist(), views.hidden[kind]
-            assert mark is not None
-            assert [float(views.weight[kind][a:b].sum()) for a, b in pairwise(ends)] == pytest.approx([1.0] * 3)
-            assert torch.equal(views.weight[kind] > 0, mark)
+@EVERY
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_every_graph_weighs_one_where_it_is_predicted(masker: Any, batch: Callable[..., Graph], dtype: torch.dtype):
+    graph = batch([(9, 9, 40), (2, 2, 2), (0, 1, 0), (5, 7, 9), (1, 900, 9)], dtype=dtype)
+    views = masker(graph, generator=seeded())
+    assert views.weight.keys() == views.hidden.keys()
+    for stream, weight in views.weight.items():
+        assert weight.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
+        assert torch.equal(weight > 0, views.hidden[stream])
+        totals = [float(weight[a:b].sum()) for a, b in pairwise(graph.offsets(stream).tolist())]
+        counts = per_graph(views.hidden[stream], graph, stream)
+        assert totals == pytest.approx([float(count > 0) for count in counts], rel=1e-5)
 
 
-def test_a_million_nodes_and_three_million_edges_take_no_loop():
-    graphs, size, edges = 20_000, 25, 150
-    ends = torch.arange(graphs + 1) * size
-    owner = torch.arange(graphs).repeat_interleave(edges)
-    index = owner * size + torch.randint(size, (2, graphs * edges), generator=seeded())
-    nodes = torch.ones(graphs * size, 1)
-    graph = BipartiteGraph(nodes, index, torch.ones(graphs * edges, 1), nodes, ends, ends)
-    start = time.perf_counter()
-    blocks = BlockMasker(0.3)(graph, generator=seeded())
-    lost = EdgeMasker(0.3).draw(graph, generator=seeded())
-    assert time.perf_counter() - start < 20.0  # a loop over 20,000 graphs takes minutes
-    mark = blocks.hidden["variable"]
-    assert mark is not None
-    assert int(mark.sum()) == graphs * 7
-    assert int(lost.sum()) == graphs * 45
-
-
-# Which
-
-
-def p_value_of_subsets(draws: Tensor, hidden: int) -> float:
-    """Chi-square over all subsets of `hidden` of the columns, from `[draws, columns]` bool."""
-    subsets = len(torch.combinations(torch.arange(draws.size(1)), hidden))
-    seen = Counter(map(tuple, draws.tolist()))
-    return float(chisquare(list(seen.values()) + [0] * (subsets - len(seen))).pvalue)
-
-
-def by_repair(draws: int, size: int, ratio: float) -> Tensor:
-    return _segments_by_repair(torch.arange(draws + 1) * size, draws * size, ratio, seeded()).view(draws, size)
-
-
-def by_sort(draws: int, size: int, ratio: float) -> Tensor:
-    ends = torch.arange(draws + 1) * size
-    return _segments_by_sort(segment_of(ends, draws * size), ends, ratio, seeded()).view(draws, size)
-
-
-@pytest.mark.parametrize("draw", [by_repair, by_sort])
-@pytest.mark.parametrize("ratio", [0.2, 0.34, 0.5, 0.67])
-def test_every_subset_of_a_segment_is_equally_likely(draw: Callable[[int, int, float], Tensor], ratio: float):
-    assert p_value_of_subsets(draw(8000, 6, ratio), oracles.hidden_count(6, ratio)) > 1e-3
-
-
-@pytest.mark.parametrize("ratio", [0.3, 0.6])
-def test_segments_that_are_repaired_many_times_stay_uniform(ratio: float):
-    draws, size = 2000, 300  # most rows need a dozen repairs
-    counts = by_repair(draws, size, ratio).sum(0)
-    # Exact counts make the columns' totals vary less than independent ones, by a factor of 1 - ratio.
-    statistic = float(((counts - draws * ratio) ** 2 / (draws * ratio * (1 - ratio))).sum())
-    assert abs(statistic - (size - 1)) < 5 * (2 * size) ** 0.5
-
-
-def test_every_subset_of_a_graphs_edges_is_equally_likely_in_any_order():
-    copies, edges = 6000, 5
-    group = torch.arange(copies).repeat(edges)  # each graph's edges far apart
-    hidden = draw_in_groups(group, copies, 0.4, seeded()).view(edges, copies).t()
-    assert p_value_of_subsets(hidden, 2) > 1e-3
-    graph = cycles(3, copies)  # and in order
-    hidden = EdgeMasker(0.5).draw(graph, generator=seeded()).view(copies, 6)
-    assert p_value_of_subsets(hidden, 3) > 1e-3
-
-
-def test_the_same_test_finds_a_biased_draw():
-    keys = torch.rand(8000, 6, generator=seeded()) + 0.05 * torch.arange(6)
-    biased = torch.zeros(8000, 6, dtype=torch.bool).scatter_(1, keys.argsort()[:, :3], True)
-    assert p_value_of_subsets(biased, 3) < 1e-6
-    mended = by_repair(8000, 6, 0.34)
-    mended[:800] = torch.arange(6) < 2  # as if one in ten were mended at the first free items
-    assert p_value_of_subsets(mended, 2) < 1e-6
+# Which: neighbourhoods
 
 
 @pytest.mark.parametrize(("hops", "blocks"), [(1, 1), (2, 1), (3, 1), (2, 2), (1, 3)])
@@ -256,32 +188,22 @@ def test_on_a_cycle_every_node_is_equally_likely_in_every_block(hops: int, block
     assert chisquare(biased.sum(0).tolist()).pvalue < 1e-6
 
 
-def test_the_place_of_a_graph_in_the_batch_does_not_matter():
-    copies = 3000
-    path = ragged_graphs([4], [4]).check_values()
-    edges = torch.tensor([[0, 0, 1, 1, 2, 2, 3], [0, 1, 1, 2, 2, 3, 3]])
-    path = replace(path, edge_index=edges, edge_attr=torch.ones(7, 1))
-    both = BipartiteGraph(
-        torch.ones(5, 1), torch.cat([edges, torch.tensor([[4], [4]])], 1), torch.ones(8, 1), torch.ones(5, 1),
-        torch.tensor([0, 4, 5]), torch.tensor([0, 4, 5]),
-    )  # fmt: skip
-    alone, first = torch.zeros(4), torch.zeros(4)
-    generator = seeded()
-    for _ in range(copies // 10):
-        alone += BlockMasker(0.5).draw(path, generator=generator)["variable"]
-        first += BlockMasker(0.5).draw(both, generator=generator)["variable"][:4]
-    p_value = float(chi2_contingency(torch.stack([alone, first]).tolist())[1])  # pyright: ignore[reportArgumentType]
-    assert p_value > 1e-3
-
-
-def test_graphs_of_a_batch_are_drawn_independently():
+def test_graphs_of_a_batch_are_drawn_independently_and_their_place_does_not_matter():
     copies = 8000
     labels = BlockMasker(0.5, hops=1).draw(cycles(4, copies), generator=seeded())["constraint"].view(copies // 2, 8)
     together = labels[:, 0].int() * 2 + labels[:, 4].int()
     assert chisquare(torch.bincount(together, minlength=4).tolist()).pvalue > 1e-3
 
-
-# Neighbourhoods
+    edges, ones = torch.tensor([[0, 0, 1, 1, 2, 2, 3], [0, 1, 1, 2, 2, 3, 3]]), torch.ones(8, 1)
+    path = BipartiteGraph.single(ones[:4], edges, ones[:7], ones[:4])
+    longer = torch.cat([edges, torch.tensor([[4], [4]])], 1)
+    both = BipartiteGraph(ones[:5], longer, ones, ones[:5], torch.tensor([0, 4, 5]), torch.tensor([0, 4, 5]))
+    alone, first, generator = torch.zeros(4), torch.zeros(4), seeded()
+    for _ in range(300):
+        alone += BlockMasker(0.5).draw(path, generator=generator)["variable"]
+        first += BlockMasker(0.5).draw(both, generator=generator)["variable"][:4]
+    p_value = float(chi2_contingency(torch.stack([alone, first]).tolist())[1])  # pyright: ignore[reportArgumentType]
+    assert p_value > 1e-3
 
 
 def distances(neighbours: list[set[int]], seed: int, hops: int) -> dict[int, int]:
@@ -297,47 +219,54 @@ def distances(neighbours: list[set[int]], seed: int, hops: int) -> dict[int, int
 
 
 def plain_block(
-    graph: BipartiteGraph, rank: list[int], taken: list[bool], hops: int, wanted: dict[str, list[int]]
+    graph: Graph, streams: list[str], rank: list[int], taken: list[bool], hops: int, wanted: Mapping[str, Tensor]
 ) -> list[bool]:
-    """Seed by seed and graph by graph, what the seed's ball adds, the nearest first, until each kind has its share."""
-    constraints, nodes = len(graph.constraint_features), len(rank)
-    neighbours: list[set[int]] = [set() for _ in range(nodes)]
-    for row, column in graph.edge_index.t().tolist():
-        neighbours[row].add(constraints + column)
-        neighbours[constraints + column].add(row)
-    owner = torch.cat([graph.graph_of(kind) for kind in KINDS]).tolist()
-    left = {(kind, i): count for kind in KINDS for i, count in enumerate(wanted[kind])}
-    chosen = [False] * nodes
-    for seed in sorted((node for node in range(nodes) if not taken[node]), key=rank.__getitem__):
+    """Seed by seed, what the seed's ball adds, the nearest first, until each graph and stream has its share."""
+    nodes = [(stream, node) for stream in streams for node in range(len(graph.features(stream)))]
+    number = {node: i for i, node in enumerate(nodes)}
+    neighbours: list[set[int]] = [set() for _ in nodes]
+    for ends, index, _ in graph.edges.values():
+        if set(ends) <= set(streams):
+            for pair in index.t().tolist():
+                a, b = (number[end, node] for end, node in zip(ends, pair, strict=True))
+                neighbours[a].add(b)
+                neighbours[b].add(a)
+    owner = [int(graph.graph_of(stream)[node]) for stream, node in nodes]
+    left = {(stream, i): int(count) for stream in streams for i, count in enumerate(wanted[stream])}
+    chosen = [False] * len(nodes)
+    for seed in sorted((i for i in range(len(nodes)) if not taken[i]), key=rank.__getitem__):
         away = distances(neighbours, seed, hops)
         for node in sorted(away, key=lambda node: (away[node], rank[node])):
-            kind = KINDS[node >= constraints]
-            if not taken[node] and not chosen[node] and left[kind, owner[node]]:
+            place = nodes[node][0], owner[node]
+            if not taken[node] and not chosen[node] and left[place]:
                 chosen[node] = True
-                left[kind, owner[node]] -= 1
+                left[place] -= 1
     return chosen
 
 
+@pytest.mark.parametrize("streams", [["row", "column", "goal"], ["row", "column"]], ids=str)
+@BOTH
 @given(SIZES, st.integers(1, 3), SEEDS, st.floats(0.0, 0.5))
 def test_a_block_is_what_growing_balls_seed_by_seed_gives(
-    sizes: list[tuple[int, int, int]], hops: int, seed: int, taken_share: float
+    streams: list[str], batch: Callable[..., Graph], sizes: Sizes, hops: int, seed: int, taken_share: float
 ):
-    graph = random_graphs(sizes, seed)
-    owner = torch.cat([graph.graph_of(kind) for kind in KINDS])
+    graph = batch(sizes, seed)
+    streams = [*KINDS] if "constraint" in graph.nodes else streams
+    owners = {stream: graph.graph_of(stream) for stream in streams}
+    owner = torch.cat([*owners.values()])
     taken = torch.rand(len(owner), generator=seeded(seed)) < taken_share
-    free = dict(zip(KINDS, taken.logical_not().split([len(graph.features(kind)) for kind in KINDS]), strict=True))
-    wanted = {kind: segment_sums(free[kind], graph.offsets(kind)) // 2 for kind in KINDS}
-    block = grow(graph, owner, taken, hops, wanted, seeded(seed))
+    free = dict(zip(streams, (~taken).split([len(owner) for owner in owners.values()]), strict=True))
+    wanted = {stream: segment_sums(free[stream], graph.offsets(stream)) // 2 for stream in streams}
+    block = grow(graph, owners, taken, hops, wanted, seeded(seed))
     rank = seed_ranks(owner, taken, seeded(seed)).tolist()
-    counts = {kind: wanted[kind].tolist() for kind in KINDS}
-    assert block.tolist() == plain_block(graph, rank, taken.tolist(), hops, counts)
+    assert block.tolist() == plain_block(graph, streams, rank, taken.tolist(), hops, wanted)
 
 
 def test_seeds_and_distances_are_found_through_both_kinds():
     edges = torch.tensor([[0, 0, 1, 1], [0, 1, 1, 2]])  # v0 - c0 - v1 - c1 - v2
     path = BipartiteGraph.single(torch.ones(2, 1), edges, torch.ones(4, 1), torch.ones(3, 1))
     rank = torch.tensor([3, 4, 0, 2, 1])  # c0, c1, v0, v1, v2
-    assert nearest_seeds(path, rank, 2).tolist() == [0 * 3 + 1, 1 * 3 + 1, 0 * 3 + 0, 0 * 3 + 2, 1 * 3 + 0]
+    assert nearest_seeds(path, KINDS, rank, 2).tolist() == [0 * 3 + 1, 1 * 3 + 1, 0 * 3 + 0, 0 * 3 + 2, 1 * 3 + 0]
 
 
 def test_hidden_neighbourhoods_have_more_hidden_neighbours_than_scattered_nodes():
@@ -351,223 +280,275 @@ def test_hidden_neighbourhoods_have_more_hidden_neighbours_than_scattered_nodes(
     assert boundary(BlockMasker(0.3, hops=8)) < boundary(BlockMasker(0.3, hops=1)) < boundary(NodeMasker(0.3))
 
 
+def test_hops_beyond_every_path_are_as_many_as_there_are_nodes():
+    graph = ragged_graphs([3, 2], [4, 2])
+    far, whole = (BlockMasker(0.5, hops=hops)(graph, generator=seeded()) for hops in (2**31 - 1, 11))
+    assert all(torch.equal(far.hidden[kind], whole.hidden[kind]) for kind in KINDS)
+
+
+def test_no_block_grows_through_a_stream_that_is_not_named():
+    """Of two paths that only a goal joins, a block that is large enough hides one."""
+    edges = torch.stack([torch.arange(6), torch.arange(6) + 1])
+    edges = torch.cat([edges, edges + 7], 1)
+    nodes = {"item": Nodes(torch.ones(14, 1), offsets([14])), "goal": Nodes(torch.ones(1, 1), offsets([1]))}
+    hub = Edges(("goal", "item"), torch.stack([torch.zeros(14, dtype=torch.int64), torch.arange(14)]))
+    graph = Graph(nodes, {"next": Edges(("item", "item"), edges), "hub": hub})
+    for seed in range(20):
+        hidden = BlockMasker({"item": 0.5}, hops=6).draw(graph, generator=seeded(seed))["item"].view(2, 7)
+        assert sorted(hidden.sum(1).tolist()) == [0, 7]
+    through = [
+        BlockMasker({"item": 0.5, "goal": 0}, hops=2).draw(graph, generator=seeded(i))["item"] for i in range(20)
+    ]
+    assert any(sorted(hidden.view(2, 7).sum(1).tolist()) != [0, 7] for hidden in through)
+
+
 # Nothing else touched, nothing given away
 
-MASKERS = {
-    "nodes": NodeMasker(0.5),
-    "nodes, edges, derived": NodeMasker(0.5, hide_edges=True, derived={"constraint": [1], "variable": [0]}),
-    "edges": EdgeMasker(0.5),
-    "edges, derived": EdgeMasker(0.5, derived={"constraint": [1, 2]}),
-    "blocks": BlockMasker(0.5),
-    "blocks, edges, derived": BlockMasker(0.5, hops=1, blocks=2, hide_edges=True, derived={"variable": [1]}),
-}
-AnyMasker = NodeMasker | EdgeMasker | BlockMasker
 
-
-def lost_by(masker: AnyMasker, graph: BipartiteGraph, seed: int) -> tuple[Tensor, dict[str, Tensor]]:
-    """Which edges lose their coefficients and which nodes' features, `[nodes, features]`, said with loops."""
+def lost_by(masker: Any, graph: Graph, seed: int) -> dict[str, Tensor]:
+    """Which values of each stream are lost, said with loops: stream -> bool in their shape."""
+    marks = masker.draw(graph, generator=seeded(seed))
     if isinstance(masker, EdgeMasker):
-        edges = masker.draw(graph, generator=seeded(seed))
-        nodes = {kind: torch.zeros(len(graph.features(kind)), dtype=torch.bool) for kind in KINDS}
+        edges = {stream: mark for stream, mark in marks.items() if mark.any()}
+        edges |= {back: edges[there] for back, there in masker.reverse.items() if there in edges}
+        marks = {}
     else:
-        nodes = masker.draw(graph, generator=seeded(seed))
-        ends = graph.edge_index.t().tolist()
-        at_hidden = [bool(nodes["constraint"][c] or nodes["variable"][v]) for c, v in ends]
-        edges = torch.tensor(at_hidden, dtype=torch.bool) & masker.hide_edges
-    lost = {kind: nodes[kind].unsqueeze(1).repeat(1, graph.features(kind).size(1)) for kind in KINDS}
-    for row, kind in enumerate(KINDS):
-        for edge in edges.nonzero().flatten().tolist():
-            for column in masker.derived.get(kind, ()):
-                lost[kind][int(graph.edge_index[row, edge]), column] = True
-    return edges, lost
+        coefficients = [s for s, part in graph.edges.items() if part.attr is not None and masker.hide_edges]
+        edges = {stream: edges_at(graph, stream, marks) for stream in coefficients}
+    lost = {stream: torch.zeros_like(values, dtype=torch.bool) for stream, values in graph.values().items()}
+    for stream, mark in (marks | edges).items():
+        lost[stream] |= mark.unsqueeze(1)
+    for stream, columns in masker.derived.items():
+        for column in columns:
+            lost[stream][:, column] |= ends_of(graph, edges, stream)
+    return lost
 
 
-@pytest.mark.parametrize("dtype", FLOATS)
-@pytest.mark.parametrize("masker", MASKERS.values(), ids=MASKERS)
-def test_what_is_hidden_changes_and_nothing_else(masker: AnyMasker, dtype: torch.dtype):
-    graph = random_graphs([(4, 3, 9), (1, 1, 1), (0, 2, 0), (7, 8, 20)], dtype=dtype)
-    before = [x.clone() for x in (graph.constraint_features, graph.edge_attr, graph.variable_features)]
-    views = masker(graph, generator=seeded(3))
-    edges, lost = lost_by(masker, graph, 3)
-    assert torch.equal(views.context.edge_attr == 0, edges.unsqueeze(1).expand_as(graph.edge_attr))
-    assert torch.equal(views.context.edge_attr[~edges], graph.edge_attr[~edges])
-    for kind in KINDS:
-        assert torch.equal(views.context.features(kind) == 0, lost[kind])
-        assert torch.equal(views.context.features(kind)[~lost[kind]], graph.features(kind)[~lost[kind]])
-        assert views.context.features(kind).dtype == dtype
-        assert views.context.offsets(kind) is graph.offsets(kind)
+@EVERY
+@given(SIZES, SEEDS)
+def test_what_is_hidden_changes_and_nothing_else(masker: Any, batch: Callable[..., Graph], sizes: Sizes, seed: int):
+    graph = batch(sizes, seed)
+    before = {stream: values.clone() for stream, values in graph.values().items()}
+    views = masker(graph, generator=seeded(seed))
+    for stream, lost in lost_by(masker, graph, seed).items():
+        assert torch.equal(views.context.values()[stream], before[stream].masked_fill(lost, 0.0))
+        assert torch.equal(graph.values()[stream], before[stream])
     assert views.target is graph
-    assert views.context.edge_index is graph.edge_index
-    after = (graph.constraint_features, graph.edge_attr, graph.variable_features)
-    assert all(torch.equal(x, y) for x, y in zip(before, after, strict=True))
+    assert type(views.context) is type(graph)
+    assert all(views.context.edges[stream].index is part.index for stream, part in graph.edges.items())
+    assert all(views.context.offsets(stream) is part.offsets for stream, part in graph.nodes.items())
+
+
+@EVERY
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_every_dtype_layout_and_leaf_is_read_and_none_is_written_to(
+    masker: Any, batch: Callable[..., Graph], dtype: torch.dtype
+):
+    graph = batch([(4, 3, 9), (1, 1, 1), (0, 2, 0), (7, 8, 20)], dtype=dtype)
+    layouts: dict[str, Callable[[Tensor], Tensor]] = {
+        "strided": lambda x: x.repeat_interleave(2, 1)[:, ::2],
+        "transposed": lambda x: x.t().contiguous().t(),
+        "leaf": lambda x: x.clone().requires_grad_(),
+    }
+    expected = masker(graph, generator=seeded()).context.values()
+    for name, change in layouts.items():
+        same = graph.with_values({stream: change(values) for stream, values in graph.values().items()})
+        found = masker(same, generator=seeded()).context.values()
+        assert all(found[s].dtype == dtype and torch.equal(found[s], values) for s, values in expected.items())
+        if name == "leaf":
+            torch.stack([values.sum() for values in found.values()]).sum().backward()
+            assert all(torch.equal(same.values()[s].grad != 0, values != 0) for s, values in expected.items())
 
 
 def test_what_is_not_hidden_is_shared():
-    graph = random_graphs([(4, 4, 9)])
+    graph = two_types([(4, 4, 9)])
     assert NodeMasker(0.5)(graph).context.edge_attr is graph.edge_attr
     assert BlockMasker(0.5)(graph).context.edge_attr is graph.edge_attr
     context = EdgeMasker(0.5, derived={"constraint": [0]})(graph).context
     assert context.variable_features is graph.variable_features
     assert context.constraint_features is not graph.constraint_features
+    hetero = three_types([(4, 4, 9)])
+    context = NodeMasker({"row": 0.5}, hide_edges=True)(hetero).context
+    shared = {stream for stream, values in hetero.values().items() if context.values()[stream] is values}
+    assert shared == {"column", "goal", "near", "prices"}
 
 
-@given(st.lists(st.tuples(st.integers(1, 6), st.integers(1, 6), st.integers(0, 15)), min_size=1, max_size=3), SEEDS)
-@pytest.mark.parametrize("make", [NodeMasker, BlockMasker])
-def test_no_trace_of_a_hidden_node_is_left(
-    make: type[NodeMasker] | type[BlockMasker], sizes: list[tuple[int, int, int]], seed: int
-):
-    def with_means(graph: BipartiteGraph) -> BipartiteGraph:
-        """Feature 0 of every node is the sum of its coefficients."""
-        changed = {}
-        for row, kind in enumerate(KINDS):
-            features = graph.features(kind).clone()
-            features[:, 0] = 0
-            changed[f"{kind}_features"] = features.index_put(
-                (graph.edge_index[row], torch.tensor(0)), graph.edge_attr[:, 0], accumulate=True
-            )
-        return replace(graph, **changed)
+def with_sums(graph: Graph) -> Graph:
+    """Feature 0 of every node is the sum of its coefficients."""
+    changed: dict[str, Tensor] = {}
+    for stream in graph.nodes:
+        features = graph.features(stream).clone()
+        features[:, 0] = 0
+        for ends, index, attr in graph.edges.values():
+            for end, nodes in zip(ends, index, strict=True):
+                if end == stream and attr is not None:
+                    features[:, 0] = features[:, 0].index_add(0, nodes, attr[:, 0])
+        changed[stream] = features
+    return graph.with_values(changed)
 
-    graph = with_means(random_graphs(sizes, seed))
-    masker = make(0.4, hide_edges=True, derived={kind: [0] for kind in KINDS})
-    hidden = masker.draw(graph, generator=seeded(seed))
-    row, column = graph.edge_index
-    at_hidden = hidden["constraint"][row] | hidden["variable"][column]
-    other = replace(
-        graph,
-        edge_attr=torch.where(at_hidden.unsqueeze(1), 7.0, graph.edge_attr),
-        **{f"{kind}_features": torch.where(hidden[kind].unsqueeze(1), 5.0, graph.features(kind)) for kind in KINDS},
+
+LEAKPROOF: dict[str, Callable[..., tuple[Any, Any]]] = {
+    "nodes": lambda all_first: (NodeMasker(0.4, hide_edges=True, derived=all_first), NodeMasker(0.4)),
+    "blocks": lambda all_first: (BlockMasker(0.4, hide_edges=True, derived=all_first), BlockMasker(0.4)),
+    "edges": lambda all_first: (
+        EdgeMasker({"has": 0.4, "near": 0.3}, derived=all_first, reverse=BOTH_WAYS)
+        if "row" in all_first
+        else EdgeMasker(0.4, derived=all_first),
+        EdgeMasker({"has": 0.4, "near": 0.3} if "row" in all_first else 0.4),
+    ),
+}
+
+
+@pytest.mark.parametrize("make", LEAKPROOF.values(), ids=LEAKPROOF)
+@BOTH
+@given(SIZES, SEEDS)
+def test_no_trace_of_what_is_hidden_is_left(make: Any, batch: Callable[..., Graph], sizes: Sizes, seed: int):
+    graph = with_sums(batch(sizes, seed))
+    masker, leaky = make({stream: [0] for stream in graph.nodes})
+    lost = lost_by(masker, graph, seed)
+    without_derived = lost_by(leaky, graph, seed)
+    hidden = {s: lost[s] if s in graph.edges else without_derived[s] for s in lost}
+    other = with_sums(
+        graph.with_values({s: torch.where(hidden[s], 7.0, values) for s, values in graph.values().items()})
     )
-    other = with_means(other)
 
-    def context(masker: NodeMasker | BlockMasker, graph: BipartiteGraph) -> Tensor:
+    def context(masker: Any, graph: Graph) -> Tensor:
         view = masker(graph, generator=seeded(seed)).context
-        return torch.cat([view.edge_attr.flatten(), *(view.features(kind).flatten() for kind in KINDS)])
+        return torch.cat([values.flatten() for values in view.values().values()])
 
     assert torch.equal(context(masker, graph), context(masker, other))
-    if at_hidden.any():  # and the plain masker leaves traces
-        assert not torch.equal(context(make(0.4), graph), context(make(0.4), other))
-        assert not torch.equal(context(make(0.4, hide_edges=True), graph), context(make(0.4), other))
+    if any(lost[stream].any() for stream in graph.edges if stream in lost):  # and without the options traces are left
+        assert not torch.equal(context(leaky, graph), context(leaky, other))
 
 
-def test_edge_masker_predicts_the_ends_of_hidden_edges_and_nothing_else():
-    graph = random_graphs([(6, 5, 8), (3, 9, 4)])
-    masker = EdgeMasker(0.3)
-    edges = masker.draw(graph, generator=seeded())
-    views = masker(graph, generator=seeded())
-    for row, kind in enumerate(KINDS):
-        mark = views.hidden[kind]
-        assert mark is not None
-        assert set(mark.nonzero().flatten().tolist()) == set(graph.edge_index[row][edges].tolist())
+@BOTH
+@given(SIZES, SEEDS)
+def test_edge_masker_predicts_the_ends_of_hidden_edges_and_nothing_else(
+    batch: Callable[..., Graph], sizes: Sizes, seed: int
+):
+    graph = batch(sizes, seed)
+    masker = EdgeMasker(0.3) if "edge" in graph.edges else EdgeMasker(COEFFICIENTS, reverse=BOTH_WAYS)
+    marks, views = masker.draw(graph, generator=seeded()), masker(graph, generator=seeded())
+    # A ratio of 0 keeps the ends of "prices" as streams in which nothing is hidden by it.
+    assert views.hidden.keys() == graph.nodes.keys()
+    assert all(torch.equal(mark, ends_of(graph, marks, stream)) for stream, mark in views.hidden.items())
+    named = EdgeMasker({"near": 0.3})(three_types(sizes, seed), generator=seeded())
+    assert named.hidden.keys() == {"column"}
 
 
-def test_indicators_say_what_the_context_lost():
-    graph = random_graphs([(6, 5, 8)])
-    views = EdgeMasker(0.3, indicator=True)(graph, generator=seeded())
-    edges = EdgeMasker(0.3).draw(graph, generator=seeded())
-    assert torch.equal(views.context.edge_attr[:, -1], edges.float())
-    assert not views.target.edge_attr[:, -1].any()
-    assert torch.equal(views.target.edge_attr[:, :-1], graph.edge_attr)
-    views = BlockMasker(0.3, indicator=True)(graph, generator=seeded())
-    for kind in KINDS:
-        mark = views.hidden[kind]
-        assert mark is not None
-        assert torch.equal(views.context.features(kind)[:, -1], mark.float())
+@EVERY
+def test_indicators_say_what_the_context_lost(masker: Any, batch: Callable[..., Graph]):
+    graph = batch([(6, 5, 8), (3, 9, 4)])
+    plain = masker(graph, generator=seeded())
+    marks = masker.draw(graph, generator=seeded())
+    lost = {s: mark for s, mark in marks.items() if s in graph.nodes} | dict(masker.lost(graph, marks))
+    masker.indicator = True
+    try:
+        views = masker(graph, generator=seeded())
+    finally:
+        masker.indicator = False
+    for stream, values in graph.values().items():
+        context, target = views.context.values()[stream], views.target.values()[stream]
+        assert context.size(1) == target.size(1) == values.size(1) + (stream in lost)
+        assert torch.equal(context[:, : values.size(1)], plain.context.values()[stream])
+        assert torch.equal(target[:, : values.size(1)], values)
+        if stream in lost:
+            assert torch.equal(context[:, -1], lost[stream].float())
+            assert not target[:, -1].any()
 
 
-@pytest.mark.parametrize("make", [NodeMasker, BlockMasker])
-def test_hidden_coefficients_of_hidden_nodes_have_an_indicator_too(make: type[NodeMasker] | type[BlockMasker]):
-    graph = random_graphs([(6, 5, 8), (3, 9, 4)])
-    views = make(0.3, hide_edges=True, indicator=True)(graph, generator=seeded())
-    hidden = {kind: mark for kind, mark in views.hidden.items() if mark is not None}
-    row, column = graph.edge_index
-    lost = hidden["constraint"][row] | hidden["variable"][column]
-    assert torch.equal(views.context.edge_attr[:, -1], lost.float())
-    assert torch.equal(views.context.edge_attr[:, :-1], graph.edge_attr.masked_fill(lost.unsqueeze(1), 0.0))
-    assert torch.equal(views.target.edge_attr[:, :-1], graph.edge_attr)
-    assert not views.target.edge_attr[:, -1].any()
-    assert torch.equal(views.context.constraint_features[:, -1], hidden["constraint"].float())
-    with pytest.raises(ValueError, match=r"edge_attr is \[12\].*\[edges, features\].*unsqueeze"):
-        make(0.3, hide_edges=True, indicator=True)(replace(graph, edge_attr=torch.ones(12)))
+class AnyEncoder(nn.Module):
+    """A linear layer for each stream of nodes."""
+
+    def __init__(self, graph: Graph, streams: Mapping[str, Any]) -> None:
+        super().__init__()
+        self.layers = nn.ModuleDict({stream: nn.Linear(graph.features(stream).size(1), 4) for stream in streams})
+
+    def forward(self, graph: Graph) -> dict[str, Tensor]:
+        return {stream: layer(graph.features(stream)) for stream, layer in self.layers.items()}
 
 
-@pytest.mark.parametrize("masker", MASKERS.values(), ids=MASKERS)
-def test_the_generator_alone_decides(masker: AnyMasker):
-    graph = random_graphs([(9, 9, 40), (9, 9, 40)])
-
-    def context(seed: int) -> Tensor:
-        view = masker(graph, generator=seeded(seed)).context
-        return torch.cat([view.edge_attr.flatten(), *(view.features(kind).flatten() for kind in KINDS)])
-
-    state = torch.get_rng_state()
-    assert torch.equal(context(1), context(1))
-    assert not torch.equal(context(1), context(2))
-    assert torch.equal(state, torch.get_rng_state())
-
-
-@pytest.mark.parametrize("masker", MASKERS.values(), ids=MASKERS)
-def test_the_objective_learns_from_every_masker(masker: AnyMasker):
-    graph = random_graphs([(6, 6, 20), (4, 4, 9)])
-    encoder = GraphEncoder()
-    jepa = JEPAObjective(masker, MLPPredictor({"constraint": 4, "variable": 4}), StopGradTeacher())
+@EVERY
+def test_the_objective_learns_from_every_masker(masker: Any, batch: Callable[..., Graph]):
+    graph = batch([(6, 6, 20), (4, 4, 9)])
+    streams = masker(graph).hidden
+    torch.manual_seed(0)
+    encoder = AnyEncoder(graph, streams) if "goal" in graph.nodes else GraphEncoder()
+    predictor = MLPPredictor(dict.fromkeys(streams, 4), activation=nn.SELU)
+    jepa = JEPAObjective(masker, predictor, StopGradTeacher())
     loss = jepa(encoder, graph, generator=seeded()).total
     loss.backward()
     assert loss > 0
-    assert encoder.constraint.weight.grad is not None
-    assert encoder.constraint.weight.grad.abs().sum() > 0
+    assert any(p.grad is not None and p.grad.any() for p in encoder.parameters())
+
+
+def test_an_encoder_that_returns_a_stream_that_the_masker_does_not_name_is_refused():
+    """Else it would be trained on nodes in plain view: no mark means that every item is predicted."""
+    graph = three_types([(6, 6, 20), (4, 4, 9)])
+    encoder, predictor = AnyEncoder(graph, graph.nodes), MLPPredictor(dict.fromkeys(graph.nodes, 4))
+    for masker, unnamed in (
+        (NodeMasker({"row": 0.5, "column": 0}), "goal"),
+        (EdgeMasker({"near": 0.5}), "goal', 'row"),
+    ):
+        jepa = JEPAObjective(masker, predictor, StopGradTeacher())
+        with pytest.raises(ValueError, match=rf"encoder returns the streams \['{unnamed}'\].*ratio of 0"):
+            jepa(encoder, graph)
+    JEPAObjective(NodeMasker({"row": 0.5, "column": 0, "goal": 0}), predictor, StopGradTeacher())(encoder, graph)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-@pytest.mark.parametrize("masker", MASKERS.values(), ids=MASKERS)
-def test_no_masker_waits_for_the_gpu(masker: AnyMasker):
-    graph, generator = random_graphs([(6, 6, 20), (4, 4, 9)]).to("cuda"), torch.Generator("cuda").manual_seed(0)
+@EVERY
+def test_no_masker_waits_for_the_gpu(masker: Any, batch: Callable[..., Graph]):
+    graph, generator = batch([(6, 6, 20), (4, 4, 9)]).to("cuda"), torch.Generator("cuda").manual_seed(0)
     masker(graph, generator=generator)  # the first call loads kernels
     torch.cuda.set_sync_debug_mode("error")
     try:
         views = masker(graph, generator=generator)
     finally:
         torch.cuda.set_sync_debug_mode("default")
-    assert views.context.edge_attr.is_cuda
+    assert all(values.is_cuda for values in views.context.values().values())
+
+
+@EVERY
+def test_no_masker_asks_the_device_for_a_number(masker: Any, batch: Callable[..., Graph]):
+    """A tensor on the meta device has none: whatever would wait for it raises."""
+    graph = batch([(6, 6, 20), (4, 4, 9)]).to("meta")
+    for generator in (None, Seeds(torch.arange(2, device="meta"))):
+        assert all(mark.is_meta for mark in masker(graph, generator=generator).hidden.values())
 
 
 @pytest.mark.slow
-def test_draws_of_edges_and_blocks_compile_without_a_graph_break():
-    graph = random_graphs([(8, 8, 20), (6, 4, 10)])
-    maskers = {
-        "edges": (EdgeMasker(0.5, derived={"constraint": [0]}), None),
-        "blocks": (BlockMasker(0.5, blocks=2, hide_edges=True, derived={"variable": [1]}), [4, 3]),
-        "nodes": (NodeMasker({"constraint": 0.5, "variable": 0}, hide_edges=True), [4, 3]),
-    }
-    for masker, counts in maskers.values():
+@BOTH
+def test_maskers_compile_to_one_graph_whatever_the_sizes(batch: Callable[..., Graph]):
+    maskers = [masker for masker, of in MASKERS.values() if of is batch]
 
-        def tensors(masker: AnyMasker = masker) -> tuple[Tensor, ...]:
-            views = masker(graph)
-            context, mark = views.context, views.hidden["constraint"]
-            assert mark is not None
-            return context.constraint_features, context.edge_attr, context.variable_features, mark
+    def contexts(graph: Graph, names: Tensor) -> list[Tensor]:
+        views = [masker(graph, generator=Seeds(names)) for masker in maskers]
+        return [values for view in views for values in (*view.context.values().values(), *view.weight.values())]
 
-        *context, mark = torch.compile(tensors, fullgraph=True)()
-        assert all(x.isfinite().all() for x in context)
-        if counts:
-            assert per_graph(mark, graph.constraint_offsets) == counts
-        else:
-            lost = (context[1] == 0).all(-1)
-            assert torch.bincount(owners(graph)[lost]).tolist() == [10, 5]
+    compiled = torch.compile(contexts, fullgraph=True, backend="eager", dynamic=True)
+    for number in range(3):
+        graph = batch([(8 + number, 8, 20), (6, 4 + number, 10)], number)
+        made, expected = (way(graph, torch.arange(2)) for way in (compiled, contexts))
+        assert all(map(torch.equal, made, expected))
 
 
 # Bad input
 
 
-@pytest.mark.parametrize("masker", [NodeMasker, BlockMasker])
-def test_bad_ratios_of_kinds_are_refused(masker: type[NodeMasker] | type[BlockMasker]):
-    with pytest.raises(ValueError, match=r"ratio names the kinds \['variable'\].*constraint.*give 0"):
-        masker({"variable": 0.5})
-    with pytest.raises(ValueError, match=r"ratio is \{.*hides nothing.*at least one kind"):
-        masker({"constraint": 0, "variable": 0.0})
+@pytest.mark.parametrize("make", [NodeMasker, BlockMasker, EdgeMasker])
+def test_bad_ratios_are_refused(make: Any):
+    with pytest.raises(ValueError, match=r"ratio is \{.*hides nothing.*at least one stream"):
+        make({"constraint": 0, "variable": 0.0})
+    for bad in (0.0, 1.0, -0.1, 1.5, float("nan")):
+        with pytest.raises(ValueError, match=rf"ratio is {bad}.*strictly between 0 and 1.*0\.3 to 0\.5"):
+            make(bad)
     for bad in (1.0, -0.1, float("nan")):
         with pytest.raises(ValueError, match=rf"ratio\['variable'\] is {bad}.*strictly between"):
-            masker({"constraint": 0, "variable": bad})
-        with pytest.raises(ValueError, match=rf"ratio is {bad}.*strictly between"):
-            masker(bad)
+            make({"constraint": 0, "variable": bad})
+    for graph, streams in ((two_types([(3, 3, 4)]), "constraint|edge"), (three_types([(3, 3, 4)]), "column|back")):
+        with pytest.raises(ValueError, match=rf"ratio names the streams \['rows'\], but the graph has \['{streams}"):
+            make({"rows": 0.5})(graph)
 
 
 def test_bad_arguments_are_refused():
@@ -576,94 +557,113 @@ def test_bad_arguments_are_refused():
             BlockMasker(0.5, hops=bad)  # pyright: ignore[reportArgumentType]
         with pytest.raises(ValueError, match=rf"blocks is {bad}.*whole number.*at least 1"):
             BlockMasker(0.5, blocks=bad)  # pyright: ignore[reportArgumentType]
-    for bad in (0.0, 1.0, float("nan")):
-        with pytest.raises(ValueError, match=rf"ratio is {bad}.*strictly between"):
-            EdgeMasker(bad)
     with pytest.raises(ValueError, match=r"derived is .*hide_edges is False.*hide_edges=True"):
         NodeMasker(0.5, derived={"constraint": [0]})
-    with pytest.raises(ValueError, match=r"derived names the kind 'row'.*'constraint', 'variable'"):
-        EdgeMasker(0.5, derived={"row": [0]})
-    with pytest.raises(ValueError, match=r"derived\['variable'\] is -1, but must be .*count from 0"):
-        EdgeMasker(0.5, derived={"variable": [-1]})
+    for column in (-1, True, 0.0):
+        with pytest.raises((TypeError, ValueError), match=r"derived\['variable'\] is .*"):
+            EdgeMasker(0.5, derived={"variable": [column]})  # pyright: ignore[reportArgumentType]
+    with pytest.raises(ValueError, match=r"ratio and reverse both name \['back'\].*leave it out of ratio"):
+        EdgeMasker({"has": 0.5, "back": 0.5}, reverse=BOTH_WAYS)
 
 
-def test_offsets_and_edges_that_do_not_fit_are_named_before_a_draw():
-    graph, generator = random_graphs([(4, 4, 9), (3, 2, 4)]), seeded()
-    state = generator.get_state()
-    offsets_of = [[0, 4, 9], [1, 4, 7], [0, 8, 7]]
-    every = (NodeMasker(0.5), EdgeMasker(0.5), BlockMasker(0.5))
-    for masker in every:
-        for wrong in offsets_of:
-            bad = replace(graph, constraint_offsets=torch.tensor(wrong))
-            with pytest.raises(
-                ValueError, match=r"constraint_offsets goes from .*must rise from 0 to the 7 constraint"
-            ):
-                masker(bad, generator=generator)
-    for masker in (*every[1:], NodeMasker(0.5, hide_edges=True)):
-        for value in (-1, 6):
-            index = graph.edge_index.clone()
-            index[1, 2] = value
-            with pytest.raises(ValueError, match=r"edge_index\[1\] reaches from .*there are 6 variable nodes"):
-                masker(replace(graph, edge_index=index), generator=generator)
-    assert torch.equal(generator.get_state(), state)
+REFUSED = {
+    "a tensor": (torch.ones(2, 2), TypeError, r"instance is a Tensor.*must be a Graph.*bipartite_graph"),
+    "on another device": (two_types([(4, 4, 9)]).to("meta"), ValueError, r"generator is on cpu.*instance is on meta"),
+}
 
 
-def test_edges_that_cannot_be_hidden_are_named_before_a_draw():
-    graph, generator = random_graphs([(4, 4, 9)]), seeded()
-    state = generator.get_state()
-    with pytest.raises(ValueError, match=r"edge_attr is \[9\].*unsqueeze"):
-        EdgeMasker(0.5, indicator=True)(replace(graph, edge_attr=torch.ones(9)), generator=generator)
-    for masker in (EdgeMasker(0.5), NodeMasker(0.5, hide_edges=True), BlockMasker(0.5, hide_edges=True)):
-        with pytest.raises(ValueError, match=r"edge_attr is torch\.int64.*\.float\(\)"):
-            masker(replace(graph, edge_attr=torch.ones(9, 1, dtype=torch.int64)), generator=generator)
-    assert torch.equal(generator.get_state(), state)
-
-
-def test_bad_instances_are_refused():
-    graph = random_graphs([(4, 4, 9)])
+@pytest.mark.parametrize(("instance", "error", "said"), REFUSED.values(), ids=REFUSED)
+def test_bad_instances_are_refused(instance: Any, error: Any, said: str):
     for masker in (NodeMasker(0.5), EdgeMasker(0.5), BlockMasker(0.5)):
-        with pytest.raises(TypeError, match=r"instance is a Tensor.*BipartiteGraph.*bipartite_graph"):
-            masker(graph.constraint_features)  # pyright: ignore[reportArgumentType]
-        with pytest.raises(ValueError, match=r"generator is on cpu.*instance is on meta"):
-            masker(graph.to("meta"), generator=seeded())
-    with pytest.raises(ValueError, match=r"derived\['variable'\] names column 2.*has 2 columns"):
-        EdgeMasker(0.5, derived={"variable": [2]})(graph)
-    whole = replace(graph, edge_attr=torch.ones(9, dtype=torch.int64))
-    with pytest.raises(ValueError, match=r"edge_attr is torch\.int64.*floating point.*\.float\(\)"):
-        EdgeMasker(0.5)(whole)
-    single = replace(graph, edge_attr=torch.ones(9))
-    assert int((EdgeMasker(0.5)(single).context.edge_attr == 0).sum()) == 4
-    with pytest.raises(ValueError, match=r"edge_attr is \[9\].*\[edges, features\].*unsqueeze"):
-        EdgeMasker(0.5, indicator=True)(single)
+        with pytest.raises(error, match=said):
+            masker(instance, generator=seeded())
 
 
-@pytest.mark.parametrize("part", ["constraint_features", "edge_attr", "variable_features"])
-@pytest.mark.parametrize("masker", [NodeMasker(0.5), EdgeMasker(0.5), ComposeMaskers(NodeMasker(0.5))])
-def test_a_number_that_is_not_finite_is_refused(masker: Any, part: str):
-    graph = ragged_graphs([3, 4], [2, 5])
-    values = getattr(graph, part).clone()
-    values[1, 0] = torch.nan
-    with pytest.raises(ValueError, match=rf"{part}\[1, 0\] is nan, but must be finite"):
-        masker(replace(graph, **{part: values}))
+GRAPH = two_types([(4, 4, 9), (3, 2, 4)])
+HETERO = three_types([(4, 4, 9), (3, 2, 4)])
+BACK = HETERO.edges["back"]
 
 
-@pytest.mark.parametrize("masker", [NodeMasker(0.5), EdgeMasker(0.5), BlockMasker(0.5)])
-def test_an_edge_between_two_graphs_is_refused(masker: Any):
-    graph = ragged_graphs([3, 4], [2, 5])
-    edges = graph.edge_index.clone()
-    edges[1, 0] = 6
-    with pytest.raises(ValueError, match=r"edge_index\[:, 0\] joins a constraint of graph 0 to a variable of graph 1"):
-        masker(replace(graph, edge_index=edges))
+def moved(row: int, place: int, value: int) -> Graph:
+    index = GRAPH.edge_index.clone()
+    index[row, place] = value
+    return GRAPH.with_streams(GRAPH.nodes, {"edge": Edges(GRAPH.edges["edge"].ends, index, GRAPH.edge_attr)})
 
 
-def test_hops_beyond_every_path_are_as_many_as_there_are_nodes():
-    graph = ragged_graphs([3, 2], [4, 2])
-    far, whole = (BlockMasker(0.5, hops=hops)(graph, generator=seeded()) for hops in (2**31 - 1, 11))
-    for kind in KINDS:
-        assert torch.equal(far.hidden[kind], whole.hidden[kind])
+def begin(offsets: list[int]) -> Graph:
+    nodes = {**GRAPH.nodes, "constraint": Nodes(GRAPH.constraint_features, torch.tensor(offsets))}
+    return GRAPH.with_streams(nodes, GRAPH.edges)
 
 
-@pytest.mark.parametrize("column", [True, 0.0, -1])
-def test_derived_columns_that_are_no_numbers_of_columns_are_refused(column: Any):
-    with pytest.raises((TypeError, ValueError), match=r"derived\['variable'\] is .*"):
-        NodeMasker(0.5, hide_edges=True, derived={"variable": [column]})
+WRONG: dict[str, tuple[Any, Graph, str]] = {
+    **{
+        f"offsets {wrong} of {type(masker).__name__}": (
+            masker, begin(wrong), r"constraint_offsets goes from .*must rise from 0 to the 7 constraint"
+        )
+        for masker in (NodeMasker(0.5), EdgeMasker(0.5), BlockMasker(0.5))
+        for wrong in ([0, 4, 9], [1, 4, 7], [0, 8, 7])
+    },
+    "an edge before": (EdgeMasker(0.5), moved(1, 2, -1), r"edge_index\[1\] reaches from .*there are 6 variable nodes"),
+    "an edge behind": (NodeMasker(0.5, hide_edges=True), moved(1, 2, 6), r"edge_index\[1\] reaches from .*6 variable"),
+    "an edge between": (
+        BlockMasker(0.5),
+        moved(1, int(GRAPH.edge_index[1].argmin()), 5),
+        r"edge_index\[:, \d+\] joins a constraint of graph 0 to a variable of graph 1",
+    ),
+    "a column too far": (
+        EdgeMasker(0.5, derived={"variable": [2]}), GRAPH, r"derived\['variable'\] names column 2.*has 2 columns"
+    ),
+    "derived of no stream": (
+        EdgeMasker(0.5, derived={"row": [0]}), GRAPH, r"derived names the stream 'row'.*'constraint', 'variable'"
+    ),
+    "whole coefficients": (
+        EdgeMasker(0.5), GRAPH.with_values({"edge": torch.ones(13, 1, dtype=torch.int64)}),
+        r"edge_attr is torch\.int64.*floating point.*\.float\(\)",
+    ),
+    "whole coefficients at nodes": (
+        NodeMasker(0.5, hide_edges=True), GRAPH.with_values({"edge": torch.ones(13, 1, dtype=torch.int64)}),
+        r"edge_attr is torch\.int64.*floating point.*\.float\(\)",
+    ),
+    "an indicator beside single numbers": (
+        BlockMasker(0.5, hide_edges=True, indicator=True), GRAPH.with_values({"edge": torch.ones(13)}),
+        r"edge_attr is \[13\].*\[edges, features\].*unsqueeze",
+    ),
+    "edges without attributes": (EdgeMasker(0.5), HETERO, r"edges\['bare'\]\.attr is None.*leave their stream out of"),
+    "edges that are not turned round": (
+        EdgeMasker({"has": 0.5}, reverse={"near": "has"}), HETERO, r"'near' is 'has' in the other direction, but the g"
+    ),
+    "edges that differ": (
+        EdgeMasker({"has": 0.5}, reverse=BOTH_WAYS),
+        Graph(HETERO.nodes, {**HETERO.edges, "back": BACK._replace(index=BACK.index.flip(1))}),
+        r"but their edges differ; store both in the same order",
+    ),
+    "no edges": (EdgeMasker(0.5), Graph(HETERO.nodes, {}), r"edges \[\], of which none can be drawn"),
+    "no features": (
+        NodeMasker(0.5), GRAPH.with_values({"variable": torch.ones(6, 0)}), r"variable_features is \[6, 0\].*nothing"
+    ),
+    **{
+        f"a number of {stream}": (
+            masker,
+            GRAPH.with_values({stream: GRAPH.values()[stream].index_fill(0, torch.tensor(1), torch.nan)}),
+            rf"{stream}_\w+\[1, 0\] is nan, but must be finite",
+        )
+        for stream in ("constraint", "edge", "variable")
+        for masker in (NodeMasker(0.5), ComposeMaskers(EdgeMasker(0.5)))
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("masker", "graph", "said"), WRONG.values(), ids=WRONG)
+def test_graphs_that_cannot_be_hidden_are_refused_before_a_draw(masker: Any, graph: Graph, said: str):
+    generator = seeded()
+    state = generator.get_state()
+    with pytest.raises(ValueError, match=said):
+        masker(graph, generator=generator)
+    assert torch.equal(generator.get_state(), state)
+
+
+def test_single_numbers_on_edges_and_missing_features_are_hidden_where_they_can_be():
+    single = GRAPH.with_values({"edge": torch.ones(13)})
+    assert int((EdgeMasker(0.5)(single).context.edge_attr == 0).sum()) == 4 + 2
+    bare = GRAPH.with_values({"variable": torch.ones(6, 0)})
+    assert NodeMasker(0.5, hide_edges=True)(bare).hidden["variable"].sum() == 2 + 1

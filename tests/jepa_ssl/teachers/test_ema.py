@@ -416,7 +416,7 @@ def test_what_was_computed_before_serves_as_target_and_saves_the_pass(teacher: A
         before = calls
         given = encode(x) if whole else None  # as the pass of the task would be
         parameters = [*encoder.parameters(), *jepa.parameters()]
-        loss = jepa(encode, x, whole=given, generator=seeded()).total
+        loss = jepa(encode, x, precomputed_target=given, generator=seeded()).total
         results.append((loss, list(torch.autograd.grad(loss, parameters))))
         assert calls - before == 2
     (plain, gradients), (saved, others) = results

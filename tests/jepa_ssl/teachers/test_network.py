@@ -146,7 +146,9 @@ def test_what_it_was_not_built_for_is_refused():
     with pytest.raises(ValueError, match=r"streams \['instance'\].*\['constraint', 'variable'\]"):
         embed(teacher, {"instance": torch.ones(2, 2)})
     for shape in ((7, 4), (7,), (1, 7, 2)):
-        with pytest.raises(ValueError, match=r"'constraint': the target is \[.*\], but.*\[items, 2\]"):
+        with pytest.raises(
+            ValueError, match=r"target\['constraint'\] is .*, but must be .*\[items, 2\]; give TargetNetwork in sizes"
+        ):
             embed(teacher, {**states(), "constraint": torch.ones(shape)})
 
 

@@ -220,7 +220,7 @@ def test_what_a_pass_cannot_see_is_said_when_the_state_is_saved(shown: str):
 
     def forgetful(steps: int) -> None:
         for _ in range(steps):
-            run(given, x, whole=encoder(x) if shown == "whole" else None).total.backward()
+            run(given, x, precomputed_target=encoder(x) if shown == "whole" else None).total.backward()
             step()
 
     forgetful(30)

@@ -204,7 +204,7 @@ class HidesTheRest:
         (Deaf, FLAT, "all 5 embeddings of stream 'instance' are equal"),
         (Restless, FLAT, "two passes over one batch differ: something random stays awake"),
         (Uncopyable, FLAT, "cannot be copied, so EMATeacher cannot follow it: TypeError"),
-        (Closure, FLAT, "runs a model outside itself"),
+        (Closure, FLAT, "calls a model captured in a closure"),
         (BatchSize, FLAT, "nothing of the encoder but its projector has weights that learn"),
         (Shared, FLAT, "shares weights with it"),
         (Detached, FLAT, "no gradient reaches the trunk"),

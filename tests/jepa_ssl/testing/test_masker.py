@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 from builders import ragged_graphs, seeded
+from random_graphs import three_types
 from torch import Tensor
 
 from jepa_ssl import (
@@ -25,7 +26,7 @@ from jepa_ssl.maskers import GaussianNoise, GroupMasker, LearnedToken, Seeds, Sh
 from jepa_ssl.protocols import ViewMaker
 from jepa_ssl.testing import check_masker
 
-Random = torch.Generator | None
+Random = Any  # plain functions draw with torch alone
 ENTRIES = 11  # LPs of 2 rows and 3 columns
 FILLS = [Zeros(), GaussianNoise(), Shuffled(), LearnedToken({"instance": 1, "constraint": 3, "variable": 2})]
 
@@ -75,6 +76,23 @@ def test_the_maskers_of_the_package_draw_uniformly():
     check_masker(NodeMasker(0.4), [ragged_graphs([6, 3], [4, 5])], uniform=["constraint", "variable"])
     check_masker(EdgeMasker(0.5), [ragged_graphs([7], [4])], uniform=["edge"])
     check_masker(BlockMasker(0.5, hops=1), [ragged_graphs([5], [1])], uniform=["constraint"])  # a star: all alike
+
+
+HETERO = [three_types([(4, 3, 9), (1, 1, 1), (6, 4, 12), (0, 2, 3)]), three_types([])]
+
+
+@pytest.mark.parametrize("indicator", [False, True])
+def test_the_maskers_of_graphs_of_three_types_pass(indicator: bool):
+    derived = {"row": [0], "column": [1]}
+    some, both_ways = {"has": 0.5, "near": 0.4}, {"back": "has"}
+    for masker, ratio in (
+        (NodeMasker(0.4, Shuffled(), indicator=indicator), 0.4),
+        (NodeMasker({"row": 0, "column": 0.5}, hide_edges=True, derived=derived, indicator=indicator), {"column": 0.5}),
+        (BlockMasker(0.5, blocks=2, hide_edges=True, derived=derived, indicator=indicator), 0.5),
+        (EdgeMasker(some, GaussianNoise(), derived=derived, reverse=both_ways, indicator=indicator), some),
+    ):
+        check_masker(masker, HETERO, ratio=ratio, seeds=Seeds)
+    check_masker(ComposeMaskers(NodeMasker(0.4), EdgeMasker(some)), HETERO, seeds=Seeds)
 
 
 @pytest.mark.slow

@@ -1,0 +1,57 @@
+"""Files that are written whole or not at all."""
+
+import os
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import BinaryIO
+
+SUFFIX = ".tmp"  # of unfinished files, whose names begin with a dot
+
+
+def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
+    """Replace the file at `path` by what `write` puts into the open file that it is given.
+
+    Whatever happens meanwhile, `path` holds its old content or the whole new one: the new one is written beside it,
+    synced to the disk, and renamed.
+
+    Raises:
+        OSError: the disk is full, or does not take the file for another reason; the old content is still there.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     write_atomically(Path(folder) / "greeting", lambda file: file.write(b"hello"))
+    ...     (Path(folder) / "greeting").read_bytes()
+    b'hello'
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}{SUFFIX}")
+    try:
+        with open(temporary, "w+b") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+        _sync(path.parent)
+    except (OSError, RuntimeError) as error:
+        # torch.save hides the disk's error behind a RuntimeError of its own.
+        reason = error if isinstance(error, OSError) else error.__context__
+        if not isinstance(reason, OSError):
+            raise
+        raise OSError(
+            f"{path} cannot be written ({reason.strerror or reason}), and is as it was before; free space on its disk, "
+            f"or name another folder."
+        ) from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _sync(folder: Path) -> None:
+    """Sync the names in `folder` to the disk: a file whose name is missing would be lost in a power failure."""
+    if os.name != "posix":
+        return
+    with suppress(OSError):  # some file systems cannot
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)

@@ -1,0 +1,134 @@
+"""The fast draw on a CPU: a coin for each item, then random items more or fewer until each count is exact.
+
+Random numbers are what a draw costs on a CPU. A coin takes one random byte or less, and about sqrt(items) items are
+repaired afterwards. The draw is uniform: each step treats all items of a row alike, so that all sets of the final size
+are equally likely. It looks at numbers, so on a GPU it would wait.
+"""
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from jepa_ssl.segments import segment_sums
+
+
+def repaired_rows(
+    valid: Tensor | None, sizes: Tensor, wanted: Tensor, entries: int, ratio: float, generator: torch.Generator | None
+) -> Tensor:
+    """Choose `wanted` of each row's `sizes` valid entries, about `ratio` of all: bool `[rows, entries]`.
+
+    `sizes` and `wanted` are int64 `[rows]`.
+    """
+    batch = len(sizes)
+    wanted, choose_visible = _fewer_half(sizes, wanted, ratio)
+    chosen = _coins(_share(sizes, wanted), entries, ratio, generator)
+    width = chosen.size(1)
+    chosen[:, entries:] = False
+    if valid is not None:
+        chosen[:, :entries] &= valid
+        valid = functional.pad(valid, (0, width - entries)).view(-1)
+    first, span = torch.arange(batch) * width, torch.full((batch,), entries)
+    _repair(chosen.view(-1), valid, first, span, sizes, wanted, _row_sums(chosen), generator)
+    if choose_visible:
+        chosen = chosen.logical_not_() if valid is None else chosen.logical_xor_(valid.view(batch, width))
+    return chosen[:, :entries].contiguous()
+
+
+def repaired_segments(
+    offsets: Tensor, items: int, wanted: Tensor, ratio: float, generator: torch.Generator | None
+) -> Tensor:
+    """Choose `wanted`, int64 `[segments]`, of each segment's items: bool `[items]`; about `ratio` of all."""
+    sizes = offsets.diff()
+    wanted, choose_visible = _fewer_half(sizes, wanted, ratio)
+    words = _random_words((-(-items // 8),), generator)
+    coin = (256 * _share(sizes, wanted)).round().to(torch.uint8)
+    chosen = words.view(torch.uint8)[:items] < coin.repeat_interleave(sizes, output_size=items)
+    _repair(chosen, None, offsets[:-1], sizes, sizes, wanted, segment_sums(chosen, offsets), generator)
+    return ~chosen if choose_visible else chosen
+
+
+def _fewer_half(sizes: Tensor, wanted: Tensor, ratio: float) -> tuple[Tensor, bool]:
+    """How many items to choose, and whether as the visible ones: fewer than half, so that a free one is soon found."""
+    return (sizes - wanted, True) if ratio > 0.5 else (wanted, False)
+
+
+def _share(sizes: Tensor, wanted: Tensor) -> Tensor:
+    """The probability with which to choose each item, so that about `wanted` are chosen."""
+    share = wanted / sizes.clamp(min=1).double()
+    # Err low: adding items by rejection is cheaper than finding chosen ones to remove.
+    deviation = (sizes * share * (1 - share)).sqrt()
+    return (share - 3 * deviation * (1 - 2 * share) / sizes.clamp(min=1)).clamp(min=0)
+
+
+def _coins(share: Tensor, entries: int, ratio: float, generator: torch.Generator | None) -> Tensor:
+    """A coin for each entry that is True with a probability of about `share [rows]`, in [0, 1/2].
+
+    Returns bool `[rows, at least entries]`, whole words per row. A coin is a random binary number below `share`,
+    compared digit by digit, 64 coins at once. There are as many digits as `ratio` has, but at most eight.
+    """
+    digits = next((count for count in range(1, 8) if (ratio * 2**count).is_integer()), 8)
+    below = (share * 2**digits).round().long().unsqueeze(1)
+    words = -(-max(entries, 1) // 64)
+    random = _random_words((digits, len(share), words), generator)
+    coins = random[0] & -(below & 1)
+    for digit in range(1, digits):  # from the last digit to the first, which decides where it differs
+        one = -(below >> digit & 1)
+        coins = (coins & random[digit]) | ((coins ^ random[digit]) & one)
+    # Each bit of a word goes to the end of a byte of its own, eight of them in each of eight words.
+    marks = (coins.unsqueeze(1) >> torch.arange(8).unsqueeze(1)).bitwise_and_(0x0101010101010101)
+    return marks.view(len(share), 8 * words).view(torch.bool)
+
+
+def _random_words(shape: tuple[int, ...], generator: torch.Generator | None) -> Tensor:
+    """Random int64; eight random bytes cost as much as one."""
+    return torch.empty(shape, dtype=torch.int64).random_(-(2**63), None, generator=generator)
+
+
+def _row_sums(marks: Tensor) -> Tensor:
+    """How many of each row's marks, bool `[rows, 8 * words]`, are True, from sums of eight bytes at once."""
+    words = marks.view(torch.int64)
+    # Up to 255 words no byte of a sum overflows into the next.
+    sums = [words[:, first : first + 255].sum(1) for first in range(0, words.size(1), 255)]
+    return torch.stack(sums, dim=1).view(torch.uint8).sum(1)
+
+
+def _repair(
+    chosen: Tensor,
+    valid: Tensor | None,
+    first: Tensor,
+    span: Tensor,
+    sizes: Tensor,
+    wanted: Tensor,
+    count: Tensor,
+    generator: torch.Generator | None,
+) -> None:
+    """Choose or release random items, until each row has `wanted` of its `sizes` items in place of `count`.
+
+    Row r has the `span[r]` places from `first[r]` in `chosen` and `valid`, both bool and flat.
+    """
+    count = count.clone()
+    stamp = torch.empty(len(chosen), dtype=torch.int32)  # costs nothing but where it is written
+    while len(short := (count != wanted).nonzero().squeeze(1)):
+        have = count[short]
+        missing, add = (wanted[short] - have).abs(), wanted[short] > have
+        suitable = torch.where(add, sizes[short] - have, have) / span[short]
+        # Enough tries that the first round is nearly always the last, but a bounded number where few items are
+        # suitable.
+        tries = (missing + 4 * (missing * (1 - suitable)).sqrt() + 1) / suitable
+        tries = tries.long().minimum(4096 + 8 * missing)
+        ends = tries.cumsum(0)
+        row = torch.repeat_interleave(tries)
+        place = torch.rand(row.shape, dtype=torch.float64, generator=generator)
+        place = (place * span[short].index_select(0, row)).long() + first[short].index_select(0, row)
+        fits = chosen.index_select(0, place) != add.index_select(0, row)
+        if valid is not None:
+            fits &= valid.index_select(0, place)
+        # An item that was tried twice counts once: the last stamp stays.
+        number = torch.arange(len(place), dtype=torch.int32)
+        fits &= stamp.scatter_(0, place, number).index_select(0, place) == number
+        nth = functional.pad(fits.cumsum(0), (1, 0))
+        before = nth.index_select(0, ends - tries)
+        taken = (fits & (nth[1:] <= (before + missing).index_select(0, row))).nonzero().squeeze(1)
+        chosen.scatter_(0, place.index_select(0, taken), add.index_select(0, row.index_select(0, taken)))
+        repaired = (nth.index_select(0, ends) - before).minimum(missing)
+        count[short] = have + torch.where(add, repaired, -repaired)

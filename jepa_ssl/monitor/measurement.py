@@ -1,0 +1,84 @@
+"""The measures of all streams at one step: computed on their device, read later on the host."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from jepa_ssl.diagnostics import gram, mean_cosine, prediction_cosine, rank_of_gram, spread, teacher_distance
+from jepa_ssl.monitor.pool import Parts, Pool
+
+GENERAL = ""  # the stream of what concerns all of them
+
+
+@dataclass
+class Measurement:
+    """What was measured at a step, on its way to the host."""
+
+    step: int
+    names: list[tuple[str, str]]  # stream and measure
+    values: Tensor  # [names]
+    grams: dict[tuple[str, str], Tensor]  # the ranks are computed on the host, because a GPU would have to wait
+    copied: torch.cuda.Event | None = None  # when they have arrived
+
+    @staticmethod
+    def of(step: int, pools: Mapping[str, Pool], general: Mapping[str, Tensor]) -> "Measurement":
+        scalars = {(GENERAL, name): value for name, value in general.items()}
+        grams: dict[tuple[str, str], Tensor] = {}
+        for stream, pool in pools.items():
+            measures, products = _measures(pool.latest())
+            scalars |= {(stream, name): value for name, value in measures.items()}
+            grams |= {(stream, name): value for name, value in products.items()}
+        device = general["loss"].device  # what was resumed may be elsewhere
+        values = torch.stack([value.to(device, torch.float32) for value in scalars.values()])
+        on_host = {name: g.to("cpu", non_blocking=True) for name, g in grams.items()}
+        measured = Measurement(step, list(scalars), values.to("cpu", non_blocking=True), on_host)
+        if values.is_cuda:
+            measured.copied = torch.cuda.Event()
+            measured.copied.record(torch.cuda.current_stream(values.device))
+        return measured
+
+    def read(self, items: int) -> dict[str, dict[str, float]]:
+        """Stream -> measure -> value, with the ranks of `items` items; `GENERAL` is one of the streams."""
+        self.wait()
+        streams: dict[str, dict[str, float]] = {}
+        values: list[float] = self.values.tolist()  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
+        for (stream, name), value in zip(self.names, values, strict=True):
+            streams.setdefault(stream, {})[name] = value
+        for (stream, name), products in self.grams.items():
+            streams[stream][name] = rank_of_gram(products, items).item()
+        return streams
+
+    def wait(self) -> None:
+        if self.copied is not None:
+            self.copied.synchronize()
+
+    def state(self) -> dict[str, Any]:
+        self.wait()
+        grams = [[*name, products] for name, products in self.grams.items()]
+        return {"step": self.step, "names": self.names, "values": self.values, "grams": grams}
+
+    @staticmethod
+    def restored(state: Mapping[str, Any]) -> "Measurement":
+        names = [(stream, measure) for stream, measure in state["names"]]
+        grams = {(stream, measure): products for stream, measure, products in state["grams"]}
+        return Measurement(state["step"], names, state["values"], grams)
+
+
+def _measures(z: Parts) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """The scalar measures of a stream's items, and the Gram matrices that the ranks are computed from."""
+    valid = z.get("valid")
+    scalars: dict[str, Tensor] = {}
+    grams: dict[str, Tensor] = {}
+    for part, prefix in (("embedding", ""), ("feature", "feature_")):
+        if part in z:
+            scalars[prefix + "spread"] = spread(z[part], valid)
+            scalars[prefix + "mean_cosine"] = mean_cosine(z[part], valid)
+            grams[prefix + "rank"] = gram(z[part], valid)
+    if "prediction" in z and "target" in z:
+        scalars["prediction_cosine"] = prediction_cosine(z["prediction"], z["target"], valid)
+        if z["target"].shape == z["embedding"].shape:
+            scalars["teacher_distance"] = teacher_distance(z["embedding"], z["target"], valid)
+    return scalars, grams

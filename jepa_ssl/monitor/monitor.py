@@ -1,0 +1,216 @@
+"""The alarm: warn in one sentence when embeddings collapse or the JEPA gradient is out of proportion."""
+
+import math
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from torch import Tensor, nn
+
+from jepa_ssl.checks import whole_number
+from jepa_ssl.monitor.evidence import Watch, gradient_message, gradient_side
+from jepa_ssl.monitor.measurement import GENERAL, Measurement
+from jepa_ssl.monitor.packing import pack, unpack
+from jepa_ssl.monitor.pool import Pool, parts_of
+from jepa_ssl.processes import rank
+from jepa_ssl.protocols import JEPALoss
+
+# The share of a gradient changes from batch to batch, so it has to be on one side this many times in a row.
+IN_A_ROW = 3
+
+GRADIENTS = "gradients"
+
+
+class CollapseWarning(UserWarning):
+    """The embeddings of a stream have collapsed, or the JEPA gradient is out of proportion to the task's."""
+
+
+@dataclass(frozen=True)
+class Episode:
+    """A collapse from its first evidence to its end, and the sentence of its warning."""
+
+    what: str  # the stream, or "gradients"
+    since: int
+    until: int | None  # None while it lasts
+    message: str
+
+
+class CollapseMonitor(nn.Module):
+    """Warns once per episode when a stream collapses: which, since when, what fell, and what to try.
+
+    Give it to the objective, which shows it each loss in training and tells it of each optimizer step:
+    `JEPAObjective(..., monitor=CollapseMonitor())`. Every `every` steps it measures the latest items of each stream:
+    effective rank, spread and mean cosine of the online encoder's embeddings of the context, and of the features where
+    the encoder names them; the cosine of prediction and target; the distance of student and teacher, if the views keep
+    the items' order. The reference is the same encoder at the start.
+
+    Each measurement counts by the logarithm of how far it has fallen, and the counts add up. So the monitor reports a
+    severe collapse within 50 steps and a mild one if it persists. It reports nothing in the first 100 steps, because
+    healthy runs may dip at first. An episode ends when a recovery has outweighed it. Each is reported by a
+    `CollapseWarning`, in the log, and in `episodes`.
+
+    The reference is the first full pool of `items` items of a stream. If a batch has as many, it is of the encoder at
+    initialisation. If not, the encoder has moved by then; for the exact reference call the objective on a few batches
+    under `torch.no_grad()` before you train.
+
+    With several processes (`torch.distributed`, its default group) the first watches its own items and reports for all:
+    they have the same weights.
+
+    Nothing waits for a GPU: measures are read half of `every` steps later. The state, with the latest items in it, is
+    saved and resumed with the objective's. In a `state_dict` it is one uint8 tensor.
+
+    Args:
+        every: steps from one measurement to the next.
+        items: number of items of a stream that are measured; ranks above `items - 1` cannot be seen.
+        log: called with a row and the step at each reading: `wandb.log`, or a function of yours. A row holds the floats
+            `monitor/<measure>/<stream>` and `monitor/feature_<measure>/<stream>` of the step `monitor/step`, and the
+            text `monitor/warning` where there is one.
+
+    >>> import torch
+    >>> from jepa_ssl.protocols import Encoded
+    >>> monitor = CollapseMonitor(log=lambda row, step: print(step, round(row["monitor/rank/node"])))
+    >>> for step in range(20):
+    ...     z = torch.eye(64)
+    ...     monitor.observe(JEPALoss(torch.tensor(0.5), {}, {"node": z}, {"node": z}, Encoded({"node": z})))
+    ...     monitor.step()
+    5 63
+    15 63
+    """
+
+    def __init__(
+        self, every: int = 10, *, items: int = 64, log: Callable[[dict[str, Any], int], object] | None = None
+    ) -> None:
+        super().__init__()
+        self.every = whole_number("every", every, least=1)
+        self.items = whole_number("items", items, least=8)
+        self.log = log
+        self.steps = 0
+        self.episodes: list[Episode] = []
+        self._pools: dict[str, Pool] = {}
+        self._general: dict[str, Tensor] = {}
+        self._unread: list[Measurement] = []
+        self._watches: dict[str, Watch] = {}
+        self._shares: list[tuple[int, str]] = []  # the latest steps with gradients, and on which side of the limits
+
+    def observe(self, loss: JEPALoss) -> None:
+        """Keep some items of a loss: call it at each forward pass in training."""
+        if rank() > 0:
+            return
+        self._general["loss"] = loss.terms.get("total", loss.total).detach()
+        for stream in loss.context.embeddings:
+            self._pools.setdefault(stream, Pool(self.items)).add(parts_of(loss, stream))
+
+    def observe_gradients(self, norms: Mapping[str, Tensor]) -> None:
+        """Take `gradient_share({"task": ..., "jepa": ...}, trunk.parameters())`; once in a hundred steps is enough.
+
+        The monitor warns if JEPA's is below a thousandth of the task's, or above the task's, three times in a row.
+
+        Raises:
+            ValueError: the two are not named "task" and "jepa".
+        """
+        if not norms.keys() >= {"task", "jepa"}:
+            raise ValueError(
+                f"norms has {sorted(norms)}, but must have 'task' and 'jepa'; name the losses so in gradient_share."
+            )
+        self._general |= {"task_gradient": norms["task"].detach(), "jepa_gradient": norms["jepa"].detach()}
+
+    def step(self) -> None:
+        """Count an optimizer step; measure every `every` steps, and read half as many steps later."""
+        self.steps += 1
+        known = len(self.episodes)
+        if self.steps % self.every == self.every // 2 and self._unread:
+            row = self._read()
+            if self.log is not None:
+                self.log(row, self.steps)
+        # Each item counts once: a stream may pause while the task is trained alone.
+        pools = {stream: pool for stream, pool in self._pools.items() if pool.is_fresh and pool.is_full}
+        if self.steps % self.every:  # a reference is taken as soon as possible
+            referenced = self._watches.keys() | {stream for unread in self._unread for stream, _ in unread.names}
+            pools = {stream: pool for stream, pool in pools.items() if stream not in referenced}
+        if pools:
+            self._unread.append(Measurement.of(self.steps, pools, self._general))
+            self._general = {"loss": self._general["loss"]}  # gradients are counted once
+            for pool in pools.values():
+                pool.is_fresh = False
+        for episode in self.episodes[known:]:  # last of all, because a filter may turn warnings into errors
+            warnings.warn(episode.message, CollapseWarning, stacklevel=3)  # the training loop, behind the objective
+
+    def _read(self) -> dict[str, Any]:
+        """Judge what was measured; return the row of the log."""
+        row: dict[str, Any] = {}
+        known = len(self.episodes)
+        unread, self._unread = self._unread, []
+        for measured in unread:
+            streams = measured.read(self.items)
+            row |= {"monitor/step": measured.step} | {
+                f"monitor/{name}/{stream}" if stream else f"monitor/{name}": value
+                for stream, measures in streams.items()
+                for name, value in measures.items()
+            }
+            general = streams.pop(GENERAL)
+            for stream, measures in streams.items():
+                self._judge(stream, measured.step, measures, general["loss"])
+            if "jepa_gradient" in general:
+                self._judge_gradients(measured.step, general["task_gradient"], general["jepa_gradient"])
+        if known < len(self.episodes):
+            row["monitor/warning"] = " ".join(episode.message for episode in self.episodes[known:])
+        return row
+
+    def _judge(self, stream: str, step: int, measures: dict[str, float], loss: float) -> None:
+        now = measures | {"loss": loss}
+        if stream not in self._watches and not all(map(math.isfinite, (measures["spread"], measures["rank"]))):
+            return  # it is no reference; in half precision the first steps may overflow
+        watch = self._watches.setdefault(stream, Watch(step, now))
+        watch.weigh(step, now)
+        if watch.has_collapsed and not self._lasts(stream):
+            self._begin(stream, watch.since, watch.message(stream, step, now))
+        elif watch.is_well:
+            self._end(stream, step)
+
+    def _judge_gradients(self, step: int, task: float, jepa: float) -> None:
+        if not (math.isfinite(task) and math.isfinite(jepa) and task + jepa > 0.0):
+            return
+        side = gradient_side(task, jepa)
+        self._shares = [*self._shares, (step, side)][-IN_A_ROW:]
+        if [seen for _, seen in self._shares] != [side] * IN_A_ROW:
+            return
+        if side == "between":
+            self._end(GRADIENTS, step)
+        elif not self._lasts(GRADIENTS):
+            self._begin(GRADIENTS, self._shares[0][0], gradient_message(side, self._shares[0][0], task, jepa))
+
+    def _lasts(self, what: str) -> bool:
+        return any(episode.what == what and episode.until is None for episode in self.episodes)
+
+    def _begin(self, what: str, since: int, message: str) -> None:
+        self.episodes.append(Episode(what, since, None, message))
+
+    def _end(self, what: str, step: int) -> None:
+        self.episodes = [
+            replace(episode, until=step) if episode.what == what and episode.until is None else episode
+            for episode in self.episodes
+        ]
+
+    def get_extra_state(self) -> Tensor:
+        return pack(
+            {
+                "steps": self.steps,
+                "episodes": [asdict(episode) for episode in self.episodes],
+                "pools": {stream: pool.state() for stream, pool in self._pools.items()},
+                "general": dict(self._general),
+                "unread": [measured.state() for measured in self._unread],
+                "watches": {stream: asdict(watch) for stream, watch in self._watches.items()},
+                "shares": list(self._shares),
+            }
+        )
+
+    def set_extra_state(self, state: Tensor) -> None:
+        saved = unpack(state)
+        self.steps = saved["steps"]
+        self.episodes = [Episode(**episode) for episode in saved["episodes"]]
+        self._pools = {stream: Pool(self.items).restored(pool) for stream, pool in saved["pools"].items()}
+        self._general = dict(saved["general"])
+        self._unread = [Measurement.restored(measured) for measured in saved["unread"]]
+        self._watches = {stream: Watch(**watch) for stream, watch in saved["watches"].items()}
+        self._shares = list(saved["shares"])

@@ -1,0 +1,86 @@
+"""The latest items of a stream, kept on their device."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from jepa_ssl.checks import describe
+from jepa_ssl.protocols import JEPALoss
+
+Parts = dict[str, Tensor]
+"""Of the same items: "embedding", and "feature", "valid", "prediction" and "target" as far as there are any."""
+
+
+class Pool:
+    """The latest `items` items of a stream, from as many batches as they need."""
+
+    def __init__(self, items: int) -> None:
+        self.items = items
+        self.batches: list[Parts] = []
+        self.size = 0  # items in all batches together
+        self.is_fresh = False  # whether some were not measured yet
+
+    @property
+    def is_full(self) -> bool:
+        return self.size >= self.items
+
+    def add(self, parts: Mapping[str, Tensor]) -> None:
+        self.batches.append(self._some(parts))
+        self.size += len(self.batches[-1]["embedding"])
+        self.is_fresh = True
+        while self.size - len(self.batches[0]["embedding"]) >= self.items:
+            self.size -= len(self.batches.pop(0)["embedding"])
+
+    def _some(self, parts: Mapping[str, Tensor]) -> Parts:
+        """At most `items` rows, evenly over the real ones; copied, so that they do not keep a large batch alive."""
+        rows, valid = len(parts["embedding"]), parts.get("valid")
+        place = torch.arange(min(rows, self.items), device=parts["embedding"].device)
+        if valid is None:
+            chosen = place * rows // max(len(place), 1)
+            return {part: z.detach().index_select(0, chosen) for part, z in parts.items()}
+        up_to = valid.cumsum(0)
+        real = valid.sum()
+        nth = torch.where(real >= len(place), place * real // max(len(place), 1), place)
+        chosen = torch.searchsorted(up_to, nth + 1).clamp(max=rows - 1)
+        # With fewer real items than places, the last places hold padding.
+        return {part: z.detach().index_select(0, chosen) for part, z in parts.items()} | {"valid": place < real}
+
+    def latest(self) -> Parts:
+        """The parts that all batches have, `[items, *]` each."""
+        newest = self.batches[-1]
+        device = newest["embedding"].device  # what was resumed may be elsewhere
+        shared = [part for part in newest if all(part in batch for batch in self.batches)]
+        return {part: torch.cat([batch[part].to(device) for batch in self.batches])[-self.items :] for part in shared}
+
+    def state(self) -> dict[str, Any]:
+        return {"batches": list(self.batches), "size": self.size, "is_fresh": self.is_fresh}
+
+    def restored(self, state: Mapping[str, Any]) -> "Pool":
+        """This pool with a saved state."""
+        vars(self).update({**state, "batches": list(state["batches"])})
+        return self
+
+
+def parts_of(loss: JEPALoss, stream: str) -> Parts:
+    """What a loss says of the items of a stream.
+
+    Raises:
+        ValueError: the embeddings are not `[items, dim]`.
+    """
+    embedding = loss.context.embeddings[stream]
+    if embedding.ndim != 2:
+        raise ValueError(
+            f"loss.context.embeddings[{stream!r}] is {describe(embedding)}, but must be [items, dim]; give one row for "
+            f"each item."
+        )
+    parts = {
+        "embedding": embedding,
+        "feature": loss.context.features.get(stream),
+        "valid": loss.context.valid.get(stream),
+        "prediction": loss.predictions.get(stream),
+        "target": loss.targets.get(stream),
+    }
+    # Views that add or drop items have predictions of other items.
+    return {part: z for part, z in parts.items() if z is not None and z.shape[:1] == embedding.shape[:1]}

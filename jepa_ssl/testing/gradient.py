@@ -1,0 +1,91 @@
+"""Whether gradients of an encoder's embeddings reach the trunk, and nothing outside the encoder."""
+
+import copy
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from jepa_ssl.names import submodules, unwrapped
+from jepa_ssl.protocols import Embeddings
+
+
+def fault_in_gradient(
+    encoder: nn.Module, trunk: nn.Module | None, embed: Callable[[nn.Module], Embeddings]
+) -> str | None:
+    """What is wrong, in a sentence; None if nothing is. `embed` runs an encoder on the batch."""
+    awake = copy.deepcopy(encoder).train()
+    wanted = _wanted(encoder, awake, trunk)
+    if wanted is None:
+        return (
+            "the trunk is not a submodule of the encoder, so no teacher copies it, and encoder.parameters() lacks it; "
+            "keep it as an attribute."
+        )
+    if not wanted:
+        return (
+            "nothing of the encoder but its projector has weights that learn; keep the trunk as an attribute of the "
+            "encoder, and unfreeze it."
+        )
+    loss = _loss(embed(awake))
+    own = set(map(id, awake.parameters()))
+    if any(id(leaf) not in own for leaf in _leaves(loss)):
+        return (
+            "the embeddings depend on weights that are not the encoder's: it calls a model captured in a closure, so a "
+            "copy would share its weights; store the model as an attribute."
+        )
+    reached = _reached(loss, wanted)
+    if not any(bool(gradient.any()) for gradient in reached.values()):
+        return "no gradient reaches the trunk: it is called under torch.no_grad(), or what it returns is detached."
+    unreached = sorted(wanted.keys() - reached.keys())
+    if trunk is not None and unreached:
+        return f"no gradient reaches {unreached} of the trunk; take its features behind these, or name a smaller trunk."
+    return None
+
+
+def of_trunk(encoder: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
+    """All weights except those of a submodule called projector."""
+    projector = dict(unwrapped(encoder).named_children()).get("projector")
+    left_out = set(map(id, projector.parameters())) if projector is not None else set[int]()
+    for name, parameter in encoder.named_parameters():
+        if id(parameter) not in left_out:
+            yield name, parameter
+
+
+def _wanted(encoder: nn.Module, awake: nn.Module, trunk: nn.Module | None) -> dict[str, nn.Parameter] | None:
+    """The weights of the copy that a gradient should reach; None if the trunk is not in the encoder."""
+    if trunk is None:
+        return {name: parameter for name, parameter in of_trunk(awake) if parameter.requires_grad}
+    paths = [name for name, module in submodules(encoder) if module is trunk]
+    if not paths:
+        return None
+    in_trunk = set(map(id, awake.get_submodule(paths[0]).parameters()))
+    return {name: p for name, p in awake.named_parameters() if id(p) in in_trunk and p.requires_grad}
+
+
+def _loss(embeddings: Embeddings) -> Tensor:
+    # Unequal weights, because the sum of normalised numbers may not depend on its input at all.
+    return torch.stack(
+        [(z * torch.linspace(-1, 2, z.numel(), device=z.device).view_as(z)).sum() for z in embeddings.values()]
+    ).sum()
+
+
+def _reached(loss: Tensor, wanted: dict[str, nn.Parameter]) -> dict[str, Tensor]:
+    if not loss.requires_grad:
+        return {}
+    found: Any = torch.autograd.grad(loss, list(wanted.values()), allow_unused=True)
+    return {name: gradient for name, gradient in zip(wanted, found, strict=True) if gradient is not None}
+
+
+def _leaves(loss: Tensor) -> Iterator[Tensor]:
+    """The tensors in which the graph of `loss` ends."""
+    seen: set[Any] = set()
+    nodes: list[Any] = [loss.grad_fn]
+    while nodes:
+        node = nodes.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        if hasattr(node, "variable"):
+            yield node.variable
+        nodes += [following for following, _ in node.next_functions]
