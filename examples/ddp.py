@@ -9,7 +9,7 @@ and a penalty, with a JEPA term beside. Both commands print the same loss, for
 - each batch is dealt out: process r of P has its LPs r, r + P, ...;
 - what is hidden of an LP follows from its number and the epoch, not from who has it;
 - one module holds the whole step, so that DDP sees, and averages, every gradient;
-- the JEPA loss is that of the whole batch by itself; the task's, by `processes.total`.
+- the JEPA loss is that of the whole batch by itself; the task's, by `processes.all_reduce_sum`.
 """
 
 import argparse
@@ -69,7 +69,7 @@ class Step(nn.Module):
         row, column = graph.edge_index
         product = torch.zeros_like(graph.constraint_features).index_add(0, row, graph.edge_attr * x[column])
         task = (graph.variable_features * x).sum() + 10.0 * (product - graph.constraint_features).relu().sum()
-        jepa = self.jepa(self.encoder, graph, seeds=seeds)
+        jepa = self.jepa(self.encoder, graph, generator=seeds)
         return {"task": all_reduce_sum(task, self.training) / lps, "jepa": jepa.total}
 
 

@@ -18,11 +18,10 @@ sys.path.insert(0, str(Path(__file__).parent / "kkt_nets"))
 os.environ.setdefault("WANDB_MODE", "disabled")
 
 import evaluate
-import figures
-import tables
 import train
-from atomic import writable_folder
+from data.splits import writable_folder
 from matplotlib.figure import Figure
+from report import figures, tables
 
 MARKER = ".demo"  # in a folder that the demo made
 SETTINGS = (

@@ -2,10 +2,11 @@
 
 python examples/hetero_pyg.py [--steps 200]
 
-LPs as graphs of rows, columns and one objective node. Every node has the same feature, 1: A stands on the edges between
-rows and columns, b and c on those between the objective and these, each in both directions. To hide nodes alone would
-hide nothing, for their edges say it all; `hide_edges` hides the coefficients at hidden nodes too, in both directions.
-The objective node is alone of its kind, and has no stream. What may go wrong is checked before the training.
+LPs are graphs of rows, columns and one objective node. Every node has the same feature, 1: A stands on the edges
+between rows and columns, b and c on those between the objective and these, each in both directions. Hiding nodes alone
+would hide nothing, because their edges say it all; `hide_edges` hides the coefficients at hidden nodes too, in both
+directions. The objective node is alone of its type: the ratio does not name it, and the encoder does not return it.
+The script checks encoder and teacher before the training.
 """
 
 import argparse
@@ -17,8 +18,17 @@ import torch
 from torch import Tensor, nn
 from torch_geometric.data import Batch, HeteroData
 
-from jepa_ssl import CollapseMonitor, EMATeacher, JEPAObjective, JEPATerm, MLPPredictor, ModelEncoder, VICReg
-from jepa_ssl.integrations.pyg import HeteroNodeMasker, in_another_order
+from jepa_ssl import (
+    CollapseMonitor,
+    EMATeacher,
+    JEPAObjective,
+    JEPATerm,
+    MLPPredictor,
+    ModelEncoder,
+    NodeMasker,
+    VICReg,
+)
+from jepa_ssl.integrations.pyg import PyGViews, in_another_order
 from jepa_ssl.testing import check_encoder, check_teacher
 
 WIDTH, DIM = 32, 16
@@ -88,7 +98,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     encoder = ModelEncoder(
         network, {"row": WIDTH, "column": WIDTH}, DIM, run=lambda network, data: network.encode(data)
     )
-    views = HeteroNodeMasker({"row": 0.4, "column": 0.4}, hide_edges=True)
+    views = PyGViews(NodeMasker({"row": 0.4, "column": 0.4}, hide_edges=True))
     objective = JEPAObjective(
         views,
         MLPPredictor(encoder.dims),

@@ -61,7 +61,7 @@ class Solver(LightningModule):
     def training_step(self, batch: Sequence[Tensor], _: int) -> Tensor:
         flat, names = batch
         task = self.task(flat)
-        jepa = self.jepa(self.encoder, flat, seeds=Seeds(names, self.current_epoch))  # what is hidden, by LP and epoch
+        jepa = self.jepa(self.encoder, flat, generator=Seeds(names, self.current_epoch))  # masks by LP and epoch
         self.log_dict({"task": task, "jepa": jepa.total}, on_step=False, on_epoch=True, batch_size=len(flat))
         return task + 0.2 * jepa.total
 

@@ -26,17 +26,16 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parent / "kkt_nets"))
 
-import figures
-import tables
-from atomic import writable_folder
-from dataset import GraphBatch, LPDataset, batches, collate_graphs
-from generators import instances
+from data.batches import GraphBatch, LPDataset, batches, collate_graphs
+from data.generators import instances
+from data.scaling import ruiz
+from data.splits import writable_folder
 from jepa_adapter import GraphEncoder
+from loop.paths import predict
 from losses import kkt_loss
-from lp import ruiz
 from matplotlib.figure import Figure
 from models import GNNPolicy
-from paths import predict
+from report import figures, tables
 from torch import Tensor, nn
 from tqdm import tqdm
 

@@ -29,8 +29,9 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).parent / "kkt_nets"))
 
-from atomic import write_atomically
-from lp import LP, read_lp, solve
+from data.lp import LP
+from data.readers import read_lp
+from data.solve import solve
 
 from jepa_ssl import BipartiteGraph, Views
 from jepa_ssl.contrib.symmetries import (
@@ -51,8 +52,8 @@ from jepa_ssl.contrib.symmetries import (
     TransformedLP,
     Translation,
 )
-from jepa_ssl.lp import SolverState, StructureMasker, flatten
-from jepa_ssl.lp.instances import SparseLP
+from jepa_ssl.files import write_atomically
+from jepa_ssl.lp import SolverState, SparseLP, StructureMasker, flatten
 from jepa_ssl.maskers import (
     BlockMasker,
     ComposeMaskers,
@@ -101,7 +102,7 @@ def small_lp() -> SparseLP:
 def sparse(A: csr_array, b: Array, c: Array) -> SparseLP:
     """`Ax <= b` with free x, as a batch of one."""
     rows, columns = A.tocoo().coords
-    ends = (torch.tensor([0, len(side)]) for side in (b, c))
+    ends = (torch.tensor([0, len(part)]) for part in (b, c))
     edges = torch.from_numpy(np.stack([rows, columns]).astype(np.int64))
     data = np.array(A.data, dtype=np.float64)
     return SparseLP.inequalities(edges, torch.from_numpy(data), torch.from_numpy(b), torch.from_numpy(c), *ends)
@@ -120,10 +121,10 @@ def as_rows(lp: SparseLP) -> TransformedLP[SparseLP]:
 
 def optimum(lp: SparseLP) -> tuple[Tensor, Tensor]:
     """x and lam, as HiGHS finds them on the canonical form."""
-    image = as_rows(lp)
-    rows = image.instance
+    canonical = as_rows(lp)
+    rows = canonical.instance
     found = solve(LP("lp", "file", csr_array(matrix(rows).numpy()), rows.b.numpy(), rows.c.numpy()))
-    return image.unmap_solution(torch.from_numpy(found.x), torch.from_numpy(found.lam))
+    return canonical.unmap_solution(torch.from_numpy(found.x), torch.from_numpy(found.lam))
 
 
 def flat(lp: SparseLP) -> Tensor:
@@ -488,7 +489,7 @@ def fills(lp: SparseLP, seed: int) -> Figure:
     for one, (title, fill) in zip(axes, kinds.items(), strict=True):
         masker = EntryMasker(0.3, fill)
         view = masker(whole, generator=seeded(seed))
-        framed = sheet_of_vector(masker.draw(whole, generator=seeded(seed))[0].double(), rows).values == 1
+        framed = sheet_of_vector(masker.draw(whole, generator=seeded(seed))["instance"][0].double(), rows).values == 1
         draw_sheet(one, sheet_of_vector(view.context[0], rows), norm, changed=framed)
         share = float(hidden_share(view)["instance"])
         one.set_title(f"{title}\nchanges {share:.0%} of all entries", fontsize=8)
@@ -532,9 +533,9 @@ def symmetry(name: str) -> Draw:
 
 
 def draw_symmetry(lp: SparseLP, seed: int, shown: Shown) -> Figure | None:
-    """The LP, its image and the solutions of both; None if it changes nothing."""
-    image = shown.symmetry.apply(lp, generator=seeded(seed))
-    source, after, changed = sheets(image)
+    """The LP, the transformed LP and the solutions of both; None if nothing changes."""
+    transformed = shown.symmetry.apply(lp, generator=seeded(seed))
+    source, after, changed = sheets(transformed)
     if (after.rows, after.columns) == (source.rows, source.columns) and not changed.any():
         return None
     norm = norm_of(torch.from_numpy(source.values), torch.from_numpy(after.values))
@@ -545,35 +546,37 @@ def draw_symmetry(lp: SparseLP, seed: int, shown: Shown) -> Figure | None:
     draw_sheet(axes[0], source, norm)
     axes[0].set_title("source", fontsize=8)
     draw_sheet(axes[1], after, norm, changed=changed)
-    axes[1].set_title(f"image under {type(shown.symmetry).__name__}", fontsize=8)
+    axes[1].set_title(f"after {type(shown.symmetry).__name__}", fontsize=8)
     for one in axes:
         one.set_anchor("N")
     x, lam = optimum(lp)
-    before, mapped = lp.c @ x, image.instance.c @ image.map_solution(x, lam)[0]
-    checked = image.instance.c @ optimum(image.instance)[0]
+    instance = transformed.instance
+    before, mapped = lp.c @ x, instance.c @ transformed.map_solution(x, lam)[0]
+    checked = instance.c @ optimum(instance)[0]
     figure.supxlabel(
-        f"{shown.says}\nc'x* = {before:.4g} becomes {mapped:.4g}; HiGHS on the image: {checked:.4g}", fontsize=8
+        f"{shown.says}\nc'x* = {before:.4g} becomes {mapped:.4g}; HiGHS on the transformed LP: {checked:.4g}",
+        fontsize=8,
     )
     return _with_scale(figure, axes, norm)
 
 
-def sheets(image: TransformedLP[SparseLP]) -> tuple[Sheet, Sheet, Mask]:
-    """Source and image with their solutions, and the cells of the image that are not as in the source."""
-    solution = optimum(image.source)
-    sides = []
+def sheets(transformed: TransformedLP[SparseLP]) -> tuple[Sheet, Sheet, Mask]:
+    """The source and the transformed LP with their solutions, and the cells of the latter that differ."""
+    solution = optimum(transformed.source)
+    axes = []
     for letter, positions, old, new in (
-        ("r", image.rows, image.source.b, image.instance.b),
-        ("x", image.columns, image.source.c, image.instance.c),
+        ("r", transformed.rows, transformed.source.b, transformed.instance.b),
+        ("x", transformed.columns, transformed.source.c, transformed.instance.c),
     ):
         places = torch.arange(len(old)) if positions is None else positions
         names = ["new"] * len(new)
         for name, place in zip(_names(letter, len(old)), places.tolist(), strict=True):
             names[place] = name
         margin = 4 if letter == "r" else 2
-        sides.append((_names(letter, len(old)), names, [*places.tolist(), *range(len(new), len(new) + margin)]))
-    (rows, new_rows, row_places), (columns, new_columns, column_places) = sides
-    source = sheet_of_solution(image.source, *solution, rows, columns)
-    after = sheet_of_solution(image.instance, *image.map_solution(*solution), new_rows, new_columns)
+        axes.append((_names(letter, len(old)), names, [*places.tolist(), *range(len(new), len(new) + margin)]))
+    (rows, new_rows, row_places), (columns, new_columns, column_places) = axes
+    source = sheet_of_solution(transformed.source, *solution, rows, columns)
+    after = sheet_of_solution(transformed.instance, *transformed.map_solution(*solution), new_rows, new_columns)
     changed = ~np.isnan(after.values)
     there = np.ix_(row_places, column_places)
     changed[there] &= ~np.isclose(after.values[there], source.values, equal_nan=True)

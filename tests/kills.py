@@ -12,7 +12,6 @@ import json
 import os
 import random
 import signal
-import socket
 import sys
 import tempfile
 import threading
@@ -29,7 +28,7 @@ os.environ["WANDB_MODE"] = "disabled"
 
 import torch  # noqa: E402
 import train  # noqa: E402
-from runs import TINY, checkpoint, differences  # noqa: E402
+from runs import TINY, checkpoint, differences, free_port  # noqa: E402
 from tqdm import tqdm  # noqa: E402
 
 RUN = [*TINY, "--epochs", "8", "--checkpoint_every", "2", "--monitor_every", "2", "--resume", "auto"]
@@ -93,12 +92,6 @@ class Attempt:
 
     def said(self) -> str:
         return self.terminal.read_text() if self.terminal.exists() else ""
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 # ---- moments to kill at ----------------------------------------------------------------------------------------------

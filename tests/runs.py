@@ -3,6 +3,7 @@
 import hashlib
 import json
 import shlex
+import socket
 from pathlib import Path
 from typing import Any
 
@@ -56,3 +57,10 @@ def differences(a: Any, b: Any, path: str = "") -> list[str]:
     else:
         same = type(a) is type(b) and a == b
     return [] if same else [path]
+
+
+def free_port() -> int:
+    """A port for processes that train together."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]

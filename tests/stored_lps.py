@@ -1,7 +1,7 @@
-"""LPs that were stored and read again."""
+"""LPs that were stored and read again, and their objectives."""
 
 import numpy as np
-from lp import LP
+from data.lp import LP, Vector
 
 
 def assert_same(read: LP, written: LP) -> None:
@@ -22,3 +22,9 @@ def assert_same(read: LP, written: LP) -> None:
         assert got.dtype == expected.dtype
         assert got.shape == expected.shape
         assert got.tobytes() == expected.tobytes()
+
+
+def original_objective(lp: LP, x: Vector) -> float:
+    """The model's own objective at a point `x [n]` of `lp`: its units, its sense (min or max), its offset."""
+    scale = 1.0 if lp.scaling is None else lp.scaling.rhs * lp.scaling.objective
+    return float(lp.objective_sign * scale * (lp.c @ x) + lp.objective_offset)

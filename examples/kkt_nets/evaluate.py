@@ -15,41 +15,34 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-import figures
-import tables
 import torch
-from atomic import writable_folder, write_atomically
-from benchmark import Benchmark, identity
-from dataset import FlatBatch, GraphBatch, batches, make_loader
-from devices import device
-from measures import inf_if_not_finite, measure, summarise
+from data.batches import FlatBatch, GraphBatch, batches, make_loader
+from data.splits import writable_folder
+from loop.distributed import device
+from loop.options import KKT_WEIGHTS
+from loop.paths import kkt_of_each, predict
 from models import KKTNetMLP
-from paths import KKT_WEIGHTS, kkt_of_each, predict
+from report import figures, tables
+from report.measures import Benchmark, identity, inf_if_not_finite, measure, summarise
+from report.trained import Trained, load
 from torch import Tensor
 from tqdm import tqdm
-from trained import Trained, load
 
 from jepa_ssl.diagnostics import effective_rank, spread
+from jepa_ssl.files import write_atomically
 
-EMBEDDED_LPS = 512  # of how many, about, embeddings are held for the spectrum; it needs no more
+EMBEDDED_LPS = 512  # about this many LPs' embeddings are held for the spectrum; it needs no more
 
 
-def evaluate(
-    runs: Sequence[Trained],
-    *,
-    lp_files: Sequence[str] | None = None,
-    data_root: str | None = None,
-    batch_size: int | None = None,
-) -> list[dict[str, Any]]:
-    """A report of each run, on its own test LPs or on those of `lp_files`; what is not given is as the run had it.
+def evaluate(runs: Sequence[Trained], **options: Any) -> list[dict[str, Any]]:
+    """A report of each run, on its own test LPs.
 
-    Raises:
-        ValueError, OSError: an LP or a folder cannot be used; the message says why.
+    `options` may be `lp_files`, `data_root` and `batch_size` in place of the run's own; None is the run's own. Raises
+    ValueError or OSError if an LP or a folder cannot be used.
     """
-    given = {"lp_files": lp_files, "data_root": data_root, "batch_size": batch_size}
-    given = {name: value for name, value in given.items() if value is not None}
+    given = {name: value for name, value in options.items() if value is not None}
     benchmarks: dict[str, Benchmark] = {}
-    reports = []
+    reports: list[dict[str, Any]] = []
     for run in runs:
         args = Namespace(**{**vars(run.args), **given})
         if identity(args) not in benchmarks:
@@ -57,45 +50,44 @@ def evaluate(
         benchmark = benchmarks[identity(args)]
         _check_fits(run, benchmark)
         instances, embeddings = _measure(run, benchmark, args)
-        reports.append(
-            {
-                "label": run.label,
-                "checkpoint": str(run.path),
-                "epoch": run.epoch,
-                "path": "graph" if args.use_bipartite_graphs else "mlp",
-                "jepa": args.jepa_mode if args.use_jepa else None,
-                "kkt_weights": {name: getattr(args, name) for name in KKT_WEIGHTS},
-                "known_files": _common(args.lp_files, run.args.lp_files),
-                "groups": summarise(instances),
-                "embeddings": embeddings,
-                "alarms": run.alarms,
-                "instances": instances,
-            }
-        )
+        report = {
+            "label": run.label,
+            "checkpoint": str(run.path),
+            "epoch": run.epoch,
+            "path": "graph" if args.use_bipartite_graphs else "mlp",
+            "jepa": args.jepa_mode if args.use_jepa else None,
+            "kkt_weights": {name: getattr(args, name) for name in KKT_WEIGHTS},
+            # How many of the tested files the run had to train and validate on.
+            "known_files": len(_files(args) & _files(run.args)),
+            "groups": summarise(instances),
+            "embeddings": embeddings,
+            "alarms": run.alarms,
+            "instances": instances,
+        }
+        reports.append(report)
     return reports
 
 
 def _check_fits(run: Trained, benchmark: Benchmark) -> None:
-    model, data = run.model, benchmark.data
-    if not isinstance(model, KKTNetMLP) or (data.max_rows <= model.m and data.max_columns <= model.n):
-        return
-    lp = next(lp for lp in benchmark.lps if lp.rows > model.m or lp.columns > model.n)
-    raise ValueError(
-        f"LP {lp.name!r} has {lp.rows} rows and {lp.columns} columns, but the MLP of {run.path} was built for at most "
-        f"{model.m} and {model.n}; train with --use_bipartite_graphs, whose network takes LPs of any size."
-    )
+    model = run.model
+    m, n = (model.m, model.n) if isinstance(model, KKTNetMLP) else (math.inf, math.inf)
+    for lp in benchmark.lps:
+        if lp.rows > m or lp.columns > n:
+            raise ValueError(
+                f"LP {lp.name!r} has {lp.rows} rows and {lp.columns} columns, but the MLP of {run.path} was built for "
+                f"at most {m} and {n}; train with --use_bipartite_graphs, whose network takes any size."
+            )
 
 
-def _common(tested: Sequence[str] | None, known: Sequence[str] | None) -> int:
-    """How many of the tested files the run had to train and validate on."""
-    return len({os.path.realpath(path) for path in tested or ()} & {os.path.realpath(path) for path in known or ()})
+def _files(args: Namespace) -> set[str]:
+    return {os.path.realpath(path) for path in args.lp_files or ()}
 
 
 @torch.no_grad()
 def _measure(run: Trained, benchmark: Benchmark, args: Namespace) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """The measures of each test LP, in their order, and those of the embeddings."""
     place = next(run.model.parameters()).device
-    torch.set_num_threads(run.args.num_threads)  # as it was trained, and so that times compare
+    torch.set_num_threads(run.args.num_threads)  # as in training, and so that times compare
     # A batch holds LPs of one family and size, so that its time is theirs.
     by_group = sorted(range(len(benchmark.lps)), key=benchmark.groups.__getitem__)
     groups = (list(members) for _, members in groupby(by_group, benchmark.groups.__getitem__))
@@ -116,8 +108,8 @@ def _measure(run: Trained, benchmark: Benchmark, args: Namespace) -> tuple[list[
                 "name": lp.name,
                 "family": family,
                 "size": size,
-                "optimal": answer.optimal,
-                **measure(lp, point[: lp.columns], point[N : N + lp.rows], answer.optimal),
+                "optimal": answer.objective,
+                **measure(lp, point[: lp.columns], point[N : N + lp.rows], answer.objective),
                 "kkt": inf_if_not_finite(residual),
                 "network_seconds": seconds / len(members),
                 "highs_seconds": answer.seconds,
@@ -133,35 +125,28 @@ def _measure(run: Trained, benchmark: Benchmark, args: Namespace) -> tuple[list[
 
 def _timed(run: Trained, batch: FlatBatch | GraphBatch) -> tuple[Tensor, float]:
     """The predictions of a batch, and the seconds that the network takes for it once it is warm."""
-    predict(run.model, batch)
-    _wait_for(batch)
-    start = time.perf_counter()
-    y_pred = predict(run.model, batch)
-    _wait_for(batch)
+    start, y_pred = 0.0, torch.empty(0)
+    for _ in range(2):  # the first one warms it up
+        start = time.perf_counter()
+        y_pred = predict(run.model, batch)
+        if batch.b.is_cuda:
+            torch.cuda.synchronize(batch.b.device)
     return y_pred, time.perf_counter() - start
 
 
-def _wait_for(batch: FlatBatch | GraphBatch) -> None:
-    if batch.b.is_cuda:
-        torch.cuda.synchronize(batch.b.device)
-
-
 def _describe(z: Tensor) -> dict[str, Any]:
-    """Measures of L2-normalised embeddings `[items, dim]`; no singular values where one is not finite."""
+    """Measures of L2-normalised embeddings `[items, dim]`; no singular values if one is not finite."""
     centred = (z - z.mean(dim=0)).double()
     # Over sqrt(items), a singular value is the standard deviation along its direction.
     singular = torch.linalg.svdvals(centred) / len(z) ** 0.5 if z.isfinite().all() else torch.empty(0)
-    return {
-        "items": len(z),
-        "spread": spread(z).item(),
-        "effective_rank": effective_rank(z).item(),
-        "singular_values": singular.tolist(),
-    }
+    measured = {"items": len(z), "spread": spread(z).item(), "effective_rank": effective_rank(z).item()}
+    return {**measured, "singular_values": singular.tolist()}
 
 
 def write(reports: Sequence[Mapping[str, Any]], folder: Path) -> None:
-    """`report.json`, with null for what is not finite, and the figures."""
-    text = json.dumps({"runs": _finite(reports)}, indent=1, allow_nan=False)
+    """Write `report.json`, with null for what is not finite, and the figures."""
+    finite = json.loads(json.dumps({"runs": reports}), parse_constant=lambda _: None)
+    text = json.dumps(finite, indent=1)
     write_atomically(folder / "report.json", lambda file: file.write(text.encode()))
     metrics = {report["label"]: read_metrics(Path(report["checkpoint"]).parent) for report in reports}
     if any(metrics.values()):
@@ -170,43 +155,30 @@ def write(reports: Sequence[Mapping[str, Any]], folder: Path) -> None:
     figures.save(figures.spectra(reports), folder / "spectra.png")
 
 
-def _finite(value: Any) -> Any:
-    """JSON knows no inf and no NaN."""
-    if isinstance(value, Mapping):
-        return {key: _finite(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_finite(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
 def read_metrics(folder: Path) -> list[dict[str, float]]:
-    """The rows of a run's log; none if there is none beside the checkpoint.
-
-    Raises:
-        ValueError: the log is damaged.
-    """
+    """The rows of a run's log; none if there is no log beside the checkpoint. Raises ValueError for a damaged one."""
     path = folder / "metrics.jsonl"
-    if not path.exists():
-        return []
     try:
-        return [json.loads(line) for line in path.read_text().splitlines()]
+        return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
     except ValueError as error:
         raise ValueError(f"{path} is damaged ({error}); restore it, or move it away to do without curves.") from error
 
 
 def _parse(argv: Sequence[str] | None) -> Namespace:
     p = argparse.ArgumentParser(prog="evaluate.py", description="Evaluate trained KKT nets against HiGHS.")
-    p.add_argument("checkpoints", nargs="+", metavar="CHECKPOINT", help="a best.pt or last.pt of train.py")
+    p.add_argument("checkpoints", nargs="+", metavar="CHECKPOINT", help="read a best.pt or last.pt of train.py")
     p.add_argument("--lp_files", nargs="+", metavar="PATH", help="evaluate on these; default: the run's test LPs")
-    p.add_argument("--output_dir", metavar="FOLDER", help="default: evaluation, beside the first checkpoint")
-    p.add_argument("--devices", default="0", help="a GPU's number, or cpu; without a GPU always the cpu")
-    p.add_argument("--batch_size", type=int, help="default: the run's")
-    p.add_argument("--data_root", metavar="FOLDER", help="of generated LPs; default: the run's")
+    p.add_argument(
+        "--output_dir", metavar="FOLDER", help="write here; default: evaluation, beside the first checkpoint"
+    )
+    p.add_argument("--devices", default="0", help="compute on this GPU, or cpu; without a GPU always the cpu")
+    p.add_argument("--batch_size", type=int, help="take this many LPs per batch; default: the run's")
+    p.add_argument("--data_root", metavar="FOLDER", help="keep generated LPs here; default: the run's")
     return p.parse_args(argv)
 
 
 def main(argv: Sequence[str] | None = None) -> list[dict[str, Any]]:
-    """Evaluates as the flags say; an input that cannot be used ends the process with 2 and one line that says why."""
+    """Evaluate as the flags say; an input that cannot be used ends the process with 2 and one line that says why."""
     args = _parse(argv)
     try:
         if args.batch_size is not None and args.batch_size < 1:

@@ -1,24 +1,24 @@
 """The thin adapter between the KKT networks and `jepa_ssl`."""
 
 from argparse import Namespace
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import Any
 
-import recipe
 import torch
-from dataset import FlatBatch, GraphBatch
+from data.batches import FlatBatch, GraphBatch
+from loop import recipe
 from models import GNNPolicy, KKTNetMLP
 from torch import Tensor, nn
 
 import jepa_ssl
-from jepa_ssl.diagnostics import gradient_share
 from jepa_ssl.integrations.pyg import bipartite_graph
-from jepa_ssl.lp import valid_entries
+from jepa_ssl.lp import SolverState, valid_entries
 from jepa_ssl.protocols import JEPALoss
+from jepa_ssl.teachers import SharedTeacher, StopGradTeacher
 
 
 class FlatEncoder(nn.Module):
-    """The trunk of `KKTNetMLP` and a projector: one embedding an LP. The heads stay outside."""
+    """The trunk of `KKTNetMLP` and a projector: one embedding per LP. The heads stay outside."""
 
     def __init__(self, model: KKTNetMLP) -> None:
         super().__init__()
@@ -34,7 +34,7 @@ class FlatEncoder(nn.Module):
         return self.project(self.encode_trunk(flat)).embeddings["instance"]
 
     def project(self, features: Tensor) -> jepa_ssl.Encoded:
-        """What the trunk made of a batch, and its embeddings."""
+        """The trunk's features of a batch, and its embeddings."""
         return jepa_ssl.Encoded(self.projector({"instance": features}), {"instance": features})
 
     def forward(self, instance: jepa_ssl.FlatVectors) -> jepa_ssl.Encoded:
@@ -42,7 +42,7 @@ class FlatEncoder(nn.Module):
 
 
 class GraphEncoder(nn.Module):
-    """The trunk of `GNNPolicy` and a projector a node type: one embedding a node. The heads stay outside."""
+    """The trunk of `GNNPolicy` and a projector per node type: one embedding per node. The heads stay outside."""
 
     def __init__(self, model: GNNPolicy) -> None:
         super().__init__()
@@ -59,7 +59,7 @@ class GraphEncoder(nn.Module):
         return z["constraint"], z["variable"]
 
     def project(self, features: tuple[Tensor, Tensor]) -> jepa_ssl.Encoded:
-        """What the trunk made of a batch, and its embeddings."""
+        """The trunk's features of a batch, and its embeddings."""
         of_stream = dict(zip(self.dims, features, strict=True))
         return jepa_ssl.Encoded(self.projector(of_stream), of_stream)
 
@@ -67,38 +67,34 @@ class GraphEncoder(nn.Module):
         return self.project(self.trunk(g.constraint_features, g.edge_index, g.edge_attr, g.variable_features))
 
 
-class KKTJepa(jepa_ssl.JEPATerm):
-    """The JEPA term of one run: its encoder and its objective.
+def jepa_term(
+    model: KKTNetMLP | GNNPolicy, args: Namespace, device: torch.device, updates: int = 1, log: Any = None
+) -> jepa_ssl.JEPATerm:
+    """The JEPA term that the flags ask for.
 
-    Args:
-        model: a `KKTNetMLP` or a `GNNPolicy`.
-        updates: how many optimizer steps the run will take, for `--ema_schedule`.
-        log: takes the rows of the collapse monitor, `(row, step)`.
+    `updates` is the number of optimizer steps of the run, for `--ema_schedule`; `log` takes the rows of the collapse
+    monitor, `(row, step)`.
     """
+    encoder = FlatEncoder(model) if isinstance(model, KKTNetMLP) else GraphEncoder(model)
+    return recipe.term(encoder.to(device), model, args, updates, log).to(device)
 
-    objective: Any  # whose parts the flags decide
 
-    def __init__(self, model: Any, args: Namespace, device: torch.device, updates: int = 1, log: Any = None) -> None:
-        encoder: Any = FlatEncoder if isinstance(model, KKTNetMLP) else GraphEncoder
-        term = recipe.term(encoder(model).to(device), model, args, updates, log)
-        super().__init__(term.encoder, term.objective.to(device), term.schedule, term.balance)
-        # Whose target is what the trunk makes of the whole instance, as the KKT loss needs it too.
-        self.shares_trunk = args.jepa_mode in ("simsiam", "shared")
+def prepare(term: jepa_ssl.JEPATerm, batches: Iterable[Any]) -> None:
+    """Show the views batches of the training set, for statistics of solver states, before the first step."""
+    if isinstance(term.objective.views, SolverState):
+        term.objective.views.fit(map(instance, batches))
 
-    def prepare(self, batches: Iterable[Any]) -> None:
-        """On some batches of the training set, before the first step."""
-        recipe.prepare(self.objective.views, map(instance, batches))
 
-    def jepa_loss(self, batch: Any, trunk: Any = None, generator: Any = None, seeds: Any = None) -> JEPALoss:
-        """On a batch as the KKT loss takes it; `trunk` is what the trunk made of it there, to save a second pass."""
-        whole = self.encoder.project(trunk) if trunk is not None and self.shares_trunk else None
-        return self.objective(self.encoder, instance(batch), whole=whole, generator=generator, seeds=seeds)
+def jepa_loss(
+    term: jepa_ssl.JEPATerm, batch: FlatBatch | GraphBatch, generator: Any = None, trunk: Any = None
+) -> JEPALoss:
+    """The JEPA loss of a batch.
 
-    def watch(self, losses: Mapping[str, Tensor]) -> None:
-        """Shows the monitor how long the gradients of the two losses on the trunk are, before they are freed."""
-        monitor = self.objective.monitor
-        if isinstance(monitor, jepa_ssl.CollapseMonitor) and len(losses) == 2:
-            monitor.observe_gradients(gradient_share(losses, list(self.encoder.trunk.parameters())))
+    `trunk`, the trunk's features of the batch from the task's pass, saves a pass where the encoder is the teacher.
+    """
+    shares = isinstance(term.objective.teacher, StopGradTeacher | SharedTeacher)
+    whole = term.encoder.project(trunk) if trunk is not None and shares else None
+    return term.objective(term.encoder, instance(batch), precomputed_target=whole, generator=generator)
 
 
 def instance(batch: FlatBatch | GraphBatch) -> jepa_ssl.FlatVectors | jepa_ssl.BipartiteGraph:

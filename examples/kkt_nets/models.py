@@ -4,8 +4,8 @@ from argparse import Namespace
 from collections.abc import Callable
 from typing import cast
 
-import seen
 import torch
+from data import seen
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
@@ -16,14 +16,14 @@ EDGE_FEATURES = 1  # the coefficient
 
 
 def _run(part: Callable[..., Tensor], *inputs: Tensor, recompute: bool) -> Tensor:
-    """`part(*inputs)`; its activations are kept for the gradient, or computed again when that is due."""
+    """`part(*inputs)`. With `recompute` its activations are not kept for the gradient, but computed again."""
     if recompute and torch.is_grad_enabled():
         return cast(Tensor, checkpoint(part, *inputs, use_reentrant=False))
     return part(*inputs)
 
 
 class FlatTrunk(nn.Sequential):
-    """Its layers one after the other; with `recompute` the activations of all of them are computed again."""
+    """A sequence of layers whose activations may be computed again for the gradient."""
 
     recompute = False
 
@@ -35,38 +35,25 @@ class KKTNetMLP(nn.Module):
     """Maps a flat LP `[vec(A), b, c]` to a primal-dual pair: trunk `net`, heads `head_x` and `head_lam`.
 
     Args:
-        m: rows of A, after padding.
-        n: columns of A, after padding.
+        m, n: rows and columns of A, after padding.
         hidden: width of the trunk.
         state_numbers: how many numbers of a solver's state are appended for each row and each column.
 
-    Example:
-        >>> model = KKTNetMLP(m=3, n=2)
-        >>> model(torch.zeros(8, 3 * 2 + 3 + 2)).shape
-        torch.Size([8, 5])
+    >>> KKTNetMLP(m=3, n=2)(torch.zeros(8, 3 * 2 + 3 + 2)).shape
+    torch.Size([8, 5])
     """
 
     def __init__(self, m: int, n: int, hidden: int = 256, state_numbers: int = 0) -> None:
         super().__init__()
         self.m, self.n, self.hidden, self.state_numbers = m, n, hidden, state_numbers
         self.width = m * n + (1 + state_numbers) * (m + n)
-        self.net = FlatTrunk(
-            nn.Linear(self.width, hidden),
-            nn.SELU(),
-            nn.Linear(hidden, hidden),
-            nn.SELU(),
-            nn.Linear(hidden, hidden),
-            nn.SELU(),
-        )
+        first, second, third = nn.Linear(self.width, hidden), nn.Linear(hidden, hidden), nn.Linear(hidden, hidden)
+        self.net = FlatTrunk(first, nn.SELU(), second, nn.SELU(), third, nn.SELU())
         self.head_x = nn.Linear(hidden, n)
         self.head_lam = nn.Sequential(nn.Linear(hidden, m), nn.ReLU())
 
     def forward(self, flat: Tensor) -> Tensor:
-        """`[B, m*n + m + n]`, and the numbers of the states if there are any, to `[B, n + m]`: x, then lam >= 0.
-
-        Raises:
-            ValueError: `flat` is not of that width.
-        """
+        """`[B, m*n + m + n]`, with the numbers of the states if there are any, to `[B, n + m]`: x, then lam >= 0."""
         if flat.shape[-1] != self.width:
             entries = f"m*n+{1 + self.state_numbers}*(m+n)" if self.state_numbers else "m*n+m+n"
             raise ValueError(
@@ -82,36 +69,25 @@ def _embedding(features: int, dim: int) -> nn.Sequential:
 
 
 def _orthogonal(layer: nn.Module) -> None:
-    """Orthogonal weights, no bias, as in Gasse et al.
-
-    torch's default biases are as large as the signal at first, so that nodes start out nearly alike: embeddings of
-    the example families then have about half the effective rank, and the KKT residual falls more slowly.
-    """
+    """Orthogonal weights and no bias, as in Gasse et al. With torch's default biases, nodes start out nearly alike."""
     if isinstance(layer, nn.Linear):
         nn.init.orthogonal_(layer.weight)
         if layer.bias is not None:
             nn.init.zeros_(layer.bias)
 
 
-def _head(dim: int) -> nn.Sequential:
-    return nn.Sequential(nn.Linear(dim, dim), nn.ReLU(), nn.Linear(dim, 1))
-
-
 class BipartiteConvolution(nn.Module):
     """One half round of message passing, from the nodes of one side to the other's (Gasse et al. 2019).
 
-    The message along an edge is `final(relu(norm(left(dst) + edge(e) + right(src))))`; a node sums those that it
-    receives. `final` is linear and has no bias, so it is applied once to a node's sum and not to every edge.
+    The message along an edge is `final(relu(norm(left(dst) + edge(e) + right(src))))`, and a node sums its messages.
+    `final` is linear and has no bias, so it is applied once to a node's sum and not to every edge.
     """
 
     def __init__(self, dim: int) -> None:
         super().__init__()
-        self.left = nn.Linear(dim, dim)
-        self.edge = nn.Linear(dim, dim, bias=False)
-        self.right = nn.Linear(dim, dim, bias=False)
-        self.message_norm = nn.LayerNorm(dim)
-        self.final = nn.Linear(dim, dim, bias=False)
-        self.norm = nn.LayerNorm(dim)
+        self.left, self.edge = nn.Linear(dim, dim), nn.Linear(dim, dim, bias=False)
+        self.right, self.message_norm = nn.Linear(dim, dim, bias=False), nn.LayerNorm(dim)
+        self.final, self.norm = nn.Linear(dim, dim, bias=False), nn.LayerNorm(dim)
         self.output = nn.Sequential(nn.Linear(2 * dim, dim), nn.ReLU(), nn.Linear(dim, dim))
 
     def forward(self, src: Tensor, dst: Tensor, src_index: Tensor, dst_index: Tensor, edge: Tensor) -> Tensor:
@@ -123,9 +99,9 @@ class BipartiteConvolution(nn.Module):
 
 
 class GNNTrunk(nn.Module):
-    """All that `GNNPolicy.encode` needs, without the heads: feature embeddings and two rounds of messages.
+    """`GNNPolicy` without its heads: feature embeddings and two rounds of messages.
 
-    With `recompute` the activations inside each half round are computed again.
+    With `recompute` the activations inside each half round are computed again for the gradient.
     """
 
     recompute = False
@@ -139,45 +115,28 @@ class GNNTrunk(nn.Module):
         self.to_variables = nn.ModuleList(BipartiteConvolution(dim) for _ in range(2))
 
     def forward(
-        self,
-        constraint_features: Tensor,
-        edge_indices: Tensor,
-        edge_features: Tensor,
-        variable_features: Tensor,
+        self, constraint_features: Tensor, edge_indices: Tensor, edge_features: Tensor, variable_features: Tensor
     ) -> tuple[Tensor, Tensor]:
         """As `GNNPolicy.encode`."""
-        _check_graph(self.features, constraint_features, edge_indices, edge_features, variable_features)
+        # Shapes alone: looking at the indices' values would wait for the device.
+        named = {"constraint_features": constraint_features, "variable_features": variable_features}
+        named["edge_features"] = edge_features
+        for (name, value), width in zip(named.items(), (*self.features, EDGE_FEATURES), strict=True):
+            if value.dim() != 2 or value.shape[1] != width:
+                raise ValueError(f"{name} has shape {tuple(value.shape)}, expected [items, {width}].")
+        expected = (2, edge_features.shape[0])
+        if tuple(edge_indices.shape) != expected:
+            raise ValueError(
+                f"edge_indices has shape {tuple(edge_indices.shape)}, expected {expected}: "
+                "constraints in row 0, variables in row 1, one column for each row of edge_features."
+            )
         row, column = edge_indices
-        c = self.constraint_embedding(constraint_features)
-        v = self.variable_embedding(variable_features)
+        c, v = self.constraint_embedding(constraint_features), self.variable_embedding(variable_features)
         edge = self.edge_embedding(edge_features)
         for to_constraints, to_variables in zip(self.to_constraints, self.to_variables, strict=True):
             c = _run(to_constraints, v, c, column, row, edge, recompute=self.recompute)
             v = _run(to_variables, c, v, row, column, edge, recompute=self.recompute)
         return c, v
-
-
-def _check_graph(
-    features: tuple[int, int],
-    constraint_features: Tensor,
-    edge_indices: Tensor,
-    edge_features: Tensor,
-    variable_features: Tensor,
-) -> None:
-    """Shapes alone: looking at the indices' values would wait for the device."""
-    for name, value, width in (
-        ("constraint_features", constraint_features, features[0]),
-        ("variable_features", variable_features, features[1]),
-        ("edge_features", edge_features, EDGE_FEATURES),
-    ):
-        if value.dim() != 2 or value.shape[1] != width:
-            raise ValueError(f"{name} has shape {tuple(value.shape)}, expected [items, {width}].")
-    expected = (2, edge_features.shape[0])
-    if tuple(edge_indices.shape) != expected:
-        raise ValueError(
-            f"edge_indices has shape {tuple(edge_indices.shape)}, expected {expected}: "
-            "constraints in row 0, variables in row 1, one column for each row of edge_features."
-        )
 
 
 class GNNPolicy(nn.Module):
@@ -187,15 +146,10 @@ class GNNPolicy(nn.Module):
         args: the run's options, of which `embedding_size` is read, and `seen_steps` if it is there: each of these adds
             two numbers of a solver's state to the features of each node.
 
-    Raises:
-        ValueError: `args.embedding_size` is missing or no positive integer.
-
-    Example:
-        >>> policy = GNNPolicy(Namespace(embedding_size=16))
-        >>> edges = torch.tensor([[0, 0, 1], [0, 1, 1]])  # x0 and x1 in constraint 0, x1 in constraint 1
-        >>> x, lam = policy(torch.zeros(2, 3), edges, torch.ones(3, 1), torch.zeros(2, 5))
-        >>> x.shape, lam.shape
-        (torch.Size([2]), torch.Size([2]))
+    >>> edges = torch.tensor([[0, 0, 1], [0, 1, 1]])  # x0 and x1 in constraint 0, x1 in constraint 1
+    >>> x, lam = GNNPolicy(Namespace(embedding_size=16))(torch.zeros(2, 3), edges, torch.ones(3, 1), torch.zeros(2, 5))
+    >>> x.shape, lam.shape
+    (torch.Size([2]), torch.Size([2]))
 
     Source: Gasse et al., "Exact Combinatorial Optimization with Graph Convolutional Neural Networks", 2019,
     which has one round; features here are numbers of the LP, embedded by a small MLP for each kind.
@@ -208,16 +162,12 @@ class GNNPolicy(nn.Module):
             raise ValueError(f"args.embedding_size is {dim!r}, expected a positive integer such as 64.")
         self.embedding_size = dim
         self.trunk = GNNTrunk(dim, seen.numbers(args))
-        self.head_x = _head(dim)
-        self.head_lam = _head(dim)
+        head = [nn.Sequential(nn.Linear(dim, dim), nn.ReLU(), nn.Linear(dim, 1)) for _ in range(2)]
+        self.head_x, self.head_lam = head
         self.apply(_orthogonal)
 
     def encode(
-        self,
-        constraint_features: Tensor,
-        edge_indices: Tensor,
-        edge_features: Tensor,
-        variable_features: Tensor,
+        self, constraint_features: Tensor, edge_indices: Tensor, edge_features: Tensor, variable_features: Tensor
     ) -> tuple[Tensor, Tensor]:
         """Embeddings of the constraints [sum_m, D] and of the variables [sum_n, D].
 
@@ -225,19 +175,12 @@ class GNNPolicy(nn.Module):
             constraint_features: `[sum_m, CONSTRAINT_FEATURES]`, and the numbers of states if there are any.
             edge_indices: `[2, E]` int64; row 0 counts constraints, row 1 variables, over the whole batch.
             edge_features: `[E, EDGE_FEATURES]`.
-            variable_features: `[sum_n, VARIABLE_FEATURES]`, and likewise.
-
-        Raises:
-            ValueError: a shape is not as above.
+            variable_features: `[sum_n, VARIABLE_FEATURES]`, and the numbers of states if there are any.
         """
         return self.trunk(constraint_features, edge_indices, edge_features, variable_features)
 
     def forward(
-        self,
-        constraint_features: Tensor,
-        edge_indices: Tensor,
-        edge_features: Tensor,
-        variable_features: Tensor,
+        self, constraint_features: Tensor, edge_indices: Tensor, edge_features: Tensor, variable_features: Tensor
     ) -> tuple[Tensor, Tensor]:
         """`(x_all [sum_n], lam_all [sum_m])`, lam > 0; arguments as in `encode`."""
         c, v = self.encode(constraint_features, edge_indices, edge_features, variable_features)

@@ -10,11 +10,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from dataset import FlatBatch, GraphBatch
+from data.batches import FlatBatch, GraphBatch
 from jepa_adapter import GraphEncoder
+from loop.paths import predict
 from losses import kkt_loss
 from models import GNNPolicy, KKTNetMLP
-from paths import predict
 from torch import Tensor, nn
 
 import jepa_ssl

@@ -2,10 +2,10 @@
 
 from pathlib import Path
 
-import figures
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from report import figures
 
 from .found import PREDICTED, SHOWN, Found, label
 from .intervals import geometric

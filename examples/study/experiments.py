@@ -8,12 +8,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from dataset import GraphBatch
+from data.batches import GraphBatch
+from data.lp import LP
+from data.solve import Solution, solve
 from jepa_adapter import GraphEncoder
-from lp import LP, Solution, solve
-from measures import measure
+from loop.paths import predict
 from models import GNNPolicy
-from paths import predict
+from report.measures import measure
 from torch import Tensor, nn
 
 from jepa_ssl import BipartiteGraph
@@ -98,7 +99,7 @@ def probed_unseen(plan: Plan, folder: Path, name: str, seed: int, family: str) -
 def probed_on_files(plan: Plan, folder: Path, name: str, seed: int, paths: tuple[str, ...]) -> dict[str, Any]:
     """Of each real LP, AUC of active rows and of variables between bounds, by a probe that knows all the others."""
     some = lps.files(paths)
-    policy, labels = arms.load(folder, name, seed), Labels(some, [solve(lp, interior=True) for lp in some])
+    policy, labels = arms.load(folder, name, seed), Labels(some, [lps.interior_optimum(lp) for lp in some])
     c, v = probe.features(policy, lps.graphs(some, 1, ARMS[name].sees_states))
     found: dict[str, Any] = {}
     for i, lp in enumerate(some):

@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from dataset import FlatBatch, FlatCollate, LPDataset, batches
+from data.batches import FlatBatch, FlatCollate, LPDataset, batches
+from data.seen import SeenStates
 from jepa_adapter import FlatEncoder, instance
+from loop.recipe import lp_of
 from models import KKTNetMLP
-from recipe import lp_of
-from seen import SeenStates
 from torch import Tensor, nn
 
 import jepa_ssl

@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from atomic import write_atomically
 from tqdm import tqdm
+
+from jepa_ssl.files import write_atomically
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from dataset import GraphBatch
+from data.batches import GraphBatch
 from models import GNNPolicy
 from torch import Tensor
 

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from atomic import write_atomically
+
+from jepa_ssl.files import write_atomically
 
 from . import drawings
 from .found import PREDICTED, SHOWN, Found, first_step, floor, label

@@ -7,8 +7,8 @@ from typing import Any
 import highspy
 import numpy as np
 import torch
-from dataset import GraphBatch
-from lp import LP
+from data.batches import GraphBatch
+from data.lp import LP
 from models import GNNPolicy
 from numpy.typing import NDArray
 from torch import Tensor

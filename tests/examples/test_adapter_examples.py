@@ -1,14 +1,8 @@
 """The examples of models that were not made for a JEPA term: they run, and say what they should."""
 
-import sys
-from pathlib import Path
-
+import hetero_pyg
+import no_encode_method
 import pytest
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "examples"))
-
-import hetero_pyg  # pyright: ignore[reportMissingImports]
-import no_encode_method  # pyright: ignore[reportMissingImports]
 
 
 def test_a_model_without_encode_learns_and_keeps_its_checkpoint(capsys: pytest.CaptureFixture[str]):

@@ -2,27 +2,21 @@
 
 import os
 import re
-import socket
 import subprocess
 import sys
 from pathlib import Path
 
+import ddp as example
 import pytest
 import torch
+from runs import free_port
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "examples"))
-
-import ddp as example  # pyright: ignore[reportMissingImports]
-
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).parents[2]
 
 
 def on_two_processes(checkpoint: Path) -> list[str]:
-    """What each of them says; with the environment that torchrun makes."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    environment = os.environ | {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": "2"}
+    """Run the example as `torchrun` starts it. Return what each process says."""
+    environment = os.environ | {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": "2"}
     environment |= {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, example.__file__, "--epochs", "2", "--checkpoint", str(checkpoint)]
     processes = [

@@ -1,17 +1,13 @@
 """The notebook of flat_vector.py: its code is the script's, its outputs are there, and running it gives them again."""
 
 import re
-import sys
 from pathlib import Path
 
+import as_notebook
 import nbformat
 import pytest
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "examples"))
-
-import as_notebook  # pyright: ignore[reportMissingImports]
-
-EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
+EXAMPLES = Path(__file__).parents[2] / "examples"
 SCRIPT, NOTEBOOK = EXAMPLES / "flat_vector.py", EXAMPLES / "flat_vector.ipynb"
 
 

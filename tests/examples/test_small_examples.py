@@ -1,10 +1,14 @@
 """The examples of a page: flat_vector.py, bipartite_lp.py and lejepa.py run, measure what they say, and find it."""
 
 import re
-import sys
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
+import bipartite_lp
+import does_it_help
+import flat_vector
+import lejepa
 import numpy as np
 import pytest
 import torch
@@ -14,12 +18,6 @@ from torch import Tensor
 
 from jepa_ssl import BipartiteGraph
 from jepa_ssl.monitor import CollapseWarning
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "examples"))
-
-import bipartite_lp  # pyright: ignore[reportMissingImports]
-import flat_vector  # pyright: ignore[reportMissingImports]
-import lejepa  # pyright: ignore[reportMissingImports]
 
 
 def numbers(text: str) -> list[float]:
@@ -40,15 +38,12 @@ def assert_drawn(path: Path) -> None:
         (flat_vector, "--plants", "0"),
         (flat_vector, "--steps", "9"),
         (lejepa, "--steps", "0"),
+        (does_it_help, "--seeds", "0"),
+        (does_it_help, "--steps", "0"),
     ],
 )
-def test_what_cannot_be_run_is_refused(
-    example: ModuleType, flag: str, value: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-):
-    with pytest.raises(SystemExit) as caught:
-        example.main([flag, value, "--folder", str(tmp_path / "none")])
-    assert caught.value.code == 2
-    said = capsys.readouterr().err
+def test_what_cannot_be_run_is_refused(example: ModuleType, flag: str, value: str, tmp_path: Path, refused: Any):
+    said = refused(example.main, flag, value, "--folder", tmp_path / "none")
     assert flag in said
     assert value in said
     assert not (tmp_path / "none").exists()
@@ -181,3 +176,15 @@ def test_the_spectrum_is_that_of_the_principal_axes():
     axes = torch.linalg.qr(torch.randn(3, 3))[0]
     cloud = torch.randn(20000, 3) * torch.tensor([1.0, 3.0, 2.0])
     torch.testing.assert_close(lejepa.spectrum(cloud @ axes.T), torch.tensor([9.0, 4.0, 1.0]), rtol=0.05, atol=0.0)
+
+
+# The comparison with controls.
+
+
+@pytest.mark.slow
+def test_the_comparison_finds_that_a_later_state_helps(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    report = does_it_help.main(["--folder", str(tmp_path), "--seeds", "3"])
+    assert report.score("later state, frozen", 36) > report.score("random initialisation", 36) + 0.1
+    assert "'later state, frozen' helps: it is better than every control" in capsys.readouterr().out
+    assert_drawn(tmp_path / "does_it_help.png")
+    assert len(list((tmp_path / "pieces").glob("*.json"))) == 54

@@ -3,15 +3,18 @@
 import dataclasses
 import itertools
 import json
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from data.lp import canonical
+from data.scaling import ruiz
+from data.solve import solve
 from hypothesis import given
 from hypothesis import strategies as st
-from lp import canonical, ruiz, solve
 from models import GNNTrunk
 
 from examples.study import __main__ as study
@@ -20,7 +23,7 @@ from jepa_ssl.integrations.export import load_encoder
 from jepa_ssl.integrations.pyg import bipartite_graph
 from jepa_ssl.lp import SparseLP
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).parents[2]
 
 # Optimal are all x with x0 + x1 = 4 and 0 <= x0 <= 1.
 FACE = canonical("face", "doc", [-1, -1], [[1, 0], [1, 1]], -np.inf, [1, 4], 0, 10)
@@ -31,14 +34,22 @@ FACE = canonical("face", "doc", [-1, -1], [[1, 0], [1, 1]], -np.inf, [1, 4], 0, 
 
 def test_active_rows_and_variables_between_bounds_of_an_lp_solved_by_hand():
     (row,) = [i for i in range(FACE.rows) if FACE.A[[i]].nnz == 2]
-    active = lps.is_active(FACE, solve(FACE, interior=True))
+    active = lps.is_active(FACE, lps.interior_optimum(FACE))
     assert [i for i in range(FACE.rows) if active[i]] == [row]  # x0 <= 1 is tight at an end of the face alone
     assert lps.is_between_bounds(FACE, active).tolist() == [1.0, 1.0]
 
 
+def test_an_interior_optimum_is_not_a_corner():
+    """min 0 over the unit square: every point is optimal; HiGHS' simplex method ends at a corner."""
+    lp = canonical("square", "doc", [0, 0], [[1, 1]], -np.inf, 10, 0, 1)
+    inside, corner = lps.interior_optimum(lp).x, solve(lp).x
+    assert ((inside > 0.01) & (inside < 0.99)).all()
+    assert np.isclose(corner, 0).all() | np.isclose(corner, 1).any()
+
+
 def test_a_variable_at_its_bound_is_not_between():
     lp = canonical("bound", "doc", [1, -1], [[1, 1]], -np.inf, 4, 0, 10)  # x = (0, 4)
-    active = lps.is_active(lp, solve(lp, interior=True))
+    active = lps.is_active(lp, lps.interior_optimum(lp))
     assert lps.is_between_bounds(lp, active).tolist() == [0.0, 1.0]
 
 
@@ -188,12 +199,14 @@ def counted(folder: Path) -> float:
     return 1 / 3
 
 
-def test_a_piece_is_computed_once_and_its_file_is_small(tmp_path: Path):
+def test_a_piece_is_computed_once_and_its_file_is_small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     piece = pieces.Piece("stage", "one", counted, (tmp_path,))
     for _ in range(2):
         pieces.run([piece], tmp_path / "results", jobs=1)
     assert (tmp_path / "calls").read_text() == "1"
     assert pieces.read(tmp_path / "results", "stage") == {"one": 0.33333}
+    threads = lambda workers, context, initializer: ThreadPoolExecutor(workers)  # noqa: E731 - start at once
+    monkeypatch.setattr(pieces, "ProcessPoolExecutor", threads)
     pieces.run([piece], tmp_path / "results", jobs=1, is_whole=lambda _: False)
     assert (tmp_path / "calls").read_text() == "2"
 
@@ -303,15 +316,13 @@ def test_a_table_that_there_is_none_of_is_an_error():
         report.filled("<!-- table: nonsense -->\n<!-- end -->", found.Found(study.RESULTS))
 
 
-def test_jobs_must_be_at_least_one(capsys: pytest.CaptureFixture[str]):
-    with pytest.raises(SystemExit):
-        study.main(["run", "--jobs", "0"])
-    assert "--jobs is 0" in capsys.readouterr().err
+def test_jobs_must_be_at_least_one(refused: Any):
+    assert "--jobs is 0" in refused(study.main, "run", "--jobs", "0")
 
 
 def test_scaling_does_not_change_what_is_active():
     lp = lps.lps(("auction",), 20, 1, "validation")[0]
     again = ruiz(canonical("again", "doc", lp.c, lp.A, -np.inf, lp.b, -np.inf, np.inf))
     assert np.array_equal(
-        lps.is_active(lp, solve(lp, interior=True)), lps.is_active(again, solve(again, interior=True))
+        lps.is_active(lp, lps.interior_optimum(lp)), lps.is_active(again, lps.interior_optimum(again))
     )

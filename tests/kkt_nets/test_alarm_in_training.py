@@ -1,5 +1,6 @@
 """Real runs of `train.py`: one that collapses says so on the terminal, in its log and in its report; others do not."""
 
+import shlex
 from typing import Any
 
 import evaluate
@@ -8,10 +9,10 @@ from runs import rows
 
 pytestmark = pytest.mark.slow
 
-RUN = (
-    *("--use_bipartite_graphs", "--use_jepa", "--devices", "cpu", "--problems", "set_cover", "random"),
-    *("--set_cover_size", "8", "10", "--random_size", "8", "10", "--train_instances", "128", "--batch_size", "8"),
-    *("--embedding_size", "32", "--epochs", "8", "--jepa_pretrain_epochs", "8", "--log_every", "16"),
+RUN = shlex.split(
+    "--use_bipartite_graphs --use_jepa --devices cpu --problems set_cover random --set_cover_size 8 10 "
+    "--random_size 8 10 --train_instances 128 --val_instances 8 --test_instances 8 --batch_size 8 --embedding_size 32 "
+    "--epochs 8 --jepa_pretrain_epochs 8 --log_every 16"
 )
 PLAIN = ("--jepa_mode", "simsiam")
 STATES = ("--jepa_views", "solver_state", "--jepa_mode", "frozen", "--jepa_loss", "smooth_l1")

@@ -23,11 +23,11 @@ from torch import nn
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).parents[2] / "examples/kkt_nets"))
 
-import checkpoints
-from generators import instances
-from lp import ruiz
+from data.generators import instances
+from data.scaling import ruiz
+from data.store import StoredLPs, write_lps
+from loop import checkpoints
 from runs import TINY, differences
-from shards import ShardedLPs, write_shards
 from stored_lps import assert_same
 
 from jepa_ssl.integrations.export import export_encoder, load_encoder
@@ -52,14 +52,15 @@ def checkpoint(folder: Path, run_training: Callable[..., Any]) -> tuple[Path, Ch
     return path, check
 
 
-def store(folder: Path, damaged: str) -> tuple[Path, Check]:
-    """Of LPs in two shards, read through. Those that can be read are what they were, if others are damaged."""
+def store(folder: Path) -> tuple[Path, Check]:
+    """Of LPs, read through. Those that can be read are what they were, if others are damaged."""
     lps = [ruiz(lp) for lp in instances(["set_cover", "random"], {"set_cover": [3, 5], "random": [4, 3]}, 6, seed=0)]
-    write_shards(lps, folder, per_shard=3)
+    path = folder / "some.lps"
+    write_lps(lps, path)
 
     def check() -> None:
         refusal = None
-        read = ShardedLPs(folder)
+        read = StoredLPs(path)
         assert len(read) == len(lps)
         for i, lp in enumerate(lps):
             try:
@@ -69,7 +70,7 @@ def store(folder: Path, damaged: str) -> tuple[Path, Check]:
         if refusal:
             raise refusal
 
-    return folder / damaged, check
+    return path, check
 
 
 def encoder(folder: Path) -> tuple[Path, Check]:
@@ -89,8 +90,7 @@ def encoder(folder: Path) -> tuple[Path, Check]:
 
 FILES = {
     "checkpoint": checkpoint,
-    "shard": lambda folder, _: store(folder, "shard-00001.safetensors"),
-    "index": lambda folder, _: store(folder, "index.json"),
+    "store": lambda folder, _: store(folder),
     "encoder": lambda folder, _: encoder(folder),
 }
 

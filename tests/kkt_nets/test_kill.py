@@ -11,16 +11,17 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import checkpoints
 import kills
 import numpy as np
 import pytest
-import splits
 import torch
 import train
-from jepa_adapter import KKTJepa
+from data import splits
 from kills import compare
+from loop import checkpoints
 from runs import PATHS, TINY, checkpoint, contents, rows
+
+from jepa_ssl import JEPATerm
 
 FLAGS = ["--use_jepa", "--epochs", "3", "--checkpoint_every", "2", "--log_every", "2", "--monitor_every", "2"]
 each_path = pytest.mark.parametrize("path", PATHS)
@@ -62,8 +63,8 @@ def sent(monkeypatch: pytest.MonkeyPatch, owner: Any, name: str, number: int, ca
 
 
 @pytest.mark.parametrize(("owner", "name", "call", "step", "number"), [
-    (KKTJepa, "update", 1, 1, signal.SIGTERM), (KKTJepa, "update", 5, 5, signal.SIGINT),
-    (KKTJepa, "update", 9, 9, signal.SIGTERM), (train.Run, "_validate", 1, 3, signal.SIGINT),
+    (JEPATerm, "update", 1, 1, signal.SIGTERM), (JEPATerm, "update", 5, 5, signal.SIGINT),
+    (JEPATerm, "update", 9, 9, signal.SIGTERM), (train.Run, "_validate", 1, 3, signal.SIGINT),
     (checkpoints, "save", 2, 3, signal.SIGTERM), (checkpoints, "save", 1, 2, signal.SIGINT),
 ], ids=["first step", "mid-epoch", "last step", "validation", "best.pt", "last.pt"])  # fmt: skip
 def test_a_signal_ends_the_run_after_its_step_with_a_checkpoint_to_go_on_from(
@@ -89,7 +90,7 @@ def test_a_signal_while_lps_are_generated_ends_at_once_and_leaves_nothing_that_h
         sent(patched, splits, "ruiz", signal.SIGTERM, 5)
         interrupted(lambda: run_training(*flags), signal.SIGTERM)
     assert "interrupted by SIGTERM before the first step" in capsys.readouterr().err
-    assert not list(tmp_path.glob("data/*/index.json"))
+    assert not list(tmp_path.glob("data/*.lps"))
     assert run_training(*flags).step == 9
 
 
@@ -100,7 +101,7 @@ def test_auto_starts_goes_on_and_leaves_a_run_that_is_done_as_it_is(run_training
     flags = [*FLAGS, "--resume", "auto", "--output_dir", tmp_path / "run"]
     for call in (1, 3, 2):
         with monkeypatch.context() as patched:
-            sent(patched, KKTJepa, "update", signal.SIGTERM, call)
+            sent(patched, JEPATerm, "update", signal.SIGTERM, call)
             interrupted(lambda: run_training(*flags), signal.SIGTERM)
     run_training(*flags)
     compare(tmp_path / "run", unbroken)
@@ -111,17 +112,17 @@ def test_auto_starts_goes_on_and_leaves_a_run_that_is_done_as_it_is(run_training
 
 def test_global_random_numbers_go_on_where_they_were(run_training, tmp_path, monkeypatch):
     drawn: list[tuple[float, ...]] = []
-    update = KKTJepa.update
+    update = JEPATerm.update
 
-    def drawing_update(jepa: KKTJepa) -> None:
+    def drawing_update(jepa: JEPATerm) -> None:
         update(jepa)
         drawn.append((random.random(), np.random.rand(), torch.rand(()).item()))  # noqa: NPY002
 
-    monkeypatch.setattr(KKTJepa, "update", drawing_update)
+    monkeypatch.setattr(JEPATerm, "update", drawing_update)
     run_training(*FLAGS, "--output_dir", tmp_path / "unbroken")
     expected, drawn = drawn, []
     with monkeypatch.context() as patched:
-        sent(patched, KKTJepa, "update", signal.SIGTERM, 4)
+        sent(patched, JEPATerm, "update", signal.SIGTERM, 4)
         interrupted(lambda: run_training(*FLAGS, "--output_dir", tmp_path / "run"), signal.SIGTERM)
     run_training(*FLAGS, "--resume", tmp_path / "run" / "last.pt")
     assert drawn == expected
@@ -202,7 +203,7 @@ def test_a_resumed_epoch_reads_no_batch_that_it_has_seen(run_training, tmp_path,
 
     monkeypatch.setattr(train, "make_loader", recorded)
     with monkeypatch.context() as patched:
-        sent(patched, KKTJepa, "update", signal.SIGTERM, 2)
+        sent(patched, JEPATerm, "update", signal.SIGTERM, 2)
         interrupted(lambda: run_training(*flags), signal.SIGTERM)
     run_training(*flags)
     assert orders[1] == orders[0][2:]

@@ -1,0 +1,1 @@
+"""The LPs of a run: read, generated, stored, split, and made into batches."""

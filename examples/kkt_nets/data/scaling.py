@@ -1,0 +1,133 @@
+"""Rescale a canonical LP so that a network sees numbers near 1, and check that float32 can hold it."""
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from data.lp import LP, LPError, Scaling, Vector, rescaled, unscaled
+from data.solve import Solution, solve
+
+WIDE = 2.0**14  # how far a side may lie beyond what the optimum reaches before it is scaled on its own
+FLOAT32 = np.finfo(np.float32)
+LOST = 1e-6  # how far rounding one row to float32 may move the optimum, relative to the objective's terms
+
+
+def ruiz(lp: LP, iterations: int = 10) -> LP:
+    """An equivalent LP in which the largest entry of each row, each column, b and c is near 1.
+
+    Equilibrates in the infinity norm (Ruiz 2001, "A scaling algorithm to equilibrate both rows and columns norms in
+    matrices", RAL-TR-2001-034), then divides b and c by one scale each. The scale is the largest entry, unless that
+    is `WIDE` times beyond what the optimum reaches, as a bound of 1e10 on a variable that is 2. Then the optimum's own
+    size is the scale, and b and c join the entries of their rows and columns: a wide row gets small coefficients, and
+    all other sides stay near 1.
+
+    Factors are powers of two, so that `unscaled` gives the original back bit for bit. The largest entries of rows and
+    columns lie within [1/2, 2] once the iteration has converged. An empty row or column keeps the factor 1, an
+    all-zero b or c the scale 1. With 0 iterations the LP is returned unchanged.
+
+    Raises:
+        ValueError: negative iterations, or an LP that is scaled already.
+        LPError: scaling the coefficients is not exact, or leaves one that float32 cannot hold.
+    """
+    if iterations < 0:
+        raise ValueError(f"iterations is {iterations}, expected 0 or more: 10 is plenty")
+    if lp.scaling is not None:
+        raise ValueError(f"{lp.name} is scaled already; rescale unscaled(lp) instead")
+    if iterations == 0:
+        return lp
+    with np.errstate(over="ignore", invalid="ignore"):  # caught below
+        scaling = _scaling(lp, iterations)
+        b, c = scaling.row * lp.b / scaling.rhs, scaling.column * lp.c / scaling.objective
+        scaled = replace(lp, A=rescaled(lp.A, scaling.row, scaling.column), b=b, c=c, scaling=scaling)
+        back = unscaled(scaled)
+    if not all(map(np.array_equal, (back.A.data, back.b, back.c), (lp.A.data, lp.b, lp.c))):
+        raise LPError(f"{lp.name}: its coefficients span more than float64 can rescale; train on it unscaled")
+    sizes = np.abs(np.concatenate([scaled.A.data, b, c]))
+    sizes = sizes[sizes > 0]
+    if sizes.max() > FLOAT32.max or sizes.min() < FLOAT32.tiny:
+        raise LPError(
+            f"{lp.name}: its numbers lie {sizes.max() / sizes.min():.1e} apart even when scaled, which float32 cannot"
+            " hold; state the model in units nearer to each other"
+        )
+    return scaled
+
+
+def check_float32(lp: LP, optimum: Solution) -> None:
+    """Refuse an LP whose optimum is lost when float32, in which networks see it, rounds a row.
+
+    Rounding A and b moves the optimum by each row's multiplier times the change of its slack there, to first order.
+    Scaling by powers of two changes nothing about it.
+
+    Raises:
+        LPError: the row that moves the optimum most moves it by more than `LOST` of the objective's terms.
+    """
+    A = lp.A.copy()
+    A.data = A.data.astype(np.float32) - A.data
+    moved = optimum.lam * np.abs(A @ optimum.x - (lp.b.astype(np.float32) - lp.b))
+    terms = np.abs(lp.c) @ np.abs(optimum.x)
+    row = int(moved.argmax())
+    if moved[row] > LOST * terms > 0:
+        raise LPError(
+            f"row {row} of its canonical form has the side {lp.b[row]:.17g}; rounding it to float32, in which networks "
+            f"see it, changes the optimum by {moved[row] / terms:.1e} times its size; tighten its side or its big-M"
+        )
+
+
+def _scaling(lp: LP, iterations: int) -> Scaling:
+    magnitude, b, c = abs(lp.A), np.abs(lp.b), np.abs(lp.c)
+    row, column = _equilibrated(magnitude, (np.ones(lp.rows), np.ones(lp.columns)), (0 * b, 0 * c), iterations)
+    side, cost = row * b, column * c
+    rhs, objective = side.max(), cost.max()
+    if max(_span(side), _span(cost)) > WIDE:
+        x, lam = _reach(lp, row, column)
+        rhs, objective = (x if rhs > WIDE * x else rhs), (lam if objective > WIDE * lam else objective)
+    if wide := (rhs, objective) != (side.max(), cost.max()):
+        sides = b / _one_if_zero(rhs), c / _one_if_zero(objective)
+        row, column = _equilibrated(magnitude, (row, column), sides, iterations)
+    row, column = _power_of_two(row), _power_of_two(column)
+    if not wide:
+        rhs, objective = (row * b).max(), (column * c).max()
+    return Scaling(row, column, float(_power_of_two(rhs)), float(_power_of_two(objective)))
+
+
+def _equilibrated(
+    magnitude: Any, factors: tuple[Vector, Vector], sides: tuple[Vector, Vector], iterations: int
+) -> tuple[Vector, Vector]:
+    """Factors of rows and columns, after more of Ruiz' iterations on `[[magnitude, b], [c, 0]]` with `sides` b, c."""
+    (row, column), (b, c) = factors, sides
+    for _ in range(iterations):
+        current = rescaled(magnitude, row, column)
+        row_max, column_max = (current.max(axis=axis).toarray() for axis in (1, 0))
+        row = row / np.sqrt(_one_if_zero(np.maximum(row_max, row * b)))
+        column = column / np.sqrt(_one_if_zero(np.maximum(column_max, column * c)))
+    return row, column
+
+
+def _reach(lp: LP, row: Vector, column: Vector) -> tuple[float, float]:
+    """The largest x and the largest multiplier of an optimum in equilibrated units; infinite where they are not known.
+
+    Where x is 0, the smallest side stands for it. Only rows with several coefficients count among the multipliers:
+    those of bounds are reduced costs, which a cost that is too high to be paid (a penalty of 1e9) makes just as large.
+    """
+    try:
+        optimum = solve(lp)
+    except LPError:
+        return np.inf, np.inf
+    sides, several = row * np.abs(lp.b), np.diff(lp.A.indptr) > 1
+    x = np.abs(optimum.x / column).max() or np.min(sides, where=sides > 0, initial=np.inf)
+    lam = np.max(optimum.lam / row, where=several, initial=0.0)
+    return float(x), float(lam or np.inf)
+
+
+def _span(sizes: Vector) -> float:
+    sizes = sizes[sizes > 0]
+    return float(sizes.max() / sizes.min()) if len(sizes) else 1.0
+
+
+def _one_if_zero(magnitude: Any) -> Any:
+    return np.where(magnitude > 0, magnitude, 1.0)
+
+
+def _power_of_two(value: Any) -> Any:
+    """The nearest power of two; 1 for 0."""
+    return np.exp2(np.rint(np.log2(_one_if_zero(value))))

@@ -1,0 +1,44 @@
+"""The state that a solver reaches in a few steps, as features of the network beside the LP."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from data.batches import FlatBatch, GraphBatch, Sample
+
+from jepa_ssl import FlatVectors
+from jepa_ssl.integrations.pyg import bipartite_graph
+from jepa_ssl.lp import DenseLP, SparseLP, StateFeatures, valid_entries
+
+
+@dataclass(frozen=True)
+class SeenStates:
+    """Collates as `collate` does, and appends PDHG states to the features.
+
+    Args:
+        steps: the numbers of steps after which the states are taken, in rising order; empty for none.
+    """
+
+    collate: Callable[[Sequence[Sample]], Any]
+    steps: tuple[int, ...] = ()
+
+    def __call__(self, samples: Sequence[Sample]) -> FlatBatch | GraphBatch:
+        batch = self.collate(samples)
+        if not self.steps:
+            return batch
+        if isinstance(batch, FlatBatch):
+            _, m, n = batch.A.shape
+            lp_of: Any = lambda vectors: DenseLP.of_vectors(vectors, m, n)  # noqa: E731
+            features: Any = StateFeatures(self.steps, lp_of=lp_of)
+            vectors = FlatVectors(batch.model_input, valid_entries(batch.mask_m, batch.mask_n))
+            return batch._replace(model_input=features(vectors).values)
+        features = StateFeatures(self.steps, lp_of=SparseLP.inequalities_of)
+        graph = features(bipartite_graph(batch.batch_graph))
+        batch.batch_graph.constraint_features = graph.constraint_features
+        batch.batch_graph.variable_features = graph.variable_features
+        return batch
+
+
+def numbers(args: Any) -> int:
+    """How many numbers of its state each constraint and each variable has in the batches of a run."""
+    return 2 * len(getattr(args, "seen_steps", None) or ())

@@ -1,0 +1,1 @@
+"""The training loop: steps, processes, signals, checkpoints, and the log."""

@@ -1,0 +1,364 @@
+"""The generators: each recipe's promises, and that every LP is feasible, bounded and determined by its name."""
+
+import hashlib
+import os
+import subprocess
+import sys
+from itertools import combinations, islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from data import generators
+from data.generators import FAMILIES, generate, instances
+from data.lp import LP
+from data.solve import solve
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from stored_lps import original_objective
+
+EDGES = {
+    "set_cover": [(1, 7), (7, 1), (2, 2)], "auction": [(1, 9), (9, 1), (2, 12)], "independent_set": [(3,), (5,)],
+    "facility": [(1, 9), (9, 1), (2, 2)], "random": [(1, 7), (7, 1)],
+}  # fmt: skip
+TINY = [(name, size) for name, family in FAMILIES.items() for size in (family.smallest_size, *EDGES[name])]
+LARGE = {"set_cover": (100, 200), "auction": (60, 200), "independent_set": (200,), "facility": (19, 10)}
+LARGE["random"] = (100, 200)
+
+
+def digest(lp: LP) -> str:
+    """A fingerprint of everything that an LP is, but its name."""
+    state = hashlib.sha256(repr((lp.family, lp.A.shape, lp.objective_sign, lp.objective_offset, lp.integers)).encode())
+    for array in (lp.A.indptr.astype(np.int64), lp.A.indices.astype(np.int64), lp.A.data, lp.b, lp.c):
+        state.update(array.tobytes())
+    return state.hexdigest()
+
+
+def rng(seed: int) -> np.random.Generator:
+    return np.random.default_rng(seed)
+
+
+# ---- every family
+
+
+@pytest.mark.parametrize(("family", "size"), [*TINY, *((family, FAMILIES[family].default_size) for family in FAMILIES)])
+def test_every_lp_has_an_optimum(family: str, size: tuple[int, ...]) -> None:
+    for seed in range(20):
+        lp = generate(family, size, seed)
+        solution = solve(lp)  # raises where the LP is infeasible or unbounded
+        assert solution.x.min() >= -1e-7
+        if family != "random":
+            assert solution.x.max() <= 1 + 1e-7
+
+
+@pytest.mark.parametrize(("family", "size"), LARGE.items())
+def test_sizes_scale(family: str, size: tuple[int, ...]) -> None:
+    lp = generate(family, size, seed=0)
+    assert lp.c.size == 200
+    solve(lp)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_canonical_form(family: str) -> None:
+    lp = generate(family, FAMILIES[family].default_size, seed=3)
+    n = lp.c.size
+    assert lp.A.shape == (lp.b.size, n)
+    assert lp.family == family
+    assert lp.A.has_canonical_format
+    assert np.all(lp.A.data != 0)
+    assert all(array.dtype == np.float64 for array in (lp.A.data, lp.b, lp.c))
+    assert all(np.isfinite(array).all() for array in (lp.A.data, lp.b, lp.c))
+    assert 15 <= n <= 25
+    assert lp.integers == {"random": 0, "facility": 3}.get(family, n)
+    assert lp.objective_sign == (-1 if family in ("auction", "independent_set") else 1)
+
+
+@settings(max_examples=60, deadline=None)
+@given(data=st.data(), family=st.sampled_from(list(FAMILIES)), seed=st.integers(0, 2**70))
+def test_any_size_and_seed_gives_an_lp_with_an_optimum(data: st.DataObject, family: str, seed: int) -> None:
+    size = tuple(data.draw(st.integers(least, 12)) for least in FAMILIES[family].smallest_size)
+    lp = generate(family, size, seed)
+    assert np.isfinite(original_objective(lp, solve(lp).x))
+    assert digest(lp) == digest(generate(family, size, seed))
+
+
+# ---- set cover
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 7), (7, 1), (3, 2), (2, 50), (50, 2), (10, 20), (100, 200)])
+def test_set_cover_covers_rows_twice_and_leaves_no_column_empty(size: tuple[int, int]) -> None:
+    for seed in range(20):
+        model = generators.set_cover(rng(seed), *size)
+        matrix = model["A"].toarray()
+        assert set(np.unique(matrix)) <= {0.0, 1.0}
+        assert matrix.sum(axis=1).min() >= min(2, size[1])
+        assert matrix.sum(axis=0).min() >= 1
+        assert np.all(model["c"] == np.rint(model["c"]))
+        assert model["c"].min() >= 1
+        assert model["c"].max() <= 100
+
+
+def test_set_cover_has_the_stated_density() -> None:
+    assert generators.set_cover(rng(0), 100, 200)["A"].nnz == 0.05 * 100 * 200
+    assert generators.set_cover(rng(0), 10, 20)["A"].nnz == 3 * 10
+
+
+# ---- auctions
+
+
+def test_auction_bidders_win_one_bid_at_most() -> None:
+    items, bids = 4, 80
+    for seed in range(10):
+        model = generators.auction(rng(seed), items, bids)
+        matrix = model["A"].toarray().astype(bool)
+        assert model["c"].shape == (bids,)
+        assert model["c"].min() > 0
+        assert model["row_upper"] == 1
+        sold, dummies = matrix[:items], matrix[items:]
+        assert sold.any(axis=0).all()
+        assert len(dummies) > 0
+        assert dummies.sum(axis=0).max() == 1
+        for dummy in dummies:
+            own = np.flatnonzero(dummy)
+            assert 2 <= own.size <= 6
+            assert np.all(np.diff(own) == 1)
+            bundles = {tuple(np.flatnonzero(sold[:, bid])) for bid in own}
+            assert len(bundles) == own.size
+            assert len({len(bundle) for bundle in bundles}) == 1
+
+
+def test_auction_gives_bidders_of_several_bids_a_dummy_item(monkeypatch: pytest.MonkeyPatch) -> None:
+    bidders = iter(
+        [
+            [((0, 2), 9.0), ((2, 4), 8.0)],
+            [],
+            [((4,), 3.0)],
+            [((0,), 7.0), ((2,), 6.0), ((4,), 5.0)],
+            [((0, 4), 2.0), ((2, 4), 1.0)],  # one bid too many: the bidder that is left with one needs no dummy
+        ]
+    )
+    monkeypatch.setattr(generators, "_bidder", lambda *_: next(bidders))
+    model = generators.auction(rng(0), items=5, bids=7)
+    assert model["c"].tolist() == [9, 8, 3, 7, 6, 5, 2]
+    assert model["A"].toarray().astype(int).tolist() == [
+        [1, 0, 0, 1, 0, 0, 1],  # item 0
+        [1, 1, 0, 0, 1, 0, 0],  # item 2
+        [0, 1, 1, 0, 0, 1, 1],  # item 4
+        [1, 1, 0, 0, 0, 0, 0],  # the first bidder's dummy
+        [0, 0, 0, 1, 1, 1, 0],  # the fourth's
+    ]
+
+
+def test_auction_of_one_item_goes_to_the_highest_bid() -> None:
+    lp = generate("auction", (1, 9), seed=5)
+    model = generators.auction(rng(0), 1, 9)
+    assert np.array_equal(model["A"].toarray(), np.ones((1, 9)))
+    assert solve(lp).objective == pytest.approx(lp.c.min())
+
+
+def test_auction_substitutes_are_affordable_and_resalable() -> None:
+    values = rng(0).uniform(1, 100, size=8)
+    compatibility = rng(1).random((8, 8))
+    several = 0
+    for seed in range(300):
+        bids = generators._bidder(rng(seed), values, compatibility)
+        several += len(bids) > 1
+        for bundle, price in bids[1:]:
+            favourite, favourite_price = bids[0]
+            assert 0 < price <= 1.5 * favourite_price
+            assert values[list(bundle)].sum() >= 0.5 * values[list(favourite)].sum()
+            assert len(set(bundle)) == len(bundle) == len(favourite)
+    assert several > 50
+
+
+def test_auction_has_no_row_for_an_item_that_nobody_wants() -> None:
+    model = generators.auction(rng(0), 200, 5)
+    assert model["A"].shape[0] < 100
+    assert model["A"].toarray().any(axis=1).all()
+
+
+# ---- independent sets
+
+
+@pytest.mark.parametrize(("nodes", "edges_per_node"), [(2, 1), (3, 1), (5, 2), (8, 4), (20, 4), (100, 4)])
+def test_independent_set_rows_cover_each_edge_once_and_nothing_else(nodes: int, edges_per_node: int) -> None:
+    for seed in range(10):
+        neighbours = generators._preferential_attachment(rng(seed), nodes, edges_per_node)  # drawn first, so the same
+        edges = {(i, j) for i in range(nodes) for j in neighbours[i] if i < j}
+        assert len(edges) == edges_per_node * (nodes - edges_per_node)
+        assert all(i in neighbours[j] for i in range(nodes) for j in neighbours[i])
+
+        model = generators.independent_set(rng(seed), nodes)
+        packed = [np.flatnonzero(row).tolist() for row in model["A"].toarray()]
+        pairs = [pair for row in packed for pair in combinations(row, 2)]
+        assert len(pairs) == len(set(pairs))
+        assert set(pairs) == edges
+        assert model["row_upper"] == 1
+        assert np.all(model["c"] == 1)
+
+
+def test_preferential_attachment_favours_nodes_of_high_degree() -> None:
+    degrees = [len(n) for n in generators._preferential_attachment(rng(0), 400, 4)]
+    assert np.mean(degrees[:20]) > 4 * np.mean(degrees[-200:])
+
+
+def test_clique_partition_is_one() -> None:
+    triangle_and_tail = [{1, 2}, {0, 2}, {0, 1, 3}, {2, 4}, {3}]
+    assert generators._clique_partition(triangle_and_tail) == [(0, 1, 2), (3, 4)]
+    for seed in range(10):
+        neighbours = generators._preferential_attachment(rng(seed), 40, 4)
+        cliques = generators._clique_partition(neighbours)
+        assert sorted(node for clique in cliques for node in clique) == list(range(40))
+        assert all(j in neighbours[i] for clique in cliques for i, j in combinations(clique, 2))
+
+
+# ---- facilities
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 9), (9, 1), (2, 2), (4, 3), (20, 10)])
+def test_facility_rows_are_those_of_the_formulation(size: tuple[int, int]) -> None:
+    customers, facilities = size
+    for seed in range(10):
+        model = generators.facility(rng(seed), customers, facilities)
+        matrix = model["A"].toarray()
+        demand = matrix[customers, : customers * facilities : facilities]
+        capacity = matrix[customers + facilities, customers * facilities :]
+        assert 5 * demand.sum() <= capacity.sum() < 5 * demand.sum() + facilities
+        assert demand.min() >= 5
+        assert demand.max() <= 35
+        assert capacity.min() >= 1
+
+        pairs = customers * facilities
+        rows: list[Any] = []
+        for i in range(customers):
+            rows.append((1, {i * facilities + j: 1 for j in range(facilities)}, 1))
+        for j in range(facilities):
+            served = {i * facilities + j: demand[i] for i in range(customers)}
+            rows.append((-np.inf, {**served, pairs + j: -capacity[j]}, 0))
+        rows.append((demand.sum(), {pairs + j: capacity[j] for j in range(facilities)}, np.inf))
+        rows += [(-np.inf, {pair: 1, pairs + pair % facilities: -1}, 0) for pair in range(pairs)]
+        assert model["A"].shape == (len(rows), pairs + facilities)
+        for row, (lower, coefficients, upper) in enumerate(rows):
+            assert (model["row_lower"][row], model["row_upper"][row]) == (lower, upper)
+            assert {int(k): matrix[row, k] for k in np.flatnonzero(matrix[row])} == coefficients
+
+
+# ---- random LPs
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 7), (7, 1), (10, 20), (20, 10), (100, 200)])
+def test_random_lps_have_no_empty_row_or_column(size: tuple[int, int]) -> None:
+    for seed in range(10):
+        model = generators.random(rng(seed), *size)
+        matrix = model["A"].toarray() != 0
+        assert matrix.any(axis=1).all()
+        assert matrix.any(axis=0).all()
+
+
+def test_random_lps_differ_in_how_many_rows_are_tight() -> None:
+    tight = set()
+    for seed in range(30):
+        lp = generate("random", (10, 20), seed)
+        tight.add(int((solve(lp).lam[:10] > 1e-7).sum()))
+    assert len(tight) >= 5
+
+
+# ---- seeds
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_seed_and_the_size_decide(family: str) -> None:
+    size = FAMILIES[family].default_size
+    assert digest(generate(family, size, 1)) == digest(generate(family, list(size), 1))
+    assert len({digest(generate(family, size, seed)) for seed in (0, 1, 2, 2**32, 2**64, 2**64 + 1)}) == 6
+    larger = generate(family, tuple(s + 1 for s in size), 1)
+    shared = min(larger.c.size, generate(family, size, 1).c.size)
+    if family != "independent_set":  # whose costs are all 1
+        assert not np.array_equal(larger.c[:shared], generate(family, size, 1).c[:shared])
+
+
+def test_names() -> None:
+    assert generate("set_cover", (10, 20), 7).name == "set_cover-10x20-7"
+    nodes: Any = np.int64(20)  # as a sweep over an array gives them
+    seed: Any = np.int64(7)
+    assert generate("independent_set", (nodes,), seed).name == "independent_set-20-7"
+
+
+def test_the_global_random_state_is_left_alone() -> None:
+    np.random.seed(0)  # noqa: NPY002
+    before = np.random.get_state()[1].copy()  # noqa: NPY002  # pyright: ignore[reportArgumentType, reportIndexIssue]
+    list(instances(list(FAMILIES), {}, count=5, seed=0))
+    assert np.array_equal(before, np.random.get_state()[1])  # noqa: NPY002  # pyright: ignore[reportArgumentType]
+
+
+def test_another_process_generates_the_same() -> None:
+    code = (
+        "from data.generators import FAMILIES, instances; from test_generators import digest\n"
+        "print(*map(digest, instances(list(FAMILIES), {}, count=10, seed=1)))"
+    )
+    path = os.pathsep.join([str(Path(generators.__file__).parents[1]), *map(str, Path(__file__).parents[:3])])
+    environment = {**os.environ, "PYTHONPATH": path, "PYTHONHASHSEED": "12345"}
+    output = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert output.stdout.split() == [digest(lp) for lp in instances(list(FAMILIES), {}, count=10, seed=1)]
+
+
+# ---- streams of instances
+
+
+def test_instances_take_the_families_in_turn() -> None:
+    lps = list(instances(["set_cover", "facility"], {"set_cover": (5, 6)}, count=5, seed=2))
+    assert [lp.family for lp in lps] == ["set_cover", "facility", "set_cover", "facility", "set_cover"]
+    assert [lp.c.size for lp in lps] == [6, 15, 6, 15, 6]
+    assert lps[2].name == "set_cover-5x6-2000000002"
+    assert digest(lps[2]) == digest(generate("set_cover", (5, 6), 2000000002))
+
+
+def test_the_first_instances_do_not_depend_on_the_count() -> None:
+    few = [digest(lp) for lp in instances(list(FAMILIES), {}, count=7, seed=0)]
+    many = [digest(lp) for lp in instances(list(FAMILIES), {}, count=12, seed=0)]
+    assert many[:7] == few
+
+
+def test_splits_share_no_instance() -> None:
+    families = ["set_cover", "random"]
+    splits = [{digest(lp) for lp in instances(families, {}, count=40, seed=seed)} for seed in range(3)]
+    assert len(set.union(*splits)) == 120
+
+
+def test_instances_are_made_on_demand() -> None:
+    stream = instances(["random"], {}, count=10**9, seed=0)
+    assert len(list(islice(stream, 3))) == 3
+    assert list(instances(["random"], {}, count=0, seed=0)) == []
+
+
+# ---- refusals
+
+
+@pytest.mark.parametrize(("family", "size", "seed", "message"), [
+    ("setcover", (10, 20), 0, r"family 'setcover' is unknown: did you mean 'set_cover'\?"),
+    ("xyz", (10, 20), 0, "family 'xyz' is unknown: choose one of set_cover, auction, "),
+    ("independent_set", (1,), 0, r"size \(1,\) does not fit family 'independent_set'.*nodes >= 2"),
+    *(("set_cover", size, 0, r"does not fit family 'set_cover'.*\(rows >= 1, columns >= 1, all below 2\*\*31\)")
+      for size in [(), (10,), (10, 20, 30), (0, 20), (10, -1), (10, 2.5), (True, 20), ("10", 20), (2**31, 2)]),
+    *(("random", (10, 20), seed, "seed is") for seed in (-1, 1.5, True)),
+])  # fmt: skip
+def test_a_family_a_size_or_a_seed_that_does_not_fit_is_refused(
+    family: str, size: Any, seed: Any, message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        generate(family, size, seed)
+
+
+@pytest.mark.parametrize(("families", "sizes", "count", "seed", "message"), [
+    ([], {}, 1, 0, "families is empty"),
+    (["auctoin"], {}, 1, 0, "did you mean 'auction'"),
+    (["auction"], {"facility": (4, 3)}, 1, 0, "sizes has 'facility'"),
+    (["auction"], {"auction": ()}, 1, 0, r"size \(\) does not fit"),
+    (["auction"], {}, -1, 0, "count is -1"),
+    (["auction"], {}, 10**9 + 1, 0, "use several seeds"),
+    (["auction"], {}, 1, -1, "seed is -1"),
+])  # fmt: skip
+def test_instances_refuse_at_the_call(families: Any, sizes: Any, count: int, seed: int, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        instances(families, sizes, count, seed)
