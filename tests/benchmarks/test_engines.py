@@ -101,7 +101,7 @@ def joint_step(path: str, way: str) -> Callable[[], None]:
     batch, names, generator = instances(count // parts), torch.arange(count // parts), torch.Generator()
 
     def loss() -> Tensor:
-        given: Any = {"generator": generator} if way == "generator" else {"seeds": Seeds(names)}
+        given: Any = {"generator": generator} if way == "generator" else {"generator": Seeds(names)}
         task = torch.stack([z.square().mean() for z in encoder(batch).values()]).sum()
         return (task + 0.2 * jepa(encoder, batch, **given).total) / parts
 

@@ -5,6 +5,7 @@ Run with `make bench`, or `python tests/benchmarks/test_monitor_cost.py` for the
 
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,17 +17,18 @@ if __name__ == "__main__":
 
 from benchmarks.test_step_cost import SIZES, joint, whole_step
 from benchmarks.timing import least_seconds
-from paths import kkt
+from jepa_adapter import jepa_loss
+from loop.paths import kkt
 
 from jepa_ssl import CollapseMonitor, GradientBalance
 
 MONITOR_EVERY, BALANCE_EVERY = CollapseMonitor().every, GradientBalance([torch.zeros(1, requires_grad=True)]).every
 
 
-def ways(size: str) -> dict[str, Callable[[], Any]]:
-    """A step, and what is done beside ten of them, or beside twenty."""
+def watching_or_balancing(size: str, way: str) -> Callable[[], Any]:
+    """What is done beside ten steps, or beside twenty."""
     model, jepa, batch, args, _ = joint(size, "--monitor_every", "0")
-    shown, task = jepa.jepa_loss(batch), kkt(model, batch, args)[0]
+    shown, task = jepa_loss(jepa, batch), kkt(model, batch, args)[0]
     monitor, balance = CollapseMonitor(), GradientBalance(jepa.encoder.trunk.parameters(), every=1)
 
     def watch() -> None:
@@ -34,23 +36,26 @@ def ways(size: str) -> dict[str, Callable[[], Any]]:
             monitor.observe(shown)
             monitor.step()
 
-    return {
-        "step": whole_step(size, "--monitor_every", "0"),
-        "watch": watch,
-        "balance": lambda: balance(task, shown.total),
-    }
+    return watch if way == "watch" else lambda: balance(task, shown.total)
 
 
-@pytest.mark.parametrize("way", ["step", "watch", "balance"])
+WAYS: dict[str, Callable[[str], Callable[[], Any]]] = {
+    "step": lambda size: whole_step(size, "--monitor_every", "0"),
+    "watch": partial(watching_or_balancing, way="watch"),
+    "balance": partial(watching_or_balancing, way="balance"),
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("size", SIZES)
 def test_watching(benchmark: Any, size: str, way: str):
     benchmark.group = f"{size}: a joint step; watching {MONITOR_EVERY} steps; one balance in {BALANCE_EVERY} steps"
-    benchmark(ways(size)[way])
+    benchmark(WAYS[way](size))
 
 
 def shares(size: str, rounds: int = 30) -> tuple[float, float]:
     """The monitor's and the balance's share of the time of a joint training step."""
-    seconds = least_seconds(ways(size), rounds)
+    seconds = least_seconds({name: make(size) for name, make in WAYS.items()}, rounds)
     step = seconds["step"]
     return seconds["watch"] / (MONITOR_EVERY * step), seconds["balance"] / (BALANCE_EVERY * step)
 

@@ -7,8 +7,8 @@ import pytest
 import torch
 from benchmarks.test_solver_state_cost import training_step
 from benchmarks.timing import least_seconds
-from dataset import GraphBatch, collate_graphs, prepare
-from generators import generate
+from data.batches import GraphBatch, collate_graphs, prepare
+from data.generators import generate
 from torch import Tensor
 from torch.nn.functional import normalize
 

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 import torch
 from benchmarks.timing import least_seconds
-from dataset import GraphBatch, collate_graphs, prepare
-from generators import generate
+from data.batches import GraphBatch, collate_graphs, prepare
+from data.generators import generate
 from losses import kkt_loss, pad_predictions
 from models import GNNPolicy
 

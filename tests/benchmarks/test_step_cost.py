@@ -6,6 +6,7 @@ Run with `make bench`, or `python tests/benchmarks/test_step_cost.py` for the ra
 import sys
 from argparse import Namespace
 from collections.abc import Callable
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -17,35 +18,41 @@ if __name__ == "__main__":
     sys.path[:0] = [str(Path(__file__).parents[2] / "examples/kkt_nets"), str(Path(__file__).parents[1])]
 
 from benchmarks.timing import least_seconds
-from dataset import prepare
-from generators import generate
-from jepa_adapter import KKTJepa, instance
-from options import parse
-from paths import build, kkt, trunk_output
+from data.batches import Sample, prepare
+from data.generators import generate
+from jepa_adapter import instance, jepa_loss, jepa_term
+from loop.options import parse
+from loop.paths import build, kkt, trunk_output
 
 SIZES = {"flat, batch 256": ((), 256), "flat, batch 8": ((), 8), "graph, batch 32": (("--use_bipartite_graphs",), 32)}
 MODES = ("ema", "simsiam")
 EVERY = 10  # the default cadence of the monitor; a round has so many steps
 
 
-def joint(size: str, *flags: str) -> tuple[Any, KKTJepa, Any, Namespace, torch.optim.Optimizer]:
-    """Network, JEPA term, batch, options and optimizer: set covers of 20 variables and 50 rows, 40 of them bounds."""
+@cache
+def samples(count: int) -> list[Sample]:
+    """Set covers of 20 variables and 50 rows, 40 of which are bounds."""
+    return [prepare(generate("set_cover", (10, 20), seed)) for seed in range(count)]
+
+
+def joint(size: str, *flags: str) -> tuple[Any, Any, Any, Namespace, torch.optim.Optimizer]:
+    """Network, JEPA term, batch, options and optimizer."""
     path, count = SIZES[size]
     args = parse([*path, "--use_jepa", *flags])
-    samples = [prepare(generate("set_cover", (10, 20), seed)) for seed in range(count)]
+    lps = samples(count)
     torch.manual_seed(0)
-    model, collate = build(args, max(len(s.b) for s in samples), max(len(s.c) for s in samples))
-    jepa = KKTJepa(model, args, torch.device("cpu"))
-    return model, jepa, collate(samples), args, torch.optim.Adam([*model.parameters(), *jepa.parameters()], lr=args.lr)
+    model, collate = build(args, max(len(s.b) for s in lps), max(len(s.c) for s in lps))
+    jepa = jepa_term(model, args, torch.device("cpu"))
+    return model, jepa, collate(lps), args, torch.optim.Adam([*model.parameters(), *jepa.parameters()], lr=args.lr)
 
 
-def whole_step(size: str, *flags: str) -> Callable[[], None]:
+def whole_step(size: str, *flags: str, mode: str = "ema") -> Callable[[], None]:
     """As `train.py` takes it: views, monitor, everything."""
-    model, jepa, batch, args, optimizer = joint(size, *flags)
+    model, jepa, batch, args, optimizer = joint(size, "--jepa_mode", mode, *flags)
 
     def step() -> None:
         with trunk_output(model) as trunk:
-            loss = kkt(model, batch, args)[0] + 0.2 * jepa.jepa_loss(batch, *trunk).total
+            loss = kkt(model, batch, args)[0] + 0.2 * jepa_loss(jepa, batch, trunk=trunk[0]).total
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -96,14 +103,10 @@ def task_step(size: str) -> Callable[[], None]:
     return step
 
 
-WAYS = ("task alone", *(f"{mode}, {way}" for mode in MODES for way in ("irreducible", "whole")))
-
-
-def ways(size: str) -> dict[str, Callable[[], None]]:
-    makers = [task_step(size)]
-    for mode in MODES:
-        makers += [irreducible_step(size, mode), whole_step(size, "--jepa_mode", mode)]
-    return dict(zip(WAYS, makers, strict=True))
+WAYS: dict[str, Callable[[str], Callable[[], None]]] = {"task alone": task_step}
+for mode in MODES:
+    WAYS[f"{mode}, irreducible"] = partial(irreducible_step, mode=mode)
+    WAYS[f"{mode}, whole"] = partial(whole_step, mode=mode)
 
 
 def repeated(step: Callable[[], None]) -> Callable[[], None]:
@@ -118,13 +121,13 @@ def repeated(step: Callable[[], None]) -> Callable[[], None]:
 @pytest.mark.parametrize("way", WAYS)
 def test_a_joint_step(benchmark: Any, size: str, way: str):
     benchmark.group = f"{EVERY} joint steps, {size}"
-    benchmark(repeated(ways(size)[way]))
+    benchmark(repeated(WAYS[way](size)))
 
 
 def main() -> None:
     torch.set_num_threads(1)
     for size in SIZES:
-        seconds = least_seconds({name: repeated(step) for name, step in ways(size).items()}, rounds=10)
+        seconds = least_seconds({name: repeated(make(size)) for name, make in WAYS.items()}, rounds=10)
         print(f"{size}: the task's step alone {1e3 * seconds['task alone'] / EVERY:.2f} ms")
         for mode in MODES:
             whole, parts = seconds[f"{mode}, whole"], seconds[f"{mode}, irreducible"]

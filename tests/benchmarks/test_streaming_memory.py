@@ -1,8 +1,8 @@
-"""Memory and speed of an epoch over a store of LPs, which is read shard by shard: both must not depend on its size.
+"""Memory and speed of an epoch over a store of LPs, which is read one by one: both must not depend on its size.
 
 Run `python tests/benchmarks/test_streaming_memory.py` for stores of 1,000, 10,000 and 100,000 LPs, without workers and
 with two. Each is measured in a process of its own. "Anonymous" is what must fit into memory; mapped pages of files, the
-shards among them, are given back whenever something else needs the memory.
+store's among them, are given back whenever something else needs the memory.
 """
 
 import json
@@ -21,10 +21,10 @@ if __name__ == "__main__":
 import numpy as np
 import psutil
 import torch
-from dataset import LPDataset, batches, collate_graphs, epoch_order, make_loader
-from lp import LP
+from data.batches import LPDataset, batches, collate_graphs, epoch_order, make_loader
+from data.lp import LP
+from data.store import StoredLPs, write_lps
 from scipy.sparse import csr_array
-from shards import ShardedLPs, write_shards
 
 SIZES, WORKERS = (1_000, 10_000, 100_000), (0, 2)
 BATCH_SIZE, EVERY = 8, 25  # batches between two looks at the memory
@@ -50,7 +50,7 @@ def memory(process: psutil.Process) -> dict[str, int]:
 def epoch(folder: str, num_workers: int) -> dict[str, float]:
     """Reads one epoch; the peaks are over the process and its workers together."""
     torch.set_num_threads(1)
-    data = LPDataset(ShardedLPs(folder))
+    data = LPDataset(StoredLPs(folder))
     loader = make_loader(data, collate_graphs, batches(epoch_order(len(data), 0, 0), BATCH_SIZE), num_workers)
     main, peaks, read = psutil.Process(), {"anonymous": 0, "mapped": 0}, 0
     start = time.perf_counter()
@@ -70,8 +70,8 @@ def measured(folder: Path, num_workers: int) -> dict[str, float]:
 
 @pytest.mark.skipif(not SMAPS.exists(), reason="this system does not list a process' memory")
 def test_an_epoch_of_streamed_lps(tmp_path: Path):
-    write_shards(small_lps(250), tmp_path, per_shard=10)
-    found = measured(tmp_path, num_workers=2)
+    write_lps(small_lps(250), tmp_path / "250")
+    found = measured(tmp_path / "250", num_workers=2)
     assert found["read"] == 250
     assert found["anonymous"] > 2**20
 
@@ -80,7 +80,7 @@ def main() -> None:
     print(f"{'LPs':>8} {'workers':>8} {'anonymous':>14} {'mapped':>12} {'LPs/s':>8}")
     with tempfile.TemporaryDirectory() as root:
         for size in SIZES:
-            write_shards(small_lps(size), Path(root, str(size)))
+            write_lps(small_lps(size), Path(root, str(size)))
         for num_workers in WORKERS:
             for size in SIZES:
                 found = measured(Path(root, str(size)), num_workers)

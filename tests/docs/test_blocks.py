@@ -1,17 +1,17 @@
-"""What the documents show runs as it stands: the Python blocks of each one after the other, in one namespace."""
+"""Run the Python blocks of each document in order, in one namespace, and follow its links."""
 
 import re
-import socket
 from pathlib import Path
 from textwrap import dedent
 from typing import Any
 
 import pytest
 import torch.distributed as dist
+from runs import free_port
 
 ROOT = Path(__file__).parents[2]
 BLOCK = re.compile(r"^( *)```python\n(.*?)^\1```", re.DOTALL | re.MULTILINE)  # in tabs they are indented
-# Lines of a loop that is the reader's; and what test_sharded.py runs, in a group.
+# method.md shows lines of the reader's own loop. test_sharded.py runs sharded.md in a group of processes.
 ELSEWHERE = {"method.md", "sharded.md"}
 DOCUMENTS = [
     path
@@ -23,12 +23,9 @@ QUICK = {"README.md", "adopt.md", "alarm.md", "index.md", "views.md"}
 
 @pytest.fixture
 def alone_in_a_group(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
-    """As under `torchrun --nproc_per_node=1`, in an empty folder."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    group = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-    for name, value in {**group, "OMP_NUM_THREADS": "1"}.items():
+    """The environment of `torchrun --nproc_per_node=1`, in an empty folder."""
+    group = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "OMP_NUM_THREADS": "1"}
+    for name, value in {**group, "MASTER_PORT": str(free_port())}.items():
         monkeypatch.setenv(name, value)
     monkeypatch.chdir(tmp_path)
     yield
@@ -47,5 +44,12 @@ def test_python_blocks_run(document: Path):
     text = document.read_text()
     namespace: dict[str, Any] = {"__name__": document.stem}
     for block in BLOCK.finditer(text):
-        above = text.count("\n", 0, block.start(2))  # so that an error names the document's own line
+        above = text.count("\n", 0, block.start(2))  # with these blank lines an error names the document's own line
         exec(compile("\n" * above + dedent(block[2]), document, "exec"), namespace)
+
+
+def test_links_lead_somewhere():
+    for document in (ROOT / "README.md", *(ROOT / "docs").glob("*.md")):
+        prose = re.sub(r"```.*?```", "", document.read_text(), flags=re.DOTALL)
+        for target in re.findall(r"\]\(([^)#:]+)\)", prose):
+            assert (document.parent / target).exists(), f"{document.name} points to {target}"

@@ -1,4 +1,4 @@
-"""What is shipped: what sdist and wheel hold, what a type checker sees of it, which versions and extras it needs."""
+"""Check what is shipped: the files of sdist and wheel, the types in them, the versions and extras that it needs."""
 
 import json
 import re
@@ -103,6 +103,28 @@ assert not torch.equal(encoder.trunk.weight, before)
 """
 
 
+WITHOUT_EXTRAS = f"""
+import sys
+from importlib import import_module
+from pathlib import Path
+sys.modules.update(dict.fromkeys(["torch_geometric", "safetensors", "lightning"]))  # None: not to be found
+{STEP}
+import jepa_ssl
+folder = Path(jepa_ssl.__file__).parent
+for path in folder.rglob("*.py"):
+    if "integrations" not in path.parts:
+        import_module(".".join(path.relative_to(folder.parent).with_suffix("").parts).removesuffix(".__init__"))
+for name, extra in ("pyg", "graph"), ("export", "export"), ("lightning", "lightning"):
+    try:
+        import_module("jepa_ssl.integrations." + name)
+    except ImportError as error:
+        assert f"pip install 'jepa_ssl[{{extra}}]'" in str(error), error
+    else:
+        raise AssertionError(name)
+print(folder)
+"""
+
+
 def run(*command: str | Path, folder: Path) -> str:
     done = subprocess.run(list(map(str, command)), cwd=folder, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -119,7 +141,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 @pytest.fixture(scope="module")
 def python(built: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Of an environment with the wheel, and with all that this one has but the tree itself."""
+    """The Python of an environment that has the wheel, and all that this environment has except the tree itself."""
     folder = tmp_path_factory.mktemp("environment")
     venv.create(folder, symlinks=True)
     python = folder / "bin/python"
@@ -178,8 +200,8 @@ def test_the_metadata_is_valid_and_complete(built: dict[str, Path]):
 
 
 @pytest.mark.slow
-def test_installed_it_trains(python: Path, tmp_path: Path):
-    where = run(python, "-c", f"{STEP}\nimport jepa_ssl\nprint(jepa_ssl.__file__)", folder=tmp_path)
+def test_installed_without_extras_it_trains_and_the_integrations_name_their_extra(python: Path, tmp_path: Path):
+    where = run(python, "-I", "-c", WITHOUT_EXTRAS, folder=tmp_path)  # -I: PYTHONPATH may lead to the tree
     assert Path(where.strip()).is_relative_to(python.parent.parent)
 
 
@@ -191,27 +213,6 @@ def test_a_type_checker_knows_right_use_from_wrong(python: Path, tmp_path: Path)
     found = {(d["range"]["start"]["line"], d["rule"]) for d in json.loads(done.stdout)["generalDiagnostics"]}
     wrong = ((i, re.search(r"# (report\w+)$", line)) for i, line in enumerate(CLIENT.splitlines()))
     assert found == {(i, rule[1]) for i, rule in wrong if rule}
-
-
-def test_without_extras_all_but_the_integrations_work_and_those_name_their_extra():
-    code = f"""
-import sys
-from importlib import import_module
-from pathlib import Path
-sys.modules.update(dict.fromkeys(["torch_geometric", "safetensors", "lightning"]))  # None: not to be found
-{STEP}
-for path in Path("jepa_ssl").rglob("*.py"):
-    if "integrations" not in path.parts:
-        import_module(".".join(path.with_suffix("").parts).removesuffix(".__init__"))
-for name, extra in ("pyg", "graph"), ("export", "export"), ("lightning", "lightning"):
-    try:
-        import_module("jepa_ssl.integrations." + name)
-    except ImportError as error:
-        assert f"pip install 'jepa_ssl[{{extra}}]'" in str(error), error
-    else:
-        raise AssertionError(name)
-"""
-    run(sys.executable, "-c", code, folder=ROOT)
 
 
 def test_the_oldest_versions_are_those_that_pyproject_allows():

@@ -1,80 +1,128 @@
-"""The command line: runs targets, shows a bar, and ends with a table of counts."""
+"""The command line: run targets, show a bar, and print the failures and a table of counts."""
 
 import argparse
 import importlib
+import re
 import sys
 from collections import Counter
+from collections.abc import Callable
+from functools import cache
+from typing import Any
 
+import hypothesis
+from hypothesis.database import DirectoryBasedExampleDatabase
 from tqdm import tqdm
 
-from .isolation import verdicts, work
-from .judging import FAILED, ROOT, VERDICTS, Target, Verdict, judged, random_of
+from . import __doc__ as about
+from .isolation import isolated
+from .judging import FAILED, ROOT, VERDICTS, Input, Verdict, judged
 
 TARGETS = ("files", "flags", "calls", "numbers", "graphs", "batches")
-FAULTS = "faults"  # of a target that hangs and crashes: the fuzzer's own test
+FAULTS = "faults"  # this target hangs and crashes: it tests the fuzzer
 
 
-def target_of(name: str) -> Target:
+class Failure(Exception):
+    """An input failed. Each place of failure has a subclass, by which hypothesis tells them apart."""
+
+
+@cache
+def failure_at(place: str) -> type[Failure]:
+    return type(place, (Failure,), {})
+
+
+def target_of(name: str) -> Any:
     for folder in (ROOT, ROOT / "tests", ROOT / "examples" / "kkt_nets"):
         if str(folder) not in sys.path:
             sys.path.insert(0, str(folder))
-    return importlib.import_module(f".targets.{name}", __package__).target()
+    return importlib.import_module(f".targets.{name}", __package__).inputs()
 
 
-def main() -> int:
-    p = argparse.ArgumentParser(prog="python -m tests.fuzz", description=__doc__)
-    p.add_argument("targets", nargs="*", metavar="TARGET", default=TARGETS, choices=(*TARGETS, FAULTS))
-    p.add_argument("--inputs", type=int, default=1000, help="of each target")
-    p.add_argument("--first", type=int, default=0, help="number of the first input")
-    p.add_argument("--seed", type=int, default=0)
-    p.add_argument("--seconds", type=float, default=20.0, help="that an input may take")
-    p.add_argument("--memory", type=float, default=3.0, metavar="GIB", help="that an input may take")
-    p.add_argument("--replay", type=int, metavar="INPUT", help="run this input in this process, with its traceback")
-    p.add_argument("--work", type=int, nargs=2, help=argparse.SUPPRESS)
-    args = p.parse_args()
-    if args.work is not None:
-        work(args.targets[0], target_of(args.targets[0]), range(*args.work), args.seed, args.seconds, args.memory)
-        return 0
-    if args.replay is not None:
-        return replay(args.targets[0], args.seed, args.replay, args.seconds)
-    inputs = range(args.first, args.first + args.inputs)
-    counts = {name: run(name, inputs, args) for name in args.targets}
-    print(table(counts))
-    return int(any(of_target[FAILED] for of_target in counts.values()))
+def fuzz(
+    name: str, inputs: int, seed: int | None, judge: Callable[[Input], Verdict]
+) -> tuple[Counter[str], list[BaseException]]:
+    """Return how many inputs got each verdict, and a shrunk failure for each place of failure.
 
-
-def run(name: str, inputs: range, args: argparse.Namespace) -> Counter[str]:
-    """Counts of the verdicts; each place of failure is printed once, with an input to replay it."""
+    With a seed, the inputs are the same each time. Without one, those that failed the last time come first.
+    """
     counts: Counter[str] = Counter()
-    places: dict[str, list[Verdict]] = {}
-    bar = tqdm(verdicts(name, inputs, args.seed, args.seconds, args.memory), desc=name, total=len(inputs), unit="input")
-    for verdict in bar:
+    database = None if seed is not None else DirectoryBasedExampleDatabase(ROOT / ".hypothesis" / "fuzz" / name)
+
+    @hypothesis.settings(
+        max_examples=inputs,
+        database=database,
+        deadline=None,
+        print_blob=True,
+        suppress_health_check=list(hypothesis.HealthCheck),  # pyright: ignore[reportArgumentType]
+    )
+    @hypothesis.given(target_of(name))
+    def each(made: Input) -> None:
+        verdict = judge(made)
         counts[verdict.kind] += 1
         if verdict.kind == FAILED:
-            places.setdefault(verdict.place, []).append(verdict)
-            bar.set_postfix(failed=counts[FAILED])
-    for place, failures in sorted(places.items(), key=lambda item: -len(item[1])):
-        shortest = min(failures, key=lambda verdict: len(verdict.said))
-        print(f"{name} --seed {args.seed} --replay {shortest.index}, one of {len(failures)} at {place}")
-        print(f"    {shortest.said}")
+            raise failure_at(verdict.place)(verdict.said)
+
+    try:
+        (each if seed is None else hypothesis.seed(seed)(each))()
+    except Exception as error:
+        return counts, list(getattr(error, "exceptions", [error]))
+    return counts, []
+
+
+def run(name: str, args: argparse.Namespace) -> Counter[str]:
+    """Fuzz one target. Print each place of failure with the smallest input that fails there."""
+    tqdm.monitor_interval = 0  # no thread beside the forks
+    with tqdm(desc=name, total=args.inputs, unit="input") as bar:
+
+        def judge(made: Input) -> Verdict:
+            bar.update()
+            return isolated(made, args.seconds, args.memory)
+
+        counts, failures = fuzz(name, args.inputs, args.seed, judge)
+    for failure in failures:
+        blobs = re.findall(r"@reproduce_failure\('.*?', b'(.*?)'\)", "".join(getattr(failure, "__notes__", ())))
+        print(f"{name}, {type(failure).__name__}\n    {failure}")
+        print(*(f"    python -m tests.fuzz {name} --replay {blob}" for blob in blobs), sep="\n")
     return counts
 
 
-def replay(name: str, seed: int, index: int, seconds: float) -> int:
-    target = target_of(name)
-    verdict = judged(name, target, seed, index, seconds)
-    print(verdict)
-    if verdict.kind == FAILED:
-        target(random_of(name, seed, index)).run()
-    return int(verdict.kind == FAILED)
+def replay(name: str, blob: str, seconds: float) -> int:
+    @hypothesis.reproduce_failure(hypothesis.__version__, blob.encode())
+    @hypothesis.given(target_of(name))
+    def once(made: Input) -> None:
+        verdict = judged(made, seconds)
+        print(verdict)
+        if verdict.kind == FAILED:
+            made.run()
+
+    once()
+    return 0
 
 
 def table(counts: dict[str, Counter[str]]) -> str:
     head = ("target", "inputs", *VERDICTS)
-    rows = [(name, str(c.total()), *(str(c[kind]) for kind in VERDICTS)) for name, c in counts.items()]
     total = sum(counts.values(), Counter[str]())
-    rows.append(("all", str(total.total()), *(str(total[kind]) for kind in VERDICTS)))
+    rows = [
+        (name, str(c.total()), *(str(c[kind]) for kind in VERDICTS)) for name, c in {**counts, "all": total}.items()
+    ]
     return "\n".join("  ".join(cell.rjust(9) for cell in row) for row in (head, *rows))
+
+
+def main() -> int:
+    p = argparse.ArgumentParser(
+        prog="python -m tests.fuzz", description=about, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    p.add_argument("targets", nargs="*", metavar="TARGET", default=TARGETS, choices=(*TARGETS, FAULTS))
+    p.add_argument("--inputs", type=int, default=1000, help="give each target this many inputs")
+    p.add_argument("--seed", type=int, help="give the same inputs each time (default: others each time)")
+    p.add_argument("--seconds", type=float, default=20.0, help="let an input take this many seconds")
+    p.add_argument("--memory", type=float, default=3.0, metavar="GIB", help="let an input take this much memory")
+    p.add_argument("--replay", metavar="BLOB", help="run this input in this process, with its traceback")
+    args = p.parse_args()
+    if args.replay is not None:
+        return replay(args.targets[0], args.replay, args.seconds)
+    counts = {name: run(name, args) for name in args.targets}
+    print(table(counts))
+    return int(any(of_target[FAILED] for of_target in counts.values()))
 
 
 if __name__ == "__main__":

@@ -1,9 +1,7 @@
-"""One input and what became of it: accepted, refused in the package's own words, or a failure."""
+"""Judge one input: accepted, refused in the package's own words, or a failure."""
 
 import linecache
-import random
 import signal
-import time
 import traceback
 import warnings
 from collections.abc import Callable, Iterator
@@ -11,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import NoReturn
+from typing import NamedTuple, NoReturn
 
 ROOT = Path(__file__).parents[2]
 OURS = (str(ROOT / "jepa_ssl"), str(ROOT / "examples"))
@@ -19,77 +17,70 @@ OURS = (str(ROOT / "jepa_ssl"), str(ROOT / "examples"))
 ACCEPTED, REFUSED, LEFT, TOO_LARGE, FAILED = "accepted", "refused", "left", "too large", "failed"
 VERDICTS = (ACCEPTED, REFUSED, LEFT, TOO_LARGE, FAILED)
 
-# What torch says of tensors on two devices, or on one that holds no numbers: it names them, and that is enough.
+# torch's own messages about tensors on two devices, or on the meta device. They name the devices, which is enough.
 DEVICES = ("expected device", "same device", "meta tensor")
-# What torch, numpy and Python say where a caller asks for more than there is.
+# Messages of torch, numpy and Python to a caller who asks for more memory than there is.
 NO_ROOM = ("can't allocate memory", "Storage size", "multiplication overflow", "Unable to allocate", "bad allocation")
 
 
 class Hang(BaseException):
-    """An input took too long. No Exception, so that nothing on the way takes it for an error of its own."""
+    """An input took too long. It is not an `Exception`, so that no code on the way handles it."""
 
 
 def raised_on_purpose(error: BaseException) -> bool:
-    """Is it an error that the package itself raised, with a `raise` of its own?"""
+    """Return whether a `raise` statement of the package raised the error."""
     frames = traceback.extract_tb(error.__traceback__)
     if not frames or not frames[-1].filename.startswith(OURS):
         return False
     return linecache.getline(frames[-1].filename, frames[-1].lineno or 0).strip().startswith("raise ")
 
 
-@dataclass(frozen=True)
+@dataclass
 class Input:
-    """What to do with one input, and what it is, in a line.
+    """One input: its description, and a function that uses it.
 
-    `run` raises an AssertionError where the package breaks a promise. `refuses` says of another error whether it is one
-    that the package should raise. `mistyped` inputs have an argument of another Python type than its annotation: to
-    refuse those is left to Python, with its own TypeError, AttributeError or their like.
+    Args:
+        said: the description, shown by `str`.
+        run: raises an `AssertionError` where the package breaks a promise.
+        refuses: says whether the package should raise a given error.
+        mistyped: an argument has another Python type than its annotation. Python may then refuse it with its own
+            `TypeError` or `AttributeError`.
     """
 
-    said: object  # shown by str()
+    said: object
     run: Callable[[], object]
     refuses: Callable[[BaseException], bool] = raised_on_purpose
     mistyped: bool = False
 
+    def __repr__(self) -> str:
+        return str(self.said)
 
-Target = Callable[[random.Random], Input]
 
+class Verdict(NamedTuple):
+    """A verdict: its kind, for a failure its place, and a description of the input and of the error."""
 
-@dataclass(frozen=True)
-class Verdict:
-    """What became of input number `index`; for a failure where it failed, which is the same for many, and how."""
-
-    index: int
     kind: str
-    seconds: float
-    place: str = ""
-    said: str = ""
+    place: str
+    said: str
 
 
-def random_of(name: str, seed: int, index: int) -> random.Random:
-    """All that an input is made of follows from these three."""
-    return random.Random(f"{name}/{seed}/{index}")
-
-
-def judged(name: str, target: Target, seed: int, index: int, seconds: float) -> Verdict:
-    """Runs one input, for so many seconds at most."""
-    begin, made = time.perf_counter(), None
+def judged(made: Input, seconds: float) -> Verdict:
+    """Run one input for at most `seconds`."""
     try:
         with _limited(seconds), warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            made = target(random_of(name, seed, index))
             made.run()
     except (KeyboardInterrupt, GeneratorExit):
         raise
     except BaseException as error:
-        kind, place = _kind(error, made), _place(error)
-        said = f"{made.said if made else 'while the input was made'}: {type(error).__name__}: {_short(error)}"
-        return Verdict(index, kind, time.perf_counter() - begin, place if kind == FAILED else "", said)
-    return Verdict(index, ACCEPTED, time.perf_counter() - begin, said=str(made.said))
+        kind = _kind(error, made)
+        said = f"{made.said}: {type(error).__name__}: {' '.join(str(error).split())[:300]}"
+        return Verdict(kind, _place(error) if kind == FAILED else "", said)
+    return Verdict(ACCEPTED, "", str(made.said))
 
 
-def _kind(error: BaseException, made: Input | None) -> str:
-    if made is None or isinstance(error, Hang | AssertionError):
+def _kind(error: BaseException, made: Input) -> str:
+    if isinstance(error, Hang | AssertionError):
         return FAILED
     if made.refuses(error):
         return REFUSED
@@ -101,22 +92,16 @@ def _kind(error: BaseException, made: Input | None) -> str:
 
 
 def _place(error: BaseException) -> str:
-    """Where in the package it happened; else where in the fuzzer."""
+    """The line of the package where the error happened, or else of the fuzzer."""
     frames = traceback.extract_tb(error.__traceback__)
     inner = [frame for frame in frames if frame.filename.startswith(OURS)] or frames[-1:]
-    path = Path(inner[-1].filename)
-    path = path.relative_to(ROOT) if path.is_relative_to(ROOT) else path
-    return f"{path}:{inner[-1].lineno} {type(error).__name__}"
-
-
-def _short(error: BaseException) -> str:
-    return " ".join(str(error).split())[:300]
+    return f"{inner[-1].filename.removeprefix(f'{ROOT}/')}:{inner[-1].lineno} {type(error).__name__}"
 
 
 @contextmanager
 def _limited(seconds: float) -> Iterator[None]:
     def late(_signal: int, _frame: FrameType | None) -> NoReturn:
-        raise Hang(f"still at it after {seconds} s")
+        raise Hang(f"still running after {seconds} s")
 
     before = signal.signal(signal.SIGALRM, late)
     signal.setitimer(signal.ITIMER_REAL, seconds)

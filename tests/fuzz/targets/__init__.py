@@ -1,1 +1,1 @@
-"""What is fuzzed: each module has a `target()`, from random numbers to an input."""
+"""The targets: each module has `inputs()`, a strategy of inputs."""

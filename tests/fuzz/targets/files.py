@@ -1,18 +1,23 @@
-"""Model files: mutations of real ones, of generated ones, and of bad ones, for `lp.read_lp`."""
+"""Model files: real ones, generated ones and bad ones, with edits, for `read_lp`."""
 
 import gzip
-import random
+import re
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import highspy
-import lp as lps
 import numpy as np
-from generators import FAMILIES, generate
+from data import solve
+from data.generators import FAMILIES, generate
+from data.lp import LPError
+from data.readers import read_lp
+from data.scaling import ruiz
+from hypothesis import strategies as st
 
-from ..judging import ROOT, Input, Target
+from ..judging import ROOT, Input
+from .pool import Draw, below, made_by, one
 
 LARGEST = 30_000  # bytes of a file that is mutated
 WORDS = b"""
@@ -20,42 +25,98 @@ WORDS = b"""
 2147483648 -2147483649 x c1 r1 ( ) [ ] ^2 * / < <= =< >= = == : ; \\ ! $ & 'MARKER' 'INTORG' NAME ROWS COLUMNS RHS
 RANGES BOUNDS ENDATA OBJSENSE MAX SOS QUADOBJ QSECTION N L G E FR MI PL BV LI UI SC FX UP LO Minimize Maximize
 subject to st bounds general binary free semi-continuous sos1 S1:: end
+minimise int => 9/10 4abc 1_000 ,5 .x x(1 \xe2\x88\x92
 """
 LUMPS = (b"", b"\0", b"\xff", b"\xc3\xa9", b"\xc2\xa0", b"a" * 300, b"1" * 5000, b"(" * 2000, b"st " * 2000)
 TOKENS = (*WORDS.split(), *LUMPS)
+NUMBERS = TOKENS[:18]
+# How a text is cut into pieces, which pieces are edited, and what takes the place of one.
+PIECES: dict[str, tuple[bytes, bytes, Any]] = {
+    "bytes": (rb"(?s).", rb"(?s).", st.binary(min_size=1, max_size=1)),
+    "tokens": (rb"\S+|\s+", rb"\S", st.sampled_from(TOKENS)),
+    "numbers": (rb"\S+|\s+", rb"[-+.\d].*\d$|\d", st.sampled_from(NUMBERS)),
+    "lines": (rb"[^\n]*\n?", rb"", st.sampled_from(TOKENS)),
+    "sections": (rb"(?m)^[A-Za-z].*\n(?:[^A-Za-z].*\n)*|.+|\n", rb"", st.just(b"")),
+}
+ENDINGS: tuple[Callable[[bytes], bytes], ...] = (
+    lambda text: text.replace(b"\n", b"\r\n"),
+    lambda text: text.replace(b"\n", b"\r"),
+    lambda text: b"\xef\xbb\xbf" + text,
+    lambda text: text.decode("latin-1").encode("utf-16"),
+    lambda text: text.replace(b" ", b"\t"),
+    lambda text: text.replace(b" ", b"\0"),
+    bytes.upper,
+    bytes.lower,
+    lambda text: b"",
+    lambda text: text.replace(b"\n", b" "),
+)
 
-Mutation = Callable[[random.Random, bytes], bytes]
 
-
-def target() -> Target:
-    lps.MIP_SECONDS = 1.0  # the ten that a user waits are too many here
+def inputs() -> st.SearchStrategy[Input]:
+    solve.MIP_SECONDS = 1.0  # a user waits ten
     corpus = [(path.name, path.read_bytes()) for path in sorted((ROOT.parent / "shared" / "lp").glob("**/*.*"))]
     corpus = [(name, text) for name, text in corpus if len(text) <= LARGEST] + _generated()
     folder = Path(tempfile.mkdtemp(prefix="fuzz-"))
 
-    def make(rng: random.Random) -> Input:
-        name, text = rng.choice(corpus)
+    def make(draw: Draw) -> Input:
+        name, text = one(draw, corpus)
         done: list[str] = []
-        for _ in range(rng.choice((0, 1, 1, 1, 2, 3, 8))):
-            mutation = rng.choice(MUTATIONS)
-            done.append(mutation.__name__.strip("_"))
-            text = mutation(rng, text)[: 4 * LARGEST]
-        suffix = rng.choice((Path(name).suffix,) * 8 + (".mps", ".lp", ".txt", ""))
-        if rng.random() < 0.1:
-            text, suffix = _packed(rng, text), suffix + ".gz"
+        for _ in range(one(draw, (0, 1, 1, 1, 2, 3, 8))):
+            done.append(one(draw, (*PIECES, "tokens", "numbers", "slice", "endings")))
+            text = _edited(draw, done[-1], text)[: 4 * LARGEST]
+        suffix = one(draw, (Path(name).suffix,) * 8 + (".mps", ".lp", ".txt", ""))
+        if below(draw, 10) == 9:
+            text, suffix = _packed(draw, text), suffix + ".gz"
         path = folder / f"model{suffix}"
         path.write_bytes(text)
 
         def refuses(error: BaseException) -> bool:
-            return type(error) is lps.LPError and str(error).startswith(f"{path}: ")
+            return type(error) is LPError and str(error).startswith(f"{path}: ")
 
         return Input(f"{name} as {path.name} after {done}", lambda: _read(path), refuses)
 
-    return make
+    return made_by(make)
+
+
+def _edited(draw: Draw, kind: str, text: bytes) -> bytes:
+    """Exchange, insert, delete, swap or repeat some of the text's pieces, or cut it at two places."""
+    if kind == "endings":
+        return one(draw, ENDINGS)(text)
+    if kind == "slice":
+        begin, end = sorted((below(draw, len(text) + 1), below(draw, len(text) + 1)))
+        return one(draw, (text[:end], text[begin:], text[:begin] + text[end:], text + text[begin:end]))
+    pattern, edited, new = PIECES[kind]
+    pieces = re.findall(pattern, text)
+    places = [i for i, piece in enumerate(pieces) if re.match(edited, piece)]
+    for _ in range(one(draw, (1, 1, 2, 5)) if places else 0):
+        a, b = one(draw, places), one(draw, places)
+        way = one(draw, ("exchange", "exchange", "exchange", "insert", "swap", "delete", "repeat"))
+        if way == "swap":
+            pieces[a], pieces[b] = pieces[b], pieces[a]
+        else:
+            ways = {"exchange": draw(new), "insert": pieces[a] + pieces[b], "delete": b"", "repeat": pieces[a] * 50}
+            pieces[a] = ways[way][:LARGEST]
+    return b"".join(pieces)
+
+
+def _packed(draw: Draw, text: bytes) -> bytes:
+    """An archive: whole, cut short, damaged, doubled, not an archive, or of 4 GiB of nothing."""
+    whole = gzip.compress(text, mtime=0)
+    ways: tuple[Callable[[], bytes], ...] = (
+        lambda: whole,
+        lambda: whole[: below(draw, len(whole))],
+        lambda: _edited(draw, "bytes", whole),
+        lambda: whole + whole,
+        lambda: whole + b"trailing",
+        lambda: text,
+        lambda: gzip.compress(whole, mtime=0),
+        lambda: b"".join([gzip.compress(b"\n" * 2**26, mtime=0)] * 64),
+    )
+    return one(draw, ways[:3] * 9 + ways[3:7] * 4 + ways[7:])()
 
 
 def _read(path: Path) -> None:
-    lp = lps.read_lp(path)
+    lp = read_lp(path)
     A = lp.A
     assert lp.columns >= 1, "no columns"
     assert lp.rows >= 1, "no rows"
@@ -66,8 +127,8 @@ def _read(path: Path) -> None:
     assert np.isfinite(lp.objective_offset), "the offset is not finite"
     assert lp.family == "file", "another family"
     try:
-        scaled = lps.ruiz(lp)
-    except lps.LPError:
+        scaled = ruiz(lp)
+    except LPError:
         return
     assert np.isfinite(scaled.A.data).all(), "a scaled number is not finite"
 
@@ -90,108 +151,3 @@ def _generated() -> list[tuple[str, bytes]]:
                 highs.writeModel(str(path))
                 texts.append((path.name, path.read_bytes()))
     return texts
-
-
-def _bytes(rng: random.Random, text: bytes) -> bytes:
-    changed = bytearray(text)
-    for _ in range(min(rng.choice((1, 1, 3, 20)), len(changed))):
-        changed[rng.randrange(len(changed))] = rng.randrange(256)
-    return bytes(changed)
-
-
-def _slice(rng: random.Random, text: bytes) -> bytes:
-    begin, end = sorted((rng.randint(0, len(text)), rng.randint(0, len(text))))
-    return rng.choice((text[:end], text[begin:], text[:begin] + text[end:], text + text[begin:end]))
-
-
-def _lines(rng: random.Random, text: bytes) -> bytes:
-    lines = text.splitlines(keepends=True)
-    for _ in range(rng.choice((1, 1, 2, 5)) if lines else 0):
-        a, b = rng.randrange(len(lines)), rng.randrange(len(lines))
-        way = rng.randrange(4)
-        if way == 0:
-            lines[a], lines[b] = lines[b], lines[a]
-        elif way == 1:
-            lines.insert(a, lines[b])
-        elif way == 2 and len(lines) > 1:
-            del lines[a]
-        else:
-            lines[a] = (lines[a] * rng.choice((2, 50)))[:LARGEST]
-    return b"".join(lines)
-
-
-def _tokens(rng: random.Random, text: bytes) -> bytes:
-    lines = text.splitlines(keepends=True)
-    for _ in range(rng.choice((1, 1, 2, 5)) if lines else 0):
-        place = rng.randrange(len(lines))
-        tokens = lines[place].split(b" ")
-        way, new = rng.randrange(len(tokens)), rng.choice(TOKENS)
-        if rng.random() < 0.7:
-            tokens[way] = new
-        else:
-            tokens.insert(way, new)
-        lines[place] = b" ".join(tokens)
-    return b"".join(lines)
-
-
-def _numbers(rng: random.Random, text: bytes) -> bytes:
-    tokens = text.split(b" ")
-    numeric = [
-        i for i, token in enumerate(tokens) if token.strip()[-1:].isdigit() and token.strip()[:1] in b"+-.0123456789"
-    ]
-    for place in rng.sample(numeric, min(rng.choice((1, 1, 3)), len(numeric))):
-        end = b"\n" if tokens[place].endswith(b"\n") else b""
-        tokens[place] = rng.choice(TOKENS[:18]) + end
-    return b" ".join(tokens)
-
-
-def _section(rng: random.Random, text: bytes) -> bytes:
-    """A section twice, or gone, or in another place."""
-    lines = text.splitlines(keepends=True)
-    heads = [i for i, line in enumerate(lines) if line[:1].isalpha()]
-    if len(heads) < 2:
-        return text
-    begin = rng.randrange(len(heads) - 1)
-    section = lines[heads[begin] : heads[begin + 1]]
-    rest = lines[: heads[begin]] + lines[heads[begin + 1] :]
-    place = rng.randint(0, len(rest))
-    return b"".join(rng.choice((rest, rest[:place] + section + rest[place:], lines[:place] + section + lines[place:])))
-
-
-def _endings(rng: random.Random, text: bytes) -> bytes:
-    ways = (
-        lambda: text.replace(b"\n", b"\r\n"),
-        lambda: text.replace(b"\n", b"\r"),
-        lambda: b"\xef\xbb\xbf" + text,
-        lambda: text.decode("latin-1").encode("utf-16"),
-        lambda: text.replace(b" ", b"\t"),
-        lambda: text.replace(b" ", b"\0"),
-        lambda: text.upper(),
-        lambda: text.lower(),
-        lambda: b"",
-        lambda: text.replace(b"\n", b" "),
-    )
-    return rng.choice(ways)()
-
-
-def _packed(rng: random.Random, text: bytes) -> bytes:
-    """An archive: whole, cut short, damaged, doubled, none at all, or of a few hundred MiB of nothing."""
-    whole = gzip.compress(text, mtime=0)
-    ways = (
-        lambda: whole,
-        lambda: whole[: rng.randint(0, len(whole))],
-        lambda: _bytes(rng, whole),
-        lambda: whole + whole,
-        lambda: whole + b"trailing",
-        lambda: text,
-        lambda: gzip.compress(whole, mtime=0),
-        lambda: _bomb(),
-    )
-    return rng.choices(ways, weights=(4, 4, 4, 2, 2, 2, 2, 0.2))[0]()
-
-
-def _bomb() -> bytes:
-    return b"".join([gzip.compress(b"\n" * 2**26, mtime=0)] * 64)  # 4 GiB in members of 64 MiB
-
-
-MUTATIONS: tuple[Mutation, ...] = (_bytes, _slice, _lines, _tokens, _tokens, _numbers, _numbers, _section, _endings)

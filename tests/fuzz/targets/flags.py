@@ -2,18 +2,18 @@
 
 import io
 import math
-import random
 import tempfile
 from argparse import Namespace
-from collections.abc import Callable
 from contextlib import redirect_stderr
 from pathlib import Path
 from typing import Any
 
 import yaml
-from options import check, parse, parser
+from hypothesis import strategies as st
+from loop.options import check, parse, parser
 
-from ..judging import Input, Target
+from ..judging import Input
+from .pool import Draw, below, chance, made_by, one
 
 WORDS = """
 0 1 2 8 -1 0.5 0.3 1.0 1.5 nan inf -inf 1e999 1e-400 1e308 -0 00 0x10 1_000 1e3 99999999999999999999
@@ -67,28 +67,67 @@ DOCUMENTS = (
 )
 
 
-def target() -> Target:
+SCALARS = st.sampled_from((*VALUES, 0, 1, -1, 0.5, 10**30, math.nan, math.inf, True, False, None))
+KEYS = st.sampled_from(("a", "lr", 1, None))
+NESTED = SCALARS | st.lists(SCALARS, max_size=3) | st.dictionaries(KEYS, SCALARS | st.lists(SCALARS), max_size=1)
+
+
+def inputs() -> st.SearchStrategy[Input]:
     defaults = {f"--{action.dest}": action.default for action in parser()._actions}
     defaults["--seen_steps"] = [10, 30]  # by default there are none
-    flags = sorted(defaults.keys() - {"--help"})
+    del defaults["--help"]
     folder = Path(tempfile.mkdtemp(prefix="fuzz-"))
 
-    def make(rng: random.Random) -> Input:
-        argv = _command_line(rng, flags, defaults) if rng.random() < 0.6 else []
+    def make(draw: Draw) -> Input:
+        argv = _command_line(draw, defaults) if chance(draw, 60) else []
         said = f"{argv}"[:300]
-        if not argv or rng.random() < 0.3:
-            path = folder / "run.yaml"
-            text = _document(rng, flags)
+        if not argv or chance(draw, 30):
+            path, text = folder / "run.yaml", _document(draw, sorted(defaults))
             path.write_bytes(text)
             said += f" with {text[:300]!r}"
             argv = ["--config", str(path), *argv]
         return Input(said, lambda: _parse(argv), refuses=lambda error: isinstance(error, SystemExit))
 
-    return make
+    return made_by(make)
+
+
+def _command_line(draw: Draw, defaults: dict[str, Any]) -> list[str]:
+    argv: list[str] = []
+    for _ in range(1 + below(draw, 4)):
+        flag = one(draw, sorted(defaults))
+        if defaults[flag] not in (None, False) and chance(draw, 85):  # else almost nothing would be accepted
+            argv += [flag, *map(str, defaults[flag] if isinstance(defaults[flag], list) else [defaults[flag]])]
+            continue
+        flag = _misspelt(draw, flag)
+        values = draw(st.lists(st.sampled_from(VALUES), max_size=3))
+        joined = [f"{flag}={''.join(values)}"]
+        argv += one(draw, (*([flag, *values],) * 7, joined, joined, values))
+    return [argument for argument in argv if argument not in ("-h", "--help")]
+
+
+def _misspelt(draw: Draw, flag: str) -> str:
+    if not chance(draw, 15):
+        return flag
+    place, letter = below(draw, len(flag)), one(draw, "abz_-=. \0é")
+    ways = (flag[:place] + flag[place + 1 :], flag[:place] + letter + flag[place:], flag[:place])
+    return one(draw, (*ways, flag.upper(), flag.replace("_", "-"), flag.removeprefix("-")))
+
+
+def _document(draw: Draw, flags: list[str]) -> bytes:
+    if chance(draw, 30):
+        text = one(draw, DOCUMENTS)
+    else:
+        names = draw(st.lists(st.sampled_from(flags), min_size=1, max_size=5))
+        items = {_misspelt(draw, name.removeprefix("--")): draw(NESTED) for name in names}
+        text = yaml.safe_dump(items) if draw(st.booleans()) else "".join(f"{k}: {v}\n" for k, v in items.items())
+    data = bytearray(text.encode("utf-8", "surrogatepass"))
+    for _ in range(one(draw, (0, 0, 1, 3)) if data else 0):
+        data[below(draw, len(data))] = below(draw, 256)
+    return bytes(data)
 
 
 def _parse(argv: list[str]) -> None:
-    """Accepted options are in order, and a refusal is a line."""
+    """Check that accepted options are in order, and that a refusal is one line."""
     with redirect_stderr(io.StringIO()) as said:
         try:
             args = parse(argv)
@@ -107,7 +146,7 @@ def _check_refusal(code: object, said: str) -> None:
 
 
 def _check_ranges(args: Namespace) -> None:
-    check(args)  # what was accepted is accepted again
+    check(args)  # what was accepted once is accepted again
     types = {action.dest: (action.type, action.nargs) for action in parser()._actions}
     for name, value in vars(args).items():
         if value is None:
@@ -119,66 +158,3 @@ def _check_ranges(args: Namespace) -> None:
                 assert math.isfinite(part), f"--{name} is {part}"
                 assert part >= 0, f"--{name} is {part}"
                 assert kind is float or part < 2**63, f"--{name} is {part}, more than an int64"
-
-
-def _command_line(rng: random.Random, flags: list[str], defaults: dict[str, Any]) -> list[str]:
-    argv: list[str] = []
-    for _ in range(rng.randint(1, 6)):
-        flag = rng.choice(flags)
-        if rng.random() < 0.7 and defaults[flag] not in (None, False):  # else next to nothing would be accepted
-            default = defaults[flag] if isinstance(defaults[flag], list) else [defaults[flag]]
-            argv += [flag, *map(str, default)]
-            continue
-        if rng.random() < 0.15:
-            flag = _misspelt(rng, flag)
-        value = rng.choice(VALUES)
-        form = rng.random()
-        if form < 0.2:
-            argv.append(f"{flag}={value}")
-        elif form < 0.35:
-            argv.append(flag)
-        elif form < 0.4:
-            argv.append(value)
-        else:
-            argv += [flag, *(rng.choice(VALUES) for _ in range(rng.choice((1, 1, 1, 2, 3))))]
-    return [argument for argument in argv if argument not in ("-h", "--help")]
-
-
-def _misspelt(rng: random.Random, flag: str) -> str:
-    place = rng.randrange(len(flag))
-    ways: tuple[Callable[[], str], ...] = (
-        lambda: flag[:place] + flag[place + 1 :],
-        lambda: flag[:place] + rng.choice("abz_-=. \0é") + flag[place:],
-        lambda: flag[:place],
-        lambda: flag.upper(),
-        lambda: flag.replace("_", "-"),
-        lambda: flag.removeprefix("-"),
-    )
-    return rng.choice(ways)()
-
-
-def _document(rng: random.Random, flags: list[str]) -> bytes:
-    if rng.random() < 0.3:
-        text = rng.choice(DOCUMENTS)
-    else:
-        items: dict[Any, Any] = {}
-        for _ in range(rng.randint(1, 5)):
-            flag = rng.choice(flags).removeprefix("--")
-            items[_misspelt(rng, flag) if rng.random() < 0.15 else flag] = _nested(rng, 0)
-        text = yaml.safe_dump(items) if rng.random() < 0.5 else "".join(f"{k}: {v}\n" for k, v in items.items())
-    data = text.encode("utf-8", "surrogatepass")
-    if rng.random() < 0.3 and data:
-        changed = bytearray(data)
-        for _ in range(rng.choice((1, 3))):
-            changed[rng.randrange(len(changed))] = rng.randrange(256)
-        data = bytes(changed)
-    return data
-
-
-def _nested(rng: random.Random, depth: int) -> Any:
-    way = rng.random()
-    if depth < 3 and way < 0.1:
-        return [_nested(rng, depth + 1) for _ in range(rng.randint(0, 3))]
-    if depth < 3 and way < 0.15:
-        return {rng.choice(("a", "lr", 1, None)): _nested(rng, depth + 1)}
-    return rng.choice((rng.choice(VALUES), rng.choice((0, 1, -1, 0.5, 10**30, math.nan, math.inf, True, False, None))))
