@@ -18,11 +18,15 @@ class Docstrings(Extension):
             obj.docstring.value = SEVERAL.sub(_one_by_one, text)
 
     def on_package(self, *, pkg: Module, **_: Any) -> None:
-        """Of a file without `__all__` what packages export is public; where they export nothing of it, all it has."""
+        """Show what a folder exports of a file in it, or every public name if the folder exports nothing of it.
+
+        The package itself exports a short list. This list does not restrict what the reference shows.
+        """
         exported: defaultdict[str, list[str]] = defaultdict(list)
-        for module in _modules(pkg):
-            for name in map(str, module.exports or ()):
-                if isinstance(member := module.members.get(name), Alias):
+        for folder in _modules(pkg):
+            for name in map(str, folder.exports or ()):
+                member = folder.members.get(name)
+                if folder is not pkg and isinstance(member, Alias) and member.target_path.startswith(f"{folder.path}."):
                     exported[member.target_path.rpartition(".")[0]].append(name)
         for path, names in exported.items():
             if (home := pkg.modules_collection[path]).exports is None:
