@@ -1,7 +1,7 @@
 """Statistics that standardise solver states."""
 
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -10,6 +10,9 @@ from jepa_ssl.protocols import CONSTRAINT, VARIABLE
 
 KINDS = (CONSTRAINT, VARIABLE)
 LIMIT = 10.0  # standard deviations
+
+Moments: TypeAlias = tuple[int, Tensor, Tensor]
+"""How many rows, and of each number the mean and the sum of squared deviations, `[2h]` in float64 on the host."""
 
 
 class StateStatistics(nn.Module):
@@ -45,23 +48,23 @@ class StateStatistics(nn.Module):
         Raises:
             ValueError: there is no variable, or a state is not finite.
         """
-        each = [{kind: states[kind].detach().cpu().double() for kind in KINDS} for states in batches]
-        if not any(len(states[VARIABLE]) for states in each):
+        numbers = torch.zeros(2 * len(self.steps), dtype=torch.float64)
+        moments: dict[str, Moments] = dict.fromkeys(KINDS, (0, numbers, numbers))
+        for states in batches:
+            moments = {kind: _merged(moments[kind], states[kind].detach().cpu().double()) for kind in KINDS}
+        if not moments[VARIABLE][0]:
             raise ValueError("instances has no LP with a variable; give fit some batches of training instances.")
-        for i, kind in enumerate(KINDS):
-            rows = torch.cat([states[kind] for states in each])
-            if not bool(rows.isfinite().all()):
+        for i, (kind, (count, mean, squares)) in enumerate(moments.items()):
+            if not bool((mean + squares).isfinite().all()):
                 raise ValueError(
                     f"instances leads to {kind} states that are not finite, but fit needs finite ones; rescale the LPs "
                     f"so that their coefficients are near 1, or take fewer steps."
                 )
-            count = max(len(rows), 1)
-            mean = rows.sum(0) / count
-            std = ((rows - mean).square().sum(0) / count).sqrt()
+            std = (squares / max(count, 1)).sqrt()
             self.get_buffer(f"{kind}_mean").copy_(mean)
             # A number that is the same everywhere has no deviation to divide by.
             self.get_buffer(f"{kind}_std").copy_(torch.where(std > 1e-6 * mean.abs(), std, 1))
-            self.items[i] = len(rows)
+            self.items[i] = count
         self.fitted = True
 
     def _load_from_state_dict(  # pyright: ignore[reportIncompatibleMethodOverride]
@@ -76,3 +79,13 @@ class StateStatistics(nn.Module):
             )
         super()._load_from_state_dict(state_dict, prefix, *rest)  # pyright: ignore[reportUnknownMemberType]
         self.fitted = bool(self.items[1] > 0)  # read once, here, and not for each batch
+
+
+def _merged(moments: Moments, rows: Tensor) -> Moments:
+    """The moments with those of `rows`, `[items, 2h]`, so that no batch is kept: Chan, Golub and LeVeque, 1979."""
+    if not len(rows):
+        return moments
+    count, mean, squares = moments
+    total, own = count + len(rows), rows.mean(0)
+    squares = squares + (rows - own).square().sum(0) + (own - mean).square() * count * len(rows) / total
+    return total, mean + (own - mean) * len(rows) / total, squares
