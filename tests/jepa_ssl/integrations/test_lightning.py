@@ -19,6 +19,7 @@ from torch.utils.data import DataLoader, DistributedSampler
 
 from jepa_ssl import CollapseMonitor, EMATeacher
 from jepa_ssl.freezing import freeze
+from jepa_ssl.monitor.packing import unpack
 
 ROOT = Path(__file__).resolve().parents[3]
 pytestmark = [
@@ -155,6 +156,7 @@ def test_it_resumes_bit_for_bit_and_the_loggers_get_the_monitors_rows(example, t
     unbroken, metrics = run("unbroken", 0, None)
     resumed, later = run("resumed", 1, tmp_path / "unbroken" / "epoch=0-step=8.ckpt")
     assert unbroken["state_dict"]["jepa.teacher.updates"] == 24
+    assert unpack(unbroken["state_dict"]["jepa.monitor._extra_state"])["steps"] == 24
     assert any(name.startswith("jepa.predictor.") for name in unbroken["state_dict"])
     for part in ("state_dict", "optimizer_states"):
         assert not differences(unbroken[part], resumed[part])
