@@ -1,12 +1,13 @@
-"""Loss weights per epoch; zero-weight losses are skipped."""
+"""Loss weights over time; zero-weight losses are skipped."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Literal
 
 import torch
 from torch import Tensor
 
-from jepa_ssl.checks import non_negative
+from jepa_ssl.checks import describe, non_negative, whole_number
 from jepa_ssl.protocols import JEPALoss
 from jepa_ssl.schedules import Scheduled, value_at
 
@@ -22,75 +23,101 @@ class JointLoss:
 
     @property
     def terms(self) -> dict[str, Tensor]:
-        """Detached losses for a log: `"loss"`, and `"loss_task"` and `"loss_jepa"` if they were computed."""
+        """Detached losses for a log, always `"loss"`, `"loss_task"` and `"loss_jepa"`; NaN if one was not computed."""
         computed = {"loss": self.total, "loss_task": self.task, "loss_jepa": self.jepa and self.jepa.total}
-        return {name: loss.detach() for name, loss in computed.items() if loss is not None}
+        nothing = self.total.new_full((), torch.nan)
+        return {name: nothing if loss is None else loss.detach() for name, loss in computed.items()}
 
 
 @dataclass(frozen=True)
 class LossWeights:
-    """The weights of the two losses in one epoch."""
+    """The weights of the two losses at one time."""
 
     task: float
     jepa: float
 
     def combine(
         self,
-        task: Callable[[], Tensor],
+        task: Tensor | Callable[[], Tensor],
         jepa: Callable[[], JEPALoss],
         balance: Callable[[Tensor, Tensor], Tensor] | None = None,
     ) -> JointLoss:
         """`task * task() + jepa * jepa()`; a loss of weight 0 is not computed.
 
-        If both are computed and `balance` is given, `balance(weighted task loss, JEPA loss)` is one more factor on the
-        JEPA loss: with `GradientBalance` the weight of JEPA is the ratio of its gradient to the task's.
+        `task` may be a loss that you have computed already. It is then reported even if its weight is 0.
+
+        If both count and `balance` is given, `balance(weighted task loss, JEPA loss)` is one more factor on the JEPA
+        loss: with `GradientBalance` the weight of JEPA is the ratio of its gradient to the task's.
 
         Raises:
-            ValueError: both weights are 0.
+            TypeError: the task's loss is not a tensor.
+            ValueError: both weights are 0, or the task's loss is not a scalar.
         """
-        task_loss = task() if self.task else None
+        task_loss = _checked(task() if callable(task) else task) if self.task or not callable(task) else None
         jepa_loss = jepa() if self.jepa else None
         parts: dict[str, Tensor] = {}
-        if task_loss is not None:
+        if task_loss is not None and self.task:
             parts["task"] = self.task * task_loss
         if jepa_loss is not None:
             balanced = balance(parts["task"], jepa_loss.total) if balance and parts else 1.0
             parts["jepa"] = self.jepa * balanced * jepa_loss.total
         if not parts:
-            raise ValueError("both losses have weight 0 in this epoch, so nothing would be trained; raise one of them.")
+            raise ValueError("both losses have weight 0 now, so nothing would be trained; raise one of them.")
         return JointLoss(torch.stack(list(parts.values())).sum(), task_loss, jepa_loss, parts)
 
 
-@dataclass(frozen=True)
+def _checked(loss: Tensor) -> Tensor:
+    if not isinstance(loss, Tensor):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise TypeError(f"the task's loss is a {type(loss).__name__}, but must be a tensor; return the loss itself.")
+    if loss.ndim:
+        raise ValueError(f"the task's loss is {describe(loss)}, but must be a scalar; use .mean().")
+    return loss
+
+
+@dataclass(frozen=True, kw_only=True)
 class JointSchedule:
-    """`pretrain_epochs` epochs of JEPA alone, then `task_weight * task + jepa_weight * jepa`.
+    """JEPA alone at first, then `task_weight * task + jepa_weight * jepa`.
 
     A weight is a number, or a function of the number of epochs since pretraining ended, such as `LinearSchedule`.
-    With `jepa_weight=0` the task is trained alone once pretraining has ended; with `pretrain_epochs=0` both are trained
-    from the start.
+    With `jepa_weight=0` the task is trained alone once pretraining has ended; with `pretrain=0` both are trained from
+    the start.
 
-    >>> schedule = JointSchedule(jepa_weight=0.2, pretrain_epochs=1)
+    Args:
+        jepa_weight: weight of the JEPA loss after pretraining.
+        task_weight: weight of your own loss after pretraining.
+        pretrain: train on JEPA alone for this many epochs first.
+        per: with `"step"`, `pretrain` and the weights count optimizer steps instead of epochs.
+
+    >>> schedule = JointSchedule(jepa_weight=0.2, pretrain=1)
     >>> schedule(0), schedule(1)
     (LossWeights(task=0.0, jepa=1.0), LossWeights(task=1.0, jepa=0.2))
     """
 
     jepa_weight: Scheduled = 0.2
     task_weight: Scheduled = 1.0
-    pretrain_epochs: int = 0
+    pretrain: int = 0
+    per: Literal["epoch", "step"] = "epoch"
 
     def __post_init__(self) -> None:
-        if self.pretrain_epochs < 0:
-            raise ValueError(f"pretrain_epochs is {self.pretrain_epochs}, but must be at least 0; use 0 for none.")
-        self(self.pretrain_epochs)  # a bad weight is refused now, not hours later
+        whole_number("pretrain", self.pretrain, least=0, remedy="use 0 for none.")
+        if self.per not in ("epoch", "step"):
+            raise ValueError(f"per is {self.per!r}, but must be 'epoch' or 'step'.")
+        self(self.pretrain)  # a bad weight is refused now, not hours later
 
-    def is_pretraining(self, epoch: int) -> bool:
-        """Is `epoch`, counted from 0, one of JEPA alone?"""
-        return epoch < self.pretrain_epochs
+    @property
+    def is_constant(self) -> bool:
+        """Are the weights the same at all times?"""
+        return not (self.pretrain or callable(self.jepa_weight) or callable(self.task_weight))
 
-    def __call__(self, epoch: int) -> LossWeights:
-        if self.is_pretraining(epoch):
+    def is_pretraining(self, now: int) -> bool:
+        """Is epoch (or step) `now`, counted from 0, one of JEPA alone?"""
+        return now < self.pretrain
+
+    def __call__(self, now: int) -> LossWeights:
+        """The weights in epoch (or at step) `now`, counted from 0."""
+        if self.is_pretraining(now):
             return LossWeights(task=0.0, jepa=1.0)
-        since = epoch - self.pretrain_epochs
+        since = now - self.pretrain
         return LossWeights(
             task=value_at(self.task_weight, since, "task_weight", non_negative),
             jepa=value_at(self.jepa_weight, since, "jepa_weight", non_negative),

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from jepa_ssl.checks import check_items, whole_number
 from jepa_ssl.protocols import Embeddings
+from jepa_ssl.seeds import own_initialization
 
 
 class _StreamMLPs(nn.Module):
@@ -18,13 +19,13 @@ class _StreamMLPs(nn.Module):
         for stream, size in sizes.items():
             for name, each in zip(("input", "hidden", "output"), size, strict=True):
                 whole_number(f"{name} size of stream {stream!r}", each, 1, "give the widths of trunk and embedding.")
-        self.streams = nn.ModuleDict(
-            {
-                stream: nn.Sequential(nn.Linear(inputs, hidden), activation(), nn.Linear(hidden, outputs))
-                for stream, (inputs, hidden, outputs) in sizes.items()
-            }
-        )
-
+        with own_initialization(type(self).__name__):
+            self.streams = nn.ModuleDict(
+                {
+                    stream: nn.Sequential(nn.Linear(inputs, hidden), activation(), nn.Linear(hidden, outputs))
+                    for stream, (inputs, hidden, outputs) in sizes.items()
+                }
+            )
         self.widths = {stream: inputs for stream, (inputs, _, _) in sizes.items()}
 
     def forward(self, embeddings: Embeddings) -> dict[str, Tensor]:

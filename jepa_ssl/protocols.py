@@ -4,7 +4,7 @@
 random numbers. It is `Any` here because a part of your own may take less.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
 
@@ -104,6 +104,13 @@ class ViewMaker(Protocol[InstanceT_contra]):
     ) -> Views[Any, Any] | tuple[Views[Any, Any], ...]: ...
 
 
+@runtime_checkable
+class FittedViews(Protocol):
+    """A view maker that takes statistics of training batches before the first step: `SolverState` for example."""
+
+    def fit(self, instances: Iterable[Any], /) -> Any: ...
+
+
 class Fill(Protocol):
     """Replaces hidden values: returns `values` with other content where `hidden` is True, and does not write to it.
 
@@ -135,6 +142,7 @@ class Encoder(Protocol[InstanceT_contra]):
     def __call__(self, instance: InstanceT_contra, /) -> Embeddings | Encoded: ...
 
 
+@runtime_checkable
 class SizedEncoder(Encoder[InstanceT_contra], Protocol[InstanceT_contra]):
     """An encoder that tells the size of its embeddings, for which a predictor is built: `ModelEncoder` for example."""
 

@@ -1,7 +1,9 @@
 """Random numbers by instance: the same graph or vector gets the same draw, wherever and with whomever it is batched."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from contextlib import AbstractContextManager, contextmanager
 from copy import copy
+from hashlib import blake2b
 from typing import Any, TypeAlias, TypeVar
 
 import torch
@@ -90,6 +92,38 @@ class Seeds:
 
 Randomness: TypeAlias = torch.Generator | Seeds | None
 """What decides a draw: a generator, the names of the instances, or (None) torch's global random numbers."""
+
+
+@contextmanager
+def seeded(seed: int, device: torch.device | None = None) -> Generator[None, None, None]:
+    """Start torch's global random numbers from `seed` inside the context, and restore them after it.
+
+    Those of the CPU, and of `device` if it has its own.
+    """
+    name = "cpu" if device is None or device.type == "meta" else device.type
+    own = [] if name == "cpu" or device is None else [device]
+    with torch.random.fork_rng(own, device_type="cuda" if name == "cpu" else name):  # pyright: ignore[reportUnknownMemberType]
+        torch.default_generator.manual_seed(seed)  # torch.manual_seed would seed every device
+        if own:
+            getattr(torch, name).manual_seed(seed)
+        yield
+
+
+def own_initialization(name: str) -> AbstractContextManager[None]:
+    """A context for what JEPA adds to a model: its initial weights follow from `torch.initial_seed()` and from `name`.
+
+    So a network that is built afterwards gets the weights that it would get without JEPA.
+    """
+    return seeded(mixed(torch.initial_seed(), name), torch.get_default_device())
+
+
+def mixed(*parts: int | str) -> int:
+    """Hash numbers and names to one number in [0, 2^62); each of its bits depends on all of theirs.
+
+    >>> mixed(0, 1) == mixed(0, 1), mixed(0, 1) == mixed(1, 0)
+    (True, False)
+    """
+    return int.from_bytes(blake2b(repr(parts).encode(), digest_size=8).digest(), "big") >> 2
 
 
 def check_randomness(generator: Randomness, instances: int, device: torch.device) -> None:

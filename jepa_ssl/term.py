@@ -1,17 +1,22 @@
 """The JEPA term of a plain loop: the loss of a step, the teacher's update, and a block in the checkpoint."""
 
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager, nullcontext
 from copy import copy
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from jepa_ssl.balance import GradientBalance
-from jepa_ssl.joint import JointLoss, JointSchedule
+from jepa_ssl.checks import whole_number
+from jepa_ssl.joint import JointLoss, JointSchedule, LossWeights
 from jepa_ssl.names import unwrapped
 from jepa_ssl.objective import JEPAObjective
-from jepa_ssl.protocols import Embeddings, Encoded, Encoder, RestartableTeacher
-from jepa_ssl.seeds import Randomness
+from jepa_ssl.processes import rank
+from jepa_ssl.protocols import Embeddings, Encoded, Encoder, FittedViews, RestartableTeacher
+from jepa_ssl.seeds import Randomness, mixed, seeded
 
 _ALWAYS_BOTH = JointSchedule()
 _TEACHER = "objective.teacher."
@@ -22,7 +27,13 @@ class JEPATerm(nn.Module):
 
     The term holds what JEPA adds to your model: the encoder's submodule `projector`, if it has one, the objective, and
     the balance. The encoder is borrowed, so its other parameters are not among the term's, and your model's checkpoint
-    gains no key. `to`, `parameters` and `state_dict` are those of `nn.Module`; a teacher's copy takes no gradient.
+    gains no key. `to`, `parameters` and `state_dict` are those of `nn.Module`; a teacher's copy takes no gradient. When
+    it is built, the term moves itself to the encoder's device, and the predictor to the encoder's dtype.
+
+    The term does not move torch's global random numbers, so your data order, dropout and initial weights are those of a
+    run without it. What it draws follows from `torch.initial_seed()` when it was built and from the number of its
+    losses; both are in its `state_dict`, so that a resumed run goes on as it would have. A compiled step draws from the
+    global numbers instead, and so do the layers of your model if you give `loss` a `generator`.
 
     If DDP or `torch.compile` wraps your step, write the step as a module that holds the model and the term:
     docs/many_processes.md.
@@ -30,7 +41,7 @@ class JEPATerm(nn.Module):
     Args:
         encoder: makes embeddings of instances.
         objective: makes the views, predicts, and compares.
-        schedule: the weights of the two losses in each epoch. By default both count from the start, JEPA by 0.2.
+        schedule: the weights of the two losses over time. By default both count from the start, JEPA by 0.2.
         balance: with `GradientBalance(trunk.parameters())` the schedule's `jepa_weight` is the ratio of JEPA's gradient
             to the task's.
 
@@ -38,7 +49,6 @@ class JEPATerm(nn.Module):
     >>> model = nn.Sequential(nn.Linear(6, 16), nn.ReLU(), nn.Linear(16, 3))
     >>> encoder = ModelEncoder(model, {"instance": 16}, dim=8, captured={"instance": "1"})
     >>> term = JEPATerm(encoder, JEPAObjective(EntryMasker(0.5), MLPPredictor(encoder.dims), EMATeacher(encoder)))
-    >>> import torch
     >>> optimizer = torch.optim.Adam([*model.parameters(), *term.parameters()])
     >>> batch = torch.randn(4, 6)
     >>> joint = term.loss(batch, task=lambda: model(batch).square().mean())
@@ -62,38 +72,109 @@ class JEPATerm(nn.Module):
         self.objective = objective
         self.schedule = schedule
         self.balance = balance
+        self._seed, self._losses, self.steps = torch.initial_seed() & (2**62 - 1), 0, 0
+        if (like := _weights_of(encoder)) is not None:
+            self.to(like.device)
+            if isinstance(objective.predictor, nn.Module):
+                objective.predictor.to(like.dtype)
 
     @property
     def encoder(self) -> Any:
         """The encoder that was given. Its parameters are not the term's, except for those of the projector."""
         return self._borrowed[0]
 
+    def fit(self, instances: Iterable[Any]) -> None:
+        """Show training batches to views that take statistics, such as `SolverState`; other views need none.
+
+        Call it once before the first step of a new run. A few hundred instances are enough. The order of your data
+        stays what it would be without this pass.
+
+        Args:
+            instances: batches as the objective's views take them, `(instance_of(batch) for batch in loader)`.
+        """
+        views = self.objective.views
+        with seeded(self._seed):
+            for part in views.modules() if isinstance(views, nn.Module) else (views,):
+                if isinstance(part, FittedViews):
+                    part.fit(instances)
+
     def loss(
         self,
         instance: Any,
         *,
-        task: Callable[[], Tensor],
-        epoch: int = 0,
+        task: Tensor | Callable[[], Tensor],
+        epoch: int | None = None,
         generator: Randomness = None,
         precomputed_target: Embeddings | Encoded | None = None,
     ) -> JointLoss:
-        """Weight the two losses as the schedule says for this epoch; a loss of weight 0 is not computed.
+        """Weight the two losses as the schedule says; a JEPA loss of weight 0 is not computed.
 
         Args:
             instance: the batch, as the objective's views take it.
-            task: computes your own loss, a scalar.
-            epoch: counted from 0.
+            task: your own loss, a scalar, or a function that computes it. The function is not called while its loss
+                has weight 0, which saves the forward pass.
+            epoch: counted from 0. You may leave it out if the schedule is constant or counts steps.
             generator, precomputed_target: as in `JEPAObjective.forward`.
+
+        Raises:
+            ValueError: the schedule counts epochs, but `epoch` is missing; both losses have weight 0; or the model and
+                the term are on different devices.
         """
 
         def jepa() -> Any:
-            return self.objective(self.encoder, instance, generator=generator, precomputed_target=precomputed_target)
+            with self._own_random_numbers(generator):
+                return self.objective(
+                    self.encoder, instance, generator=generator, precomputed_target=precomputed_target
+                )
 
-        return self.schedule(epoch).combine(task, jepa, self.balance)
+        weights = self.schedule(self._now(epoch))
+        if not self._losses:
+            self._check_device()
+        self._losses += 1
+        return weights.combine(task, jepa, self.balance)
 
     def update(self) -> None:
         """Update the teacher and the monitor: call it once after each optimizer step."""
         self.objective.update(self.encoder)
+        self.steps += 1
+
+    def _now(self, epoch: int | None) -> int:
+        if self.schedule.is_constant:
+            return 0
+        if self.schedule.per == "step":
+            return self.steps
+        if epoch is None:
+            raise ValueError(
+                "epoch is missing, but the schedule's weights depend on it; give loss(..., epoch=...), counted from 0, "
+                "or count optimizer steps with JointSchedule(per='step')."
+            )
+        if epoch == 1 and not self._losses and not torch.compiler.is_compiling():
+            warnings.warn(
+                "the first epoch of this JEPATerm is 1, but epochs count from 0, so pretraining would end one epoch "
+                "early; give epoch - 1 if your loop counts from 1.",
+                stacklevel=3,
+            )
+        return whole_number("epoch", epoch, least=0, remedy="count epochs from 0.")
+
+    def _check_device(self) -> None:
+        model, own = _weights_of(self.encoder), _weights_of(self.objective.predictor)
+        if model is not None and own is not None and model.device != own.device:
+            raise ValueError(
+                f"the encoder is on {model.device}, but this JEPATerm is on {own.device}; move both, or build the term "
+                f"after you have moved your model."
+            )
+
+    def _own_random_numbers(self, generator: Randomness) -> AbstractContextManager[None]:
+        if generator is not None or torch.compiler.is_compiling():
+            return nullcontext()
+        weights = _weights_of(self.encoder)
+        return seeded(mixed(self._seed, self._losses, rank()), None if weights is None else weights.device)
+
+    def get_extra_state(self) -> Tensor:
+        return torch.tensor([self._seed, self._losses, self.steps])
+
+    def set_extra_state(self, state: Tensor) -> None:
+        self._seed, self._losses, self.steps = (int(number) for number in state)
 
     def resume(self, state: dict[str, Any]) -> bool:
         """Load a saved `state_dict`, even one of a run whose teacher kept no state, or that of a run whose did.
@@ -123,9 +204,43 @@ class JEPATerm(nn.Module):
         return not restarted
 
 
+class NoTerm(nn.Module):
+    """The task alone, in the place of a `JEPATerm`, so that a loop needs no `if` where JEPA is off.
+
+    >>> joint = NoTerm().loss(None, task=torch.tensor(2.0))
+    >>> joint.total, joint.terms["loss_jepa"]
+    (tensor(2.), tensor(nan))
+    """
+
+    def loss(self, instance: Any, *, task: Tensor | Callable[[], Tensor], **_: Any) -> JointLoss:
+        """The loss of the task; the other arguments of `JEPATerm.loss` are ignored."""
+        return LossWeights(task=1.0, jepa=0.0).combine(task, _never)
+
+    def fit(self, instances: Iterable[Any]) -> None:
+        """Do nothing."""
+
+    def update(self) -> None:
+        """Do nothing."""
+
+    def resume(self, state: dict[str, Any]) -> bool:
+        """Ignore the state of a run with JEPA; was there none?"""
+        return not state
+
+
+def _never() -> Any:
+    raise AssertionError("a JEPA loss of weight 0 is not computed")
+
+
 def _projector_of(encoder: object) -> nn.Module | None:
     module = unwrapped(encoder)
     return dict(module.named_children()).get("projector") if isinstance(module, nn.Module) else None
+
+
+def _weights_of(part: object) -> Tensor | None:
+    """A parameter of an encoder or a predictor, for its device and dtype; None if it is a function."""
+    module = unwrapped(part)
+    parameters = module.parameters() if isinstance(module, nn.Module) else iter(())
+    return next((weights for weights in parameters if weights.is_floating_point()), None)
 
 
 def _of_teacher(state: dict[str, Any]) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 import jepa_ssl
 from jepa_ssl.integrations.pyg import bipartite_graph
-from jepa_ssl.lp import SolverState, valid_entries
+from jepa_ssl.lp import valid_entries
 from jepa_ssl.protocols import JEPALoss
 from jepa_ssl.teachers import SharedTeacher, StopGradTeacher
 
@@ -81,8 +81,7 @@ def jepa_term(
 
 def prepare(term: jepa_ssl.JEPATerm, batches: Iterable[Any]) -> None:
     """Show the views batches of the training set, for statistics of solver states, before the first step."""
-    if isinstance(term.objective.views, SolverState):
-        term.objective.views.fit(map(instance, batches))
+    term.fit(map(instance, batches))
 
 
 def jepa_loss(

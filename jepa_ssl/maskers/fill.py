@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from jepa_ssl.checks import non_negative
 from jepa_ssl.protocols import Fill
+from jepa_ssl.seeds import own_initialization
 
 _INTEGERS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}  # by size in bytes
 
@@ -98,7 +99,8 @@ class LearnedToken(nn.Module):
                     f"widths[{stream!r}] is {width}, but must be at least 1; give the number of features of an item, "
                     f"or 1 for one number in all places."
                 )
-        self.tokens = nn.ParameterDict({stream: 0.02 * torch.randn(width) for stream, width in widths.items()})
+        with own_initialization(type(self).__name__):
+            self.tokens = nn.ParameterDict({stream: 0.02 * torch.randn(width) for stream, width in widths.items()})
 
     def forward(self, values: Tensor, hidden: Tensor, /, *, stream: str, **_: object) -> Tensor:
         width = values.size(-1) if values.ndim > 1 else 1  # edges may have a number each, in one dimension

@@ -3,14 +3,17 @@
 Learns whether the point of all ones is feasible, from the rows alone. Returns a `NamedTuple`.
 """
 
-from typing import NamedTuple
+from argparse import ArgumentParser
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import torch
 from adoption.loop import Loop
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from jepa_ssl import EMATeacher, FlatVectors, JEPAObjective, JEPATerm, MLPPredictor, ModelEncoder  # +
+from jepa_ssl import FlatVectors  # +
+from jepa_ssl.integrations.flags import add_jepa_arguments, from_args  # +
 from jepa_ssl.maskers import GroupMasker  # +
 
 MOST, COLUMNS, WIDTH = 7, 4, 32
@@ -37,16 +40,19 @@ class ConstraintTransformer(nn.Module):
 
 
 class Training(Loop):
-    def __init__(self) -> None:
-        super().__init__(ConstraintTransformer())
+    def __init__(self, argv: Sequence[str] = ()) -> None:
+        super().__init__(ConstraintTransformer(), argv)
         run = lambda model, v: model(v.values.unflatten(1, (MOST, -1)), v.valid[:, :: COLUMNS + 1])  # +
-        encoder = ModelEncoder(self.model, {"instance": WIDTH}, 16, run=run)  # +
         rows = torch.arange(MOST * (COLUMNS + 1)).view(MOST, -1).tolist()  # +
         views = GroupMasker(rows, 0.4)  # hides whole constraints  # +
-        objective = JEPAObjective(views, MLPPredictor(encoder.dims), EMATeacher(encoder))  # +
-        self.jepa = JEPATerm(encoder, objective)  # +
-        self.optimizer.add_param_group({"params": list(self.jepa.parameters())})  # +
-        self.saved["jepa"] = self.jepa  # +
+        self.jepa = from_args(self.args, self.model, {"instance": WIDTH}, run=run, views=views)  # +
+        self.optimizer.add_param_group({"params": self.jepa.parameters()})  # +
+
+    def parser(self) -> ArgumentParser:
+        parser = ArgumentParser()
+        parser.add_argument("--lr", type=float, default=1e-3)
+        add_jepa_arguments(parser)  # +
+        return parser
 
     def batch(self) -> tuple[Tensor, Tensor, Tensor]:
         valid = torch.arange(MOST) < torch.randint(3, MOST + 1, (8, 1))
@@ -59,8 +65,21 @@ class Training(Loop):
         loss = F.binary_cross_entropy_with_logits(self.model(rows, valid).logit, feasible)
         log = {"loss": loss.item()}
         vectors = FlatVectors(rows.flatten(1), valid.repeat_interleave(COLUMNS + 1, 1))  # +
-        joint = self.jepa.loss(vectors, task=lambda: loss)  # +
-        log, loss = {name: value.item() for name, value in joint.terms.items()}, joint.total  # +
+        joint = self.jepa.loss(vectors, task=loss)  # +
+        loss = joint.total  # +
+        log |= {name: term.item() for name, term in joint.terms.items()}  # +
         self.descend(loss)
         self.jepa.update()  # +
         return log
+
+    def checkpoint(self) -> dict[str, Any]:
+        return {
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "jepa": self.jepa.state_dict(),  # +
+        }
+
+    def resume(self, state: dict[str, Any]) -> None:
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.jepa.load_state_dict(state["jepa"])  # +

@@ -5,12 +5,12 @@ Predicts some coordinates of x from the right-hand side b, solves `Ax = b` for t
 
 from argparse import ArgumentParser
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from adoption.loop import Loop
 from torch import Tensor, nn
 
-from jepa_ssl import ModelEncoder  # +
 from jepa_ssl.integrations.flags import add_jepa_arguments, from_args  # +
 
 EQUALITIES, SIZE, HIDDEN = 10, 16, 64
@@ -36,15 +36,15 @@ class CompletionNet(nn.Module):
 
 class Training(Loop):
     def __init__(self, argv: Sequence[str] = ()) -> None:
-        p = ArgumentParser()
-        p.add_argument("--penalty", type=float, default=10.0)
-        add_jepa_arguments(p)  # +
-        self.args = p.parse_args(argv)
-        super().__init__(CompletionNet())
-        encoder = ModelEncoder(self.model, {"instance": HIDDEN}, 32, captured={"instance": "net.6"})  # +
-        self.jepa = from_args(self.args, encoder)  # +
-        self.optimizer.add_param_group({"params": list(self.jepa.parameters())})  # +
-        self.saved["jepa"] = self.jepa  # +
+        super().__init__(CompletionNet(), argv)
+        self.jepa = from_args(self.args, self.model, {"instance": HIDDEN}, captured={"instance": "net.6"})  # +
+        self.optimizer.add_param_group({"params": self.jepa.parameters()})  # +
+
+    def parser(self) -> ArgumentParser:
+        parser = ArgumentParser()
+        parser.add_argument("--penalty", type=float, default=10.0)
+        add_jepa_arguments(parser)  # +
+        return parser
 
     def batch(self) -> Tensor:
         return torch.randn(12, EQUALITIES)
@@ -57,8 +57,21 @@ class Training(Loop):
         b = self.batch()
         loss = self.loss(b)
         log = {"loss": loss.item()}
-        joint = self.jepa.loss(b, task=lambda: loss)  # +
-        log, loss = {name: value.item() for name, value in joint.terms.items()}, joint.total  # +
+        joint = self.jepa.loss(b, task=loss)  # +
+        loss = joint.total  # +
+        log |= {name: term.item() for name, term in joint.terms.items()}  # +
         self.descend(loss)
         self.jepa.update()  # +
         return log
+
+    def checkpoint(self) -> dict[str, Any]:
+        return {
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "jepa": self.jepa.state_dict(),  # +
+        }
+
+    def resume(self, state: dict[str, Any]) -> None:
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.jepa.load_state_dict(state["jepa"])  # +

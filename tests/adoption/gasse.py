@@ -3,6 +3,8 @@
 Learns to imitate a rule that scores each variable by its cost and its coefficients.
 """
 
+from argparse import ArgumentParser
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -11,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch_geometric.data import Batch, Data
 
-from jepa_ssl import EMATeacher, JEPAObjective, JEPATerm, MLPPredictor, ModelEncoder, NodeMasker  # +
+from jepa_ssl.integrations.flags import add_jepa_arguments, from_args  # +
 from jepa_ssl.integrations.pyg import bipartite_graph  # +
 
 WIDTH = 32
@@ -89,17 +91,20 @@ def sample(m: int, n: int) -> BipartiteNodeData:
 
 
 class Training(Loop):
-    def __init__(self) -> None:
-        super().__init__(Policy())
+    def __init__(self, argv: Sequence[str] = ()) -> None:
+        super().__init__(Policy(), argv)
         self.fit_norms()
         widths = {"constraint": WIDTH, "variable": WIDTH}  # +
         captured = {"constraint": "conv_v_to_c", "variable": "conv_c_to_v"}  # +
         run = lambda policy, g: policy(g.constraint_features, g.edge_index, g.edge_attr, g.variable_features)  # +
-        encoder = ModelEncoder(self.model, widths, 16, run=run, captured=captured)  # +
-        objective = JEPAObjective(NodeMasker(0.3), MLPPredictor(encoder.dims), EMATeacher(encoder))  # +
-        self.jepa = JEPATerm(encoder, objective)  # +
-        self.optimizer.add_param_group({"params": list(self.jepa.parameters())})  # +
-        self.saved["jepa"] = self.jepa  # +
+        self.jepa = from_args(self.args, self.model, widths, run=run, captured=captured)  # +
+        self.optimizer.add_param_group({"params": self.jepa.parameters()})  # +
+
+    def parser(self) -> ArgumentParser:
+        parser = ArgumentParser()
+        parser.add_argument("--lr", type=float, default=1e-3)
+        add_jepa_arguments(parser)  # +
+        return parser
 
     def fit_norms(self) -> None:
         batch = self.batch()
@@ -117,8 +122,21 @@ class Training(Loop):
         batch = self.batch()
         loss = self.loss(batch)
         log = {"loss": loss.item()}
-        loss = self.jepa.loss(bipartite_graph(batch), task=lambda: self.loss(batch))  # +
-        log, loss = {name: value.item() for name, value in loss.terms.items()}, loss.total  # +
+        joint = self.jepa.loss(bipartite_graph(batch), task=loss)  # +
+        loss = joint.total  # +
+        log |= {name: term.item() for name, term in joint.terms.items()}  # +
         self.descend(loss)
         self.jepa.update()  # +
         return log
+
+    def checkpoint(self) -> dict[str, Any]:
+        return {
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "jepa": self.jepa.state_dict(),  # +
+        }
+
+    def resume(self, state: dict[str, Any]) -> None:
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.jepa.load_state_dict(state["jepa"])  # +

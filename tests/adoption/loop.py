@@ -1,5 +1,7 @@
-"""What the loops of these repositories share: an optimizer step, and a checkpoint of all parts that have a state."""
+"""What the loops of these repositories share: flags, an optimizer step, and a checkpoint."""
 
+from argparse import ArgumentParser
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -7,10 +9,13 @@ from torch import Tensor, nn
 
 
 class Loop:
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, argv: Sequence[str]) -> None:
         self.model: Any = model
+        self.args = self.parser().parse_args(argv)
         self.optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
-        self.saved: dict[str, Any] = {"model": self.model, "optimizer": self.optimizer}
+
+    def parser(self) -> ArgumentParser:
+        return ArgumentParser()
 
     def descend(self, loss: Tensor) -> None:
         self.optimizer.zero_grad()
@@ -18,8 +23,8 @@ class Loop:
         self.optimizer.step()
 
     def checkpoint(self) -> dict[str, Any]:
-        return {name: part.state_dict() for name, part in self.saved.items()}
+        return {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict()}
 
     def resume(self, state: dict[str, Any]) -> None:
-        for name, part in self.saved.items():
-            part.load_state_dict(state[name])
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])

@@ -22,6 +22,7 @@ from jepa_ssl.testing import check_encoder, check_teacher
 pytest.importorskip("torch_geometric")
 
 FOLDER = Path(__file__).parent
+RECIPE = {"unrolled_pdhg": ["--jepa_views", "solver_state"]}
 REPOSITORIES = ("gasse", "tripartite", "unrolled_pdhg", "dc3", "constraint_transformer")
 MOST_LINES = 20
 ADDED = "# +"
@@ -33,7 +34,7 @@ def source(name: str) -> list[str]:
     return (FOLDER / f"{name}.py").read_text().splitlines()
 
 
-def without_the_term(name: str) -> ModuleType:
+def without_the_term(name: str) -> Any:
     """The repository as it was."""
     module = ModuleType(name)
     lines = ["" if line.endswith(ADDED) else line for line in source(name)]
@@ -41,55 +42,48 @@ def without_the_term(name: str) -> ModuleType:
     return module
 
 
-def training(module: ModuleType) -> Any:
+def training(name: str, *flags: str) -> Any:
     torch.manual_seed(0)
-    return module.Training()
+    return importlib.import_module(f"adoption.{name}").Training(["--use_jepa", *RECIPE.get(name, ()), *flags])
 
 
-def trained(run: Any, steps: range) -> list[dict[str, float]]:
-    log: list[dict[str, float]] = []
-    for step in steps:
-        torch.manual_seed(1000 + step)  # of data, dropout and masks
-        log.append(run.step())
-    return log
+def trained(run: Any, steps: int) -> list[dict[str, float]]:
+    return [run.step() for _ in range(steps)]
 
 
-@repositories
+@pytest.mark.parametrize("name", [*REPOSITORIES, "kkt_repository"])
 def test_it_takes_few_lines_and_none_is_edited(name: str, capsys: pytest.CaptureFixture[str]):
+    """New lines with those for flags, log, checkpoint and optimizer."""
     added = sum(line.endswith(ADDED) for line in source(name))
     with capsys.disabled():
         print(f"\n{name}: {added} new lines", end="")
     assert 0 < added <= MOST_LINES
-    plain = without_the_term(name)
     assert "jepa" not in "\n".join(line for line in source(name) if not line.endswith(ADDED))
-    log = trained(training(plain), range(2))
-    assert all(entry.keys() == {"loss"} for entry in log)
 
 
 @repositories
 def test_it_trains(name: str):
-    run = training(importlib.import_module(f"adoption.{name}"))
-    log = trained(run, range(60))
-    assert all({"loss", "loss_jepa"} <= entry.keys() for entry in log)
+    log = trained(training(name), 60)
+    assert all(entry.keys() == {"loss", "loss_task", "loss_jepa"} for entry in log)
     first, last = (sum(entry["loss_jepa"] for entry in part) for part in (log[:10], log[-10:]))
     assert last < first
 
 
 @repositories
-def test_the_task_learns_as_before_if_the_term_weighs_nothing(name: str):
-    """The term changes no number of the repository but by its gradient."""
-    with_term, plain = (
-        training(module) for module in (importlib.import_module(f"adoption.{name}"), without_the_term(name))
-    )
-    model = next(part for part in vars(plain).values() if isinstance(part, torch.nn.Module))
-    adopted = next(part for part in vars(with_term).values() if isinstance(part, torch.nn.Module))
-    assert list(model.state_dict()) == list(adopted.state_dict())
-    for name, tensor in model.state_dict().items():
-        assert torch.equal(tensor, adopted.state_dict()[name]), name
-
-
-def encoder_and_objective(run: Any) -> tuple[Any, Any]:
-    return (run.encoder, run.jepa) if hasattr(run, "encoder") else (run.jepa.encoder, run.jepa.objective)
+@pytest.mark.parametrize("flags", [(), ("--use_jepa",)], ids=["off", "on"])
+def test_weights_data_and_dropout_are_those_of_the_repository_as_it_was(name: str, flags: tuple[str, ...]):
+    """The term changes a number of the repository by its gradient, and by nothing else."""
+    torch.manual_seed(0)
+    plain = without_the_term(name).Training()
+    before, drawn = trained(plain, 5), torch.get_rng_state()
+    torch.manual_seed(0)
+    run = importlib.import_module(f"adoption.{name}").Training([*flags, *(RECIPE.get(name, ()) if flags else ())])
+    after = trained(run, 5)
+    assert torch.equal(torch.get_rng_state(), drawn)
+    assert list(run.model.state_dict()) == list(plain.model.state_dict())
+    assert after[0]["loss_task"] == before[0]["loss"]
+    if not flags:
+        assert [entry["loss"] for entry in after] == [entry["loss"] for entry in before]
 
 
 def instance_of(name: str, run: Any) -> Any:
@@ -108,8 +102,8 @@ def instance_of(name: str, run: Any) -> Any:
 
 @repositories
 def test_it_is_wired_right(name: str):
-    run = training(importlib.import_module(f"adoption.{name}"))
-    encoder, objective = encoder_and_objective(run)
+    run = training(name)
+    encoder, objective = run.jepa.encoder, run.jepa.objective
     instance = instance_of(name, run)
     rewritten = {"the order of graphs and nodes": in_another_order(instance)} if name == "tripartite" else None
     check_encoder(encoder, instance, views=objective.views, rewritten=rewritten)
@@ -119,22 +113,38 @@ def test_it_is_wired_right(name: str):
 
 @repositories
 def test_a_resumed_run_is_the_unbroken_one_bit_for_bit(name: str):
-    module = importlib.import_module(f"adoption.{name}")
-    unbroken = training(module)
-    trained(unbroken, range(4))
+    unbroken = training(name)
+    trained(unbroken, 4)
     file = io.BytesIO()
     torch.save(unbroken.checkpoint(), file)
     file.seek(0)
-    resumed = training(module)
-    trained(resumed, range(10, 12))  # has been elsewhere
+    at = torch.get_rng_state()
+    expected = trained(unbroken, 3)
+    resumed = training(name)
+    trained(resumed, 2)  # has been elsewhere
     resumed.resume(torch.load(file, weights_only=True))
-    assert trained(unbroken, range(4, 7)) == trained(resumed, range(4, 7))
+    torch.set_rng_state(at)  # of its own data and dropout; the term's are in the checkpoint
+    assert trained(resumed, 3) == expected
     assert differences(unbroken.checkpoint(), resumed.checkpoint()) == []
 
 
 def test_flags_reach_the_term():
-    run = importlib.import_module("adoption.dc3").Training(
-        ["--use_jepa", "--jepa_mode", "simsiam", "--jepa_weight", "0.5"]
-    )
+    run = training("dc3", "--jepa_mode", "simsiam", "--jepa_weight", "0.5")
     assert isinstance(run.jepa.objective.teacher, jepa_ssl.StopGradTeacher)
     assert run.jepa.schedule(0).jepa == 0.5
+
+
+@pytest.mark.parametrize("path", [(), ("--use_bipartite_graphs",)], ids=["dense", "graphs"])
+@pytest.mark.parametrize("mode", [("--use_jepa", "--jepa_pretrain_epochs", "1"), ()], ids=["jepa", "off"])
+def test_the_repository_of_a_client_trains_and_resumes(
+    path: tuple[str, ...], mode: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    flags = [*path, *mode, "--exp_dir", str(tmp_path)]
+    client = importlib.import_module("adoption.kkt_repository")
+    unbroken = client.main(flags)
+    resumed = client.main([*flags, "--resume", str(tmp_path / "epoch1.pt")])
+    assert differences(unbroken.state(), resumed.state()) == []
+    if not mode:
+        plain = without_the_term("kkt_repository").main([*path, "--exp_dir", str(tmp_path)])
+        assert differences(plain.model.state_dict(), unbroken.model.state_dict()) == []

@@ -3,14 +3,18 @@
 Learns the least-squares solution's sign from the graph.
 """
 
+from argparse import ArgumentParser
+from collections.abc import Sequence
 from typing import Any
 
 import torch
+from adoption.loop import Loop
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch_geometric.data import Batch, HeteroData
 
-from jepa_ssl import EMATeacher, JEPAObjective, MLPPredictor, ModelEncoder, NodeMasker  # +
+from jepa_ssl import NodeMasker  # +
+from jepa_ssl.integrations.flags import add_jepa_arguments, from_args  # +
 from jepa_ssl.integrations.pyg import PyGViews  # +
 
 WIDTH = 24
@@ -65,39 +69,42 @@ def sample(m: int, n: int) -> HeteroData:
     return data
 
 
-class Training:
-    def __init__(self) -> None:
-        self.network = Network()
-        self.optimizer = torch.optim.Adam(self.network.parameters(), lr=1e-3)
+class Training(Loop):
+    def __init__(self, argv: Sequence[str] = ()) -> None:
+        super().__init__(Network(), argv)
         widths = {"constraint": WIDTH, "variable": WIDTH}  # +
-        self.encoder = ModelEncoder(self.network, widths, 16, run=lambda network, data: network.encode(data))  # +
         views = PyGViews(NodeMasker({"constraint": 0.3, "variable": 0.3}, hide_edges=True))  # +
-        self.jepa = JEPAObjective(views, MLPPredictor(self.encoder.dims), EMATeacher(self.encoder))  # +
-        learned = [p for p in self.jepa.parameters() if p.requires_grad]  # +
-        self.optimizer.add_param_group({"params": [*self.encoder.projector.parameters(), *learned]})  # +
+        self.jepa = from_args(self.args, self.model, widths, run=lambda net, data: net.encode(data), views=views)  # +
+        self.optimizer.add_param_group({"params": self.jepa.parameters()})  # +
+
+    def parser(self) -> ArgumentParser:
+        parser = ArgumentParser()
+        parser.add_argument("--lr", type=float, default=1e-3)
+        add_jepa_arguments(parser)  # +
+        return parser
 
     def batch(self) -> Any:
         return Batch.from_data_list([sample(3 + i, 8 - i) for i in range(5)])
 
     def step(self) -> dict[str, float]:
         batch = self.batch()
-        loss = F.binary_cross_entropy_with_logits(self.network(batch), batch["variable"].y)
+        loss = F.binary_cross_entropy_with_logits(self.model(batch), batch["variable"].y)
         log = {"loss": loss.item()}
-        jepa = self.jepa(self.encoder, batch)  # +
-        loss, log["loss_jepa"] = loss + 0.2 * jepa.total, jepa.terms["total"].item()  # +
-        self.optimizer.zero_grad()
-        loss.backward()
-        self.optimizer.step()
-        self.jepa.update(self.encoder)  # +
+        joint = self.jepa.loss(batch, task=loss)  # +
+        loss = joint.total  # +
+        log |= {name: term.item() for name, term in joint.terms.items()}  # +
+        self.descend(loss)
+        self.jepa.update()  # +
         return log
 
     def checkpoint(self) -> dict[str, Any]:
-        state = {"network": self.network.state_dict(), "optimizer": self.optimizer.state_dict()}
-        state |= {"jepa": self.jepa.state_dict(), "projector": self.encoder.projector.state_dict()}  # +
-        return state
+        return {
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "jepa": self.jepa.state_dict(),  # +
+        }
 
     def resume(self, state: dict[str, Any]) -> None:
-        self.network.load_state_dict(state["network"])
+        self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.jepa.load_state_dict(state["jepa"])  # +
-        self.encoder.projector.load_state_dict(state["projector"])  # +

@@ -3,15 +3,16 @@
 Trained without labels on the primal and dual residuals of what the last layer returns.
 """
 
+from argparse import ArgumentParser
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from adoption.loop import Loop
 from torch import Tensor, nn
 
-from jepa_ssl import JEPATerm, ModelEncoder  # +
+from jepa_ssl.integrations.flags import add_jepa_arguments, from_args  # +
 from jepa_ssl.lp import DenseLP, flatten, unflatten  # +
-from jepa_ssl.recipes import later_state  # +
 
 M, N, CHANNELS = 5, 7, 16
 
@@ -48,17 +49,20 @@ class UnrolledPDHG(nn.Module):
 
 
 class Training(Loop):
-    def __init__(self) -> None:
-        super().__init__(UnrolledPDHG())
+    def __init__(self, argv: Sequence[str] = ()) -> None:
+        super().__init__(UnrolledPDHG(), argv)
+        widths, numbers = {"instance": 2 * CHANNELS}, 2 * (M + N)  # +
         run = lambda net, flat: torch.cat([h.mean(1) for h in net.iterate(*unflatten(flat, M, N))], 1)  # +
-        encoder = ModelEncoder(self.model, {"instance": 2 * CHANNELS}, 16, run=run)  # +
         lp_of = lambda flat: DenseLP.of_vectors(flat, M, N)  # +
-        objective = later_state(encoder.dims, lp_of=lp_of, numbers=2 * (M + N))  # +
-        views: Any = objective.views  # +
-        views.fit([flatten(*self.batch())])  # +
-        self.jepa = JEPATerm(encoder, objective)  # +
-        self.optimizer.add_param_group({"params": list(self.jepa.parameters())})  # +
-        self.saved["jepa"] = self.jepa  # +
+        self.jepa = from_args(self.args, self.model, widths, run=run, lp_of=lp_of, numbers=numbers)  # +
+        self.jepa.fit(flatten(*self.batch()) for _ in range(1))  # +
+        self.optimizer.add_param_group({"params": self.jepa.parameters()})  # +
+
+    def parser(self) -> ArgumentParser:
+        parser = ArgumentParser()
+        parser.add_argument("--lr", type=float, default=1e-3)
+        add_jepa_arguments(parser)  # +
+        return parser
 
     def batch(self) -> tuple[Tensor, Tensor, Tensor]:
         return torch.rand(6, M, N), 1 + torch.rand(6, M), torch.rand(6, N) - 0.8
@@ -73,8 +77,21 @@ class Training(Loop):
         batch = self.batch()
         loss = self.loss(*batch)
         log = {"loss": loss.item()}
-        joint = self.jepa.loss(flatten(*batch), task=lambda: loss)  # +
-        log, loss = {name: value.item() for name, value in joint.terms.items()}, joint.total  # +
+        joint = self.jepa.loss(flatten(*batch), task=loss)  # +
+        loss = joint.total  # +
+        log |= {name: term.item() for name, term in joint.terms.items()}  # +
         self.descend(loss)
         self.jepa.update()  # +
         return log
+
+    def checkpoint(self) -> dict[str, Any]:
+        return {
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "jepa": self.jepa.state_dict(),  # +
+        }
+
+    def resume(self, state: dict[str, Any]) -> None:
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.jepa.load_state_dict(state["jepa"])  # +

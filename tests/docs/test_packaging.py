@@ -196,12 +196,13 @@ def test_the_metadata_is_valid_and_complete(built: dict[str, Path]):
     assert metadata.description_content_type == "text/markdown"
     assert set(metadata.provides_extra or []) == EXTRAS
     always = {r.name for r in metadata.requires_dist or [] if r.marker is None}
-    assert always == {"torch", "einops"}
+    assert always == {"torch", "einops", "numpy"}  # without numpy, torch starts with a warning
 
 
 @pytest.mark.slow
 def test_installed_without_extras_it_trains_and_the_integrations_name_their_extra(python: Path, tmp_path: Path):
-    where = run(python, "-I", "-c", WITHOUT_EXTRAS, folder=tmp_path)  # -I: PYTHONPATH may lead to the tree
+    # -I: PYTHONPATH may lead to the tree
+    where = run(python, "-I", "-W", "error", "-c", WITHOUT_EXTRAS, folder=tmp_path)
     assert Path(where.strip()).is_relative_to(python.parent.parent)
 
 

@@ -18,11 +18,11 @@ def jepa_loss(value: float) -> JEPALoss:
     ("schedule", "expected"),
     [
         (JointSchedule(jepa_weight=0.0), [(1.0, 0.0)] * 4),
-        (JointSchedule(jepa_weight=0.0, pretrain_epochs=2), [(0.0, 1.0)] * 2 + [(1.0, 0.0)] * 2),
-        (JointSchedule(jepa_weight=0.2, pretrain_epochs=2), [(0.0, 1.0)] * 2 + [(1.0, 0.2)] * 2),
+        (JointSchedule(jepa_weight=0.0, pretrain=2), [(0.0, 1.0)] * 2 + [(1.0, 0.0)] * 2),
+        (JointSchedule(jepa_weight=0.2, pretrain=2), [(0.0, 1.0)] * 2 + [(1.0, 0.2)] * 2),
         (JointSchedule(jepa_weight=0.2), [(1.0, 0.2)] * 4),
         (
-            JointSchedule(task_weight=0.5, jepa_weight=LinearSchedule(0.0, 0.4, steps=2), pretrain_epochs=1),
+            JointSchedule(task_weight=0.5, jepa_weight=LinearSchedule(0.0, 0.4, steps=2), pretrain=1),
             [(0.0, 1.0), (0.5, 0.0), (0.5, 0.2), (0.5, 0.4)],
         ),
     ],
@@ -69,14 +69,14 @@ def test_nothing_to_train_is_refused():
 @pytest.mark.parametrize("name", ["jepa_weight", "task_weight"])
 def test_bad_weights_are_refused_at_once(name: str, bad: float):
     with pytest.raises(ValueError, match=f"{name} is {bad}.*at least 0.*use 0"):
-        JointSchedule(**{name: bad}, pretrain_epochs=5)
+        JointSchedule(**{name: bad}, pretrain=5)
     with pytest.raises(ValueError, match=rf"{name}\(0\) is {bad}"):
-        JointSchedule(**{name: lambda epoch: bad}, pretrain_epochs=5)
+        JointSchedule(**{name: lambda epoch: bad}, pretrain=5)
 
 
 def test_bad_epochs_and_ramps_are_refused_at_once():
-    with pytest.raises(ValueError, match=r"pretrain_epochs is -1.*use 0"):
-        JointSchedule(pretrain_epochs=-1)
+    with pytest.raises(ValueError, match=r"pretrain is -1.*use 0"):
+        JointSchedule(pretrain=-1)
     with pytest.raises(ValueError, match=r"steps is 0.*plain number"):
         LinearSchedule(0.0, 1.0, steps=0)
     with pytest.raises(ValueError, match="end is -1"):

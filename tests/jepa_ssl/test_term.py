@@ -1,12 +1,14 @@
 """`JEPATerm` in a plain loop: it trains what it should, and goes on where it was saved."""
 
 import io
+import warnings
 from typing import Any
 
 import pytest
 import safetensors.torch as safetensors
 import torch
 from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
 
 from jepa_ssl import (
     CollapseMonitor,
@@ -16,15 +18,19 @@ from jepa_ssl import (
     JEPAObjective,
     JEPATerm,
     JointSchedule,
+    LinearSchedule,
     MLPPredictor,
     ModelEncoder,
     Seeds,
+    SIGReg,
     StopGradTeacher,
     TargetNetwork,
 )
 from jepa_ssl.joint import LossWeights
 from jepa_ssl.maskers import LearnedToken
+from jepa_ssl.term import NoTerm
 
+needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 BATCHES = torch.randn(8, 5, 6, generator=torch.Generator().manual_seed(3))
 
 
@@ -102,15 +108,18 @@ def test_the_loss_is_the_weighted_sum_and_says_what_it_is_made_of():
     ("schedule", "computed"),
     [
         (JointSchedule(jepa_weight=0.0), ["loss_task", "loss_task"]),
-        (JointSchedule(jepa_weight=0.0, pretrain_epochs=1), ["loss_jepa", "loss_task"]),
-        (JointSchedule(pretrain_epochs=1), ["loss_jepa", "loss_jepa loss_task"]),
+        (JointSchedule(jepa_weight=0.0, pretrain=1), ["loss_jepa", "loss_task"]),
+        (JointSchedule(pretrain=1), ["loss_jepa", "loss_jepa loss_task"]),
         (JointSchedule(), ["loss_jepa loss_task", "loss_jepa loss_task"]),
     ],
     ids=["the task alone", "JEPA, then the task", "JEPA, then both", "both"],
 )
 def test_the_four_ways_to_train(schedule: JointSchedule, computed: list[str]):
     run = Run(schedule=schedule)
-    assert [" ".join(sorted(run.step(epoch, epoch).terms.keys() - {"loss"})) for epoch in (0, 1)] == computed
+    for epoch, names in enumerate(computed):
+        terms = run.step(epoch, epoch).terms
+        assert terms.keys() == {"loss", "loss_task", "loss_jepa"}  # a log has the same columns in each epoch
+        assert {name for name, term in terms.items() if not term.isnan()} == {"loss", *names.split()}
 
 
 def test_the_optimizer_trains_all_that_learns_and_each_once():
@@ -137,7 +146,9 @@ def test_an_encoder_without_projector_adds_nothing():
     trunk = nn.Linear(6, 8)
     objective = JEPAObjective(EntryMasker(0.5), MLPPredictor({"instance": 8}), StopGradTeacher())
     term = JEPATerm(lambda flat: {"instance": trunk(flat)}, objective)
-    assert [f"objective.{name}" for name in objective.state_dict()] == list(term.state_dict())
+    assert [*(f"objective.{name}" for name in objective.state_dict())] == list(term.state_dict())[
+        1:
+    ]  # after its counts
 
 
 @pytest.mark.parametrize("watched", [False, True], ids=["", "balance and monitor"])
@@ -211,11 +222,135 @@ def test_versions_of_modules_are_saved_with_them(mode: str):
     assert seen == [2]
 
 
+def test_the_task_may_be_a_loss_that_is_there_already():
+    run = Run(schedule=JointSchedule(pretrain=1))
+    weight = torch.tensor(2.0, requires_grad=True)
+    joint = run.term.loss(BATCHES[0], task=3 * weight, epoch=0)
+    joint.total.backward()
+    assert (joint.terms["loss_task"], weight.grad) == (6.0, None)
+    run.term.loss(BATCHES[0], task=3 * weight, epoch=1).total.backward()
+    assert weight.grad == 3.0
+
+
+@pytest.mark.parametrize(
+    ("task", "error", "message"),
+    [(3.0, TypeError, "the task's loss is a float"), (torch.ones(2), ValueError, r"float32 \[2\].*use .mean")],
+)
+def test_a_task_that_is_not_a_loss_is_refused(task: Any, error: type[Exception], message: str):
+    for given in (task, lambda: task):
+        with pytest.raises(error, match=message):
+            Run().term.loss(BATCHES[0], task=given)
+
+
+def test_a_schedule_of_epochs_asks_for_the_epoch_and_notices_a_first_one_of_1():
+    run = Run(schedule=JointSchedule(pretrain=2))
+    with pytest.raises(ValueError, match=r"epoch is missing.*counted from 0, or count optimizer steps"):
+        run.term.loss(BATCHES[0], task=torch.tensor(1.0))
+    with pytest.warns(UserWarning, match="the first epoch of this JEPATerm is 1.*give epoch - 1") as said:
+        run.term.loss(BATCHES[0], task=torch.tensor(1.0), epoch=1)
+    assert said[0].filename == __file__
+    state = run.term.state_dict()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        run.term.loss(BATCHES[0], task=torch.tensor(1.0), epoch=1)
+        resumed = Run(schedule=JointSchedule(pretrain=2))
+        resumed.term.load_state_dict(state)
+        resumed.term.loss(BATCHES[0], task=torch.tensor(1.0), epoch=1)
+        Run().step(0, epoch=1)  # a constant schedule does not care
+
+
+def test_a_schedule_may_count_optimizer_steps_and_goes_on_counting_after_a_resume():
+    schedule = JointSchedule(pretrain=2, jepa_weight=LinearSchedule(0.4, 0.0, 2), per="step")
+    run, computed = Run(schedule=schedule), list[float]()
+    for number in range(5):
+        run.term.loss(BATCHES[number], task=torch.tensor(1.0))  # a micro-batch of the same step
+        joint: Any = run.term.loss(BATCHES[number], task=torch.tensor(1.0))
+        computed.append(joint.parts["jepa"].item() / joint.jepa.total.item() if "jepa" in joint.parts else 0.0)
+        run.term.update()
+        state, run = torch_file(run.term.state_dict()), Run(schedule=schedule)
+        run.term.load_state_dict(state)
+    assert computed == pytest.approx([1.0, 1.0, 0.4, 0.2, 0.0])
+
+
+class Dropping(nn.Module):
+    """A client whose run consists of random numbers: weights, order of the data, dropout."""
+
+    def __init__(self, with_term: bool) -> None:
+        super().__init__()
+        torch.manual_seed(5)
+        self.model = nn.Sequential(nn.Linear(6, 16), nn.Dropout(0.5), nn.ReLU(), nn.Linear(16, 3))
+        self.term: Any = NoTerm()
+        if with_term:
+            encoder = ModelEncoder(self.model, {"instance": 16}, dim=8, captured={"instance": "2"})
+            self.term = JEPATerm(encoder, flat_objective(EMATeacher(encoder), LearnedToken({"instance": 6})))
+        self.head = nn.Linear(3, 1)
+
+    def drawn(self) -> list[Tensor]:
+        found = [self.head.weight.detach().clone()]
+        for batch in DataLoader(TensorDataset(BATCHES[0]), batch_size=2, shuffle=True):
+            hidden = self.model[1](torch.ones(16))
+            self.term.loss(batch[0], task=hidden.sum())
+            self.term.update()
+            found += [batch[0], hidden]
+        return [*found, torch.get_rng_state()]
+
+
+def test_the_term_moves_no_random_number_of_its_client():
+    for with_term, without in zip(Dropping(True).drawn(), Dropping(False).drawn(), strict=True):
+        assert torch.equal(with_term, without)
+
+
+def test_what_the_term_draws_differs_from_loss_to_loss_and_follows_the_seed_and_the_resume():
+    def losses(seed: int, state: Any = None) -> tuple[list[float], Any]:
+        torch.manual_seed(seed)
+        encoder = ModelEncoder(nn.Linear(6, 16), {"instance": 16}, dim=8)
+        term = JEPATerm(encoder, flat_objective(StopGradTeacher()))
+        for parameter in (*encoder.parameters(), *term.parameters()):
+            parameter.data.normal_(generator=torch.Generator().manual_seed(1))
+        if state:
+            term.load_state_dict(state)
+        torch.rand(seed + 3)  # what the client draws does not matter
+        drawn = [term.loss(BATCHES[0], task=torch.tensor(0.0)).terms["loss_jepa"].item() for _ in range(3)]
+        return drawn, term.state_dict()
+
+    first, state = losses(0)
+    assert len(set(first)) == 3
+    assert losses(0)[0] == first
+    assert losses(1)[0] != first
+    later, _ = losses(7, state)
+    assert not set(later) & set(first)
+    assert losses(8, state)[0] == later
+
+
+@pytest.mark.parametrize("device", ["meta", pytest.param("cuda", marks=needs_cuda)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_everything_is_where_the_model_is(device: str, dtype: torch.dtype):
+    model = nn.Sequential(nn.Linear(6, 16), nn.ReLU(), nn.Linear(16, 3)).to(device, dtype)
+    encoder = ModelEncoder(model, {"instance": 16}, dim=8, captured={"instance": "1"})
+    objective = flat_objective(EMATeacher(encoder), LearnedToken({"instance": 6}))
+    objective.regularizer, objective.monitor = SIGReg(), CollapseMonitor() if device == "cuda" else None
+    term = JEPATerm(encoder, objective, balance=GradientBalance(model.parameters()) if device == "cuda" else None)
+    assert {part.device.type for part in (*term.parameters(), *term.buffers())} == {device}
+    batch = torch.randn(4, 6, device=device, dtype=dtype)
+    joint = term.loss(batch, task=lambda: model(batch).square().mean())
+    joint.total.backward()
+    term.update()
+    assert (joint.total.device.type, joint.total.dtype) == (device, dtype)
+
+
+def test_a_model_that_moved_after_the_term_was_built_is_named():
+    model = nn.Linear(6, 16)
+    term = JEPATerm(encoder := ModelEncoder(model, {"instance": 16}, 8), flat_objective(EMATeacher(encoder)))
+    model.to("meta")
+    with pytest.raises(ValueError, match="the encoder is on meta, but this JEPATerm is on cpu; move both"):
+        term.loss(torch.randn(4, 6, device="meta"), task=torch.tensor(1.0))
+
+
 def test_a_loss_that_counts_nothing_is_not_computed():
     def never() -> Any:
         raise AssertionError
 
-    run = Run(schedule=JointSchedule(pretrain_epochs=1))
+    run = Run(schedule=JointSchedule(pretrain=1))
     assert run.term.loss(BATCHES[0], task=never, epoch=0).task is None
     with pytest.raises(ValueError, match="both losses have weight 0"):
         LossWeights(0.0, 0.0).combine(never, never)

@@ -21,7 +21,12 @@ FREE = {"config", "epochs", "devices", "num_workers", "output_dir", "resume", "d
 
 # Part of a checkpoint -> where the JEPA term has it; a tensor belongs to the first part that fits.
 PARTS = {"projector": "projector.", "predictor": "objective.predictor."}
-PARTS |= {"target_model": "objective.teacher.target_model.", "objective": "objective.", "balance": "balance."}
+PARTS |= {
+    "target_model": "objective.teacher.target_model.",
+    "objective": "objective.",
+    "balance": "balance.",
+    "term": "",
+}
 
 COMMENT = b"sha256:"
 SEAL_BYTES = 2 + len(COMMENT) + 2 * hashlib.sha256().digest_size
@@ -111,7 +116,8 @@ def resume_jepa(term: Any, state: dict[str, Any]) -> bool:
     Older checkpoints have `target_model` among the parts of `jepa`, and dicts where there are tensors now; what is
     counted in these starts again.
     """
-    fresh, loaded = term.state_dict(), {}
+    fresh = term.state_dict()
+    loaded = {"_extra_state": fresh["_extra_state"]}
     parts = {"target_model": state.get("target_model", {}), **state["jepa"]}
     lacks_copy = not parts["target_model"] and any(name.startswith(PARTS["target_model"]) for name in fresh)
     for part, of_part in parts.items():

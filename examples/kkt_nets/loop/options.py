@@ -15,9 +15,9 @@ from jepa_ssl.integrations.flags import MODES, add_jepa_arguments, check_jepa_ar
 
 READERS = {"frozen": "a random network that reads solver states", "learned": "a network that learns to read them"}
 VIEWS = {
-    "entries": "hidden entries (MLP)",
+    "entries": "hidden entries, the default of the MLP",
     "structure": "hidden rows and columns (MLP)",
-    "nodes": "hidden nodes (GNN)",
+    "nodes": "hidden nodes, the default of the GNN",
     "edges": "hidden coefficients (GNN)",
     "blocks": "hidden neighbourhoods (GNN)",
     "solver_state": "what a few solver steps reach",
@@ -27,11 +27,9 @@ PRECISIONS = ("fp32", "bf16")
 KKT_WEIGHTS = ("primal_weight", "dual_weight", "stationarity_weight", "complementary_slackness_weight")
 STEPS, FOLDER, PIECES = ({"metavar": name} for name in ("STEPS", "FOLDER", "PIECES"))
 SEEN, FAMILY, PATHS = ({"nargs": "+", "metavar": name} for name in ("STEPS", "FAMILY", "PATH"))
-SAID = ", ".join(f"{name} ({meaning})" for name, meaning in VIEWS.items())
 # Group -> flag -> default (which gives the type), help, and what argparse has to know besides.
 FLAGS: dict[str, dict[str, tuple[Any, ...]]] = {
     "": {
-        "jepa_views": (None, f"predict this: {SAID}; default: entries (MLP), nodes (GNN)", {"choices": VIEWS}),
         "jepa_solver_steps": (100, "run the solver for this many steps, views solver_state", STEPS),
         "jepa_solver_restart": (0, "restart the solver after this many steps (0: never)", STEPS),
     },
@@ -136,7 +134,8 @@ def parser() -> argparse.ArgumentParser:
     p = _Parser(prog="train.py", description=about, formatter_class=form, allow_abbrev=False)
     p.add_argument("--config", metavar="YAML", help="read flags from a file of `name: value` lines")
     training, beyond = (p.add_argument_group(title) for title in ("training", "JEPA beyond the plain recipe"))
-    add_jepa_arguments(training, beyond=beyond, modes={**MODES, **READERS})
+    add_jepa_arguments(training, beyond=beyond, modes={**MODES, **READERS}, views=VIEWS)
+    p.set_defaults(jepa_views=None)  # which depends on the network
     for title, flags in FLAGS.items():
         group = p.add_argument_group(title) if title else beyond
         for name, (default, meaning, *more) in flags.items():

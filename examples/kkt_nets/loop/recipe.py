@@ -2,7 +2,7 @@
 
 from argparse import Namespace
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 from loop.options import READERS
 from models import GNNPolicy, KKTNetMLP
@@ -20,7 +20,7 @@ def term(encoder: Any, model: KKTNetMLP | GNNPolicy, args: Namespace, updates: i
     teacher = _reader(encoder, model, args) if args.jepa_mode in READERS else None
     activation = nn.SELU if isinstance(model, KKTNetMLP) else nn.ReLU
     parts: Any = {"trunk": encoder.trunk, "views": _views(model, args), "teacher": teacher, "activation": activation}
-    return from_args(args, encoder, updates=updates, log=log, **parts)
+    return cast(jepa_ssl.JEPATerm, from_args(args, encoder, updates=updates, log=log, **parts))
 
 
 def _views(model: Any, args: Namespace) -> Any:

@@ -1,6 +1,7 @@
 """The flags of a JEPA term for any command line, and the term they ask for."""
 
 from argparse import ArgumentParser, Namespace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +19,11 @@ from jepa_ssl import (
     SharedTeacher,
     SIGReg,
     StopGradTeacher,
+    later_state,
     smooth_l1_loss,
 )
 from jepa_ssl.integrations.flags import add_jepa_arguments, from_args
+from jepa_ssl.lp import DenseLP
 from jepa_ssl.protocols import Teacher
 
 configargparse = pytest.importorskip("configargparse")
@@ -81,7 +84,7 @@ def test_the_plain_recipe_is_that_of_the_specification():
     assert isinstance(made.objective.teacher, EMATeacher)
     assert (made.objective.views.ratio, made.objective.teacher.momentum) == (0.5, 0.996)
     assert made.objective.regularizer is None
-    assert (made.schedule.jepa_weight, made.schedule.pretrain_epochs) == (0.2, 0)
+    assert (made.schedule.jepa_weight, made.schedule.pretrain) == (0.2, 0)
     made = term("--jepa_mask_ratio_nodes", "0.4", encoder=encoder(constraint=4, variable=4))
     assert isinstance(made.objective.views, NodeMasker)
     assert made.objective.views.ratio == 0.4
@@ -108,6 +111,56 @@ def test_the_flags_beyond_the_plain_recipe_are_heard():
     assert objective.teacher.momentum == CosineSchedule(0.996, 1.0, 100)
     assert objective.monitor.every == 2
     assert term("--monitor_every", "0").objective.monitor is None
+
+
+def test_without_use_jepa_the_loop_is_that_of_the_task():
+    made = from_args(parsed(), nn.Linear(6, 8))
+    joint = made.loss(torch.zeros(4, 6), task=torch.tensor(2.0), epoch=3)
+    made.fit([])
+    made.update()
+    assert joint.total == 2.0
+    assert joint.terms["loss_jepa"].isnan()
+    assert list(made.parameters()) == [] == list(made.state_dict())
+
+
+def test_a_model_becomes_an_encoder_by_its_widths():
+    model = nn.Sequential(nn.Linear(6, 16), nn.SELU(), nn.Linear(16, 3))
+    made: Any = from_args(parsed("--use_jepa"), model, {"instance": 16}, captured={"instance": "1"}, dim=4)
+    assert (made.encoder.model, made.encoder.dims) == (model, {"instance": 4})
+    made.loss(torch.randn(4, 6), task=torch.tensor(0.0)).total.backward()
+    assert model[0].weight.grad is not None
+    default: Any = from_args(parsed("--use_jepa"), model, {"instance": 3})
+    assert default.encoder.dims == {"instance": 3}
+    with pytest.raises(TypeError, match=r"model is a Sequential.*widths is None; give from_args the widths"):
+        from_args(parsed("--use_jepa"), model)
+
+
+def test_the_recommended_recipe_is_one_flag():
+    lp_of = partial(DenseLP.of_vectors, m=2, n=2)
+    flat = torch.tensor([[1.0, 2, 3, 1, 4, 6, -1, -1], [2.0, 1, 1, 3, 5, 4, -1, -2]])
+    model = nn.Linear(8, 16)
+    made: Any = from_args(
+        parsed("--use_jepa", "--jepa_views", "solver_state"), model, {"instance": 16}, lp_of=lp_of, numbers=8
+    )
+    plain = later_state({"instance": 16}, lp_of=lp_of, numbers=8)
+    assert str(made.objective.views) == str(plain.views)
+    assert type(made.objective.teacher) is type(plain.teacher)
+    assert (made.objective.loss, made.objective.regularizer_weight) == (plain.loss, plain.regularizer_weight)
+    assert made.objective.monitor.every == 10
+    made.fit([flat])
+    made.loss(flat, task=torch.tensor(0.0)).total.backward()
+    with pytest.raises(ValueError, match="--jepa_views is solver_state, but lp_of is None"):
+        term("--jepa_views", "solver_state")
+    with pytest.raises(ValueError, match="--jepa_mode is simsiam, but --jepa_views solver_state is a whole recipe"):
+        term("--jepa_views", "solver_state", "--jepa_mode", "simsiam", lp_of=lp_of)
+
+
+def test_epochs_may_be_counted_by_the_term_itself():
+    made = term("--jepa_pretrain_epochs", "2", steps_per_epoch=3)
+    for step in range(8):
+        joint = made.loss(torch.randn(4, 6), task=torch.tensor(1.0))
+        assert set(joint.parts) == ({"jepa"} if step < 6 else {"task", "jepa"})
+        made.update()
 
 
 def test_a_term_from_flags_trains():
@@ -158,4 +211,5 @@ def test_streams_and_modes_of_your_own_need_parts_of_your_own():
     with pytest.raises(ValueError, match="--jepa_mode is mine, of which from_args knows no teacher"):
         from_args(args, encoder())
     mine = StopGradTeacher()
-    assert from_args(args, encoder(), teacher=mine).objective.teacher is mine
+    made: Any = from_args(args, encoder(), teacher=mine)
+    assert made.objective.teacher is mine

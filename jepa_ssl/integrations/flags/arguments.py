@@ -1,29 +1,22 @@
-"""Command-line flags of a JEPA term, and the term that they describe."""
+"""The command-line flags of a JEPA term, and what may not be asked for together."""
 
 import math
 from argparse import ArgumentParser, Namespace
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from torch import nn
-
-from jepa_ssl.balance import GradientBalance
-from jepa_ssl.joint import JointSchedule
 from jepa_ssl.losses import cosine_loss, smooth_l1_loss, squared_error
-from jepa_ssl.maskers import EntryMasker, NodeMasker
-from jepa_ssl.monitor import CollapseMonitor
-from jepa_ssl.objective import JEPAObjective
-from jepa_ssl.predictors import MLPPredictor
-from jepa_ssl.protocols import CONSTRAINT, INSTANCE, VARIABLE, SizedEncoder, Teacher, ViewMaker
 from jepa_ssl.regularizers import SIGReg, VICReg
 from jepa_ssl.schedules import CosineSchedule, LinearSchedule
-from jepa_ssl.teachers import EMATeacher, SharedTeacher, StopGradTeacher
-from jepa_ssl.term import JEPATerm
 
 MODES: Mapping[str, str] = {
     "ema": "a slow copy of the encoder",
     "simsiam": "the encoder, without gradient",
     "shared": "the encoder, with gradient",
+}
+VIEWS: Mapping[str, str] = {
+    "masks": "hidden entries or nodes",
+    "solver_state": "the whole recipe jepa_ssl.later_state: what 300 PDHG steps reach",
 }
 LOSSES = {"cosine": cosine_loss, "smooth_l1": smooth_l1_loss, "squared": squared_error}
 REGULARIZERS = {"none": None, "vicreg": VICReg, "sigreg": SIGReg}
@@ -31,14 +24,18 @@ SCHEDULES = {"constant": None, "linear": LinearSchedule, "cosine": CosineSchedul
 BESIDE_THE_MODE = ("jepa_loss", "jepa_regularizer", "jepa_regularize", "ema_schedule", "jepa_balance")
 
 
-def add_jepa_arguments(parser: Any, *, beyond: Any = None, modes: Mapping[str, str] = MODES) -> None:
+def add_jepa_arguments(
+    parser: Any, *, beyond: Any = None, modes: Mapping[str, str] = MODES, views: Mapping[str, str] = VIEWS
+) -> None:
     """Add the flags of a JEPA term to a parser of argparse or configargparse, or to a group of one.
 
     Args:
         parser: has `add_argument`; takes `--use_jepa`, the teacher, the weights, the ratios and the momentum.
-        beyond: takes the flags beyond the plain recipe: loss, regulariser, balance, schedule and monitor; `parser` by
-            default.
+        beyond: takes the flags beyond the plain recipe: views, loss, regulariser, balance, schedule and monitor;
+            `parser` by default.
         modes: the choices of `--jepa_mode`, name -> description of the teacher. Give teachers of your own to
+            `from_args`.
+        views: the choices of `--jepa_views`, name -> description; the first is the default. Give views of your own to
             `from_args`.
 
     >>> from argparse import ArgumentParser
@@ -48,10 +45,9 @@ def add_jepa_arguments(parser: Any, *, beyond: Any = None, modes: Mapping[str, s
     >>> args.jepa_mode, args.jepa_weight, args.ema_momentum
     ('simsiam', 0.2, 0.996)
     """
-    said = ", ".join(f"{name} ({meaning})" for name, meaning in modes.items())
     add = parser.add_argument
     add("--use_jepa", action="store_true", help="add the JEPA term")
-    add("--jepa_mode", choices=modes, default="ema", help=f"choose the teacher: {said}")
+    add("--jepa_mode", choices=modes, default="ema", help=f"choose the teacher: {_said(modes)}")
     add(
         "--jepa_weight",
         type=float,
@@ -63,6 +59,7 @@ def add_jepa_arguments(parser: Any, *, beyond: Any = None, modes: Mapping[str, s
     add("--jepa_mask_ratio_nodes", type=float, default=0.3, help="mask this fraction of the nodes of a graph")
     add("--ema_momentum", type=float, default=0.996, help="set the momentum of the teacher in mode ema")
     add = parser.add_argument if beyond is None else beyond.add_argument
+    add("--jepa_views", choices=views, default=next(iter(views)), help=f"predict this: {_said(views)}")
     add("--jepa_loss", choices=LOSSES, default="cosine", help="compare prediction and target by this loss")
     add("--jepa_regularizer", choices=REGULARIZERS, default="none", help="add a regulariser against collapse")
     places = ("features", "embeddings")
@@ -101,11 +98,8 @@ def check_jepa_arguments(args: Namespace) -> None:
     if not args.use_jepa:
         if args.jepa_pretrain_epochs:
             raise ValueError("--jepa_pretrain_epochs asks for epochs of JEPA alone, but JEPA is off; add --use_jepa.")
-        defaults = ArgumentParser()
-        add_jepa_arguments(defaults)
-        for name in BESIDE_THE_MODE:
-            if getattr(args, name) != defaults.get_default(name):
-                raise ValueError(f"--{name} is of the JEPA term, but JEPA is off; add --use_jepa.")
+        for name in changed(args, BESIDE_THE_MODE):
+            raise ValueError(f"--{name} is of the JEPA term, but JEPA is off; add --use_jepa.")
         return
     if args.ema_schedule != "constant" and args.jepa_mode != "ema":
         raise ValueError(
@@ -128,102 +122,15 @@ def check_jepa_arguments(args: Namespace) -> None:
         )
 
 
-def from_args(
-    args: Namespace,
-    encoder: SizedEncoder[Any],
-    *,
-    trunk: nn.Module | None = None,
-    views: ViewMaker[Any] | None = None,
-    teacher: Teacher | None = None,
-    updates: int | None = None,
-    activation: Callable[[], nn.Module] = nn.ReLU,
-    log: Callable[[Mapping[str, float], int], Any] | None = None,
-) -> JEPATerm:
-    """Build the JEPA term that the flags of `add_jepa_arguments` describe, around `encoder`.
-
-    Args:
-        args: with the flags; may have others.
-        encoder: tells the size of its embeddings in `dims`, as a `ModelEncoder` does.
-        trunk: the part of the model that both losses train, for `--jepa_balance`.
-        views: in place of `EntryMasker(args.jepa_mask_ratio_entries)` for the stream `"instance"`, and of
-            `NodeMasker(args.jepa_mask_ratio_nodes)` for the streams `"constraint"` and `"variable"`.
-        teacher: in place of the one that `--jepa_mode` names.
-        updates: how many optimizer steps the run will take, for `--ema_schedule`.
-        activation: of the predictor; that of your network.
-        log: takes the rows of the collapse monitor, `(row, step)`.
-
-    Raises:
-        ValueError: a flag is out of range, contradicts another, or asks for what is not given here.
-
-    >>> from argparse import ArgumentParser
-    >>> from jepa_ssl import ModelEncoder
-    >>> parser = ArgumentParser()
-    >>> add_jepa_arguments(parser)
-    >>> encoder = ModelEncoder(nn.Linear(6, 8), {"instance": 8}, dim=4)
-    >>> from_args(parser.parse_args(["--use_jepa"]), encoder).objective.teacher.momentum
-    0.996
-    """
-    check_jepa_arguments(args)
-    balance = _balance(args, trunk)  # before a copy of the encoder is made
-    dims = encoder.dims
-    regularizer = REGULARIZERS[args.jepa_regularizer]
-    objective: JEPAObjective[Any] = JEPAObjective(
-        _views(args, dims) if views is None else views,
-        MLPPredictor(dims, activation=activation),
-        _teacher(args, encoder, updates) if teacher is None else teacher,
-        LOSSES[args.jepa_loss],
-        regularizer=regularizer and regularizer(on_sphere=args.jepa_regularize == "embeddings"),
-        regularizer_weight=args.jepa_regularizer_weight,
-        regularize=args.jepa_regularize,
-        monitor=CollapseMonitor(args.monitor_every, log=log) if args.monitor_every else None,
-    )
-    schedule = JointSchedule(jepa_weight=args.jepa_weight, pretrain_epochs=args.jepa_pretrain_epochs)
-    return JEPATerm(encoder, objective, schedule, balance)
+def changed(args: Namespace, names: Iterable[str]) -> list[str]:
+    """Those of the flags that are not at their defaults."""
+    defaults = ArgumentParser()
+    add_jepa_arguments(defaults)
+    return [name for name in names if getattr(args, name) != defaults.get_default(name)]
 
 
-def _balance(args: Namespace, trunk: nn.Module | None) -> GradientBalance | None:
-    if not args.jepa_balance:
-        return None
-    if trunk is None:
-        raise ValueError(
-            "--jepa_balance compares gradients on the trunk, but trunk is None; give from_args the part of the model "
-            "that both losses train."
-        )
-    return GradientBalance(trunk.parameters())
-
-
-def _views(args: Namespace, dims: Mapping[str, int]) -> ViewMaker[Any]:
-    if set(dims) == {INSTANCE}:
-        return EntryMasker(args.jepa_mask_ratio_entries)
-    if set(dims) == {CONSTRAINT, VARIABLE}:
-        return NodeMasker(args.jepa_mask_ratio_nodes)
-    raise ValueError(
-        f"encoder.dims names the streams {sorted(dims)}, of which the flags know no masker; give from_args views that "
-        f"hide something of these."
-    )
-
-
-def _teacher(args: Namespace, encoder: Any, updates: int | None) -> Teacher:
-    match args.jepa_mode:
-        case "ema":
-            return EMATeacher(encoder, _momentum(args, updates))
-        case "simsiam":
-            return StopGradTeacher()
-        case "shared":
-            return SharedTeacher()
-        case mode:
-            raise ValueError(f"--jepa_mode is {mode}, of which from_args knows no teacher; give it one.")
-
-
-def _momentum(args: Namespace, updates: int | None) -> float | Callable[[int], float]:
-    schedule = SCHEDULES[args.ema_schedule]
-    if schedule is None:
-        return args.ema_momentum
-    if updates is None:
-        raise ValueError(
-            f"--ema_schedule is {args.ema_schedule}, but updates is None; give from_args the number of optimizer steps."
-        )
-    return schedule(args.ema_momentum, 1.0, updates)
+def _said(choices: Mapping[str, str]) -> str:
+    return ", ".join(f"{name} ({meaning})" for name, meaning in choices.items())
 
 
 def require(args: Namespace, name: str, expected: str, holds: Callable[[Any], bool]) -> None:

@@ -1,0 +1,183 @@
+"""The JEPA term that the flags describe."""
+
+from argparse import Namespace
+from collections.abc import Callable, Mapping
+from typing import Any, cast
+
+from torch import nn
+
+from jepa_ssl.balance import GradientBalance
+from jepa_ssl.checks import whole_number
+from jepa_ssl.encoders import ModelEncoder, Place
+from jepa_ssl.integrations.flags.arguments import LOSSES, REGULARIZERS, SCHEDULES, changed, check_jepa_arguments
+from jepa_ssl.joint import JointSchedule
+from jepa_ssl.maskers import EntryMasker, NodeMasker
+from jepa_ssl.monitor import CollapseMonitor
+from jepa_ssl.objective import JEPAObjective
+from jepa_ssl.predictors import MLPPredictor
+from jepa_ssl.protocols import CONSTRAINT, INSTANCE, VARIABLE, SizedEncoder, Teacher, ViewMaker
+from jepa_ssl.recipes import later_state
+from jepa_ssl.teachers import EMATeacher, SharedTeacher, StopGradTeacher
+from jepa_ssl.term import JEPATerm, NoTerm
+
+OF_THE_RECIPE = (
+    *("jepa_mode", "jepa_loss", "jepa_regularizer", "jepa_regularize", "jepa_regularizer_weight"),
+    *("jepa_mask_ratio_entries", "jepa_mask_ratio_nodes", "ema_momentum", "ema_schedule"),
+)
+
+
+def from_args(
+    args: Namespace,
+    model: nn.Module | SizedEncoder[Any],
+    widths: Mapping[str, int] | None = None,
+    *,
+    dim: int | None = None,
+    run: Callable[[Any, Any], Any] | None = None,
+    captured: Mapping[str, Place] | None = None,
+    lp_of: Callable[[Any], Any] | None = None,
+    numbers: int = 2,
+    trunk: nn.Module | None = None,
+    views: ViewMaker[Any] | None = None,
+    teacher: Teacher | None = None,
+    updates: int | None = None,
+    steps_per_epoch: int | None = None,
+    activation: Callable[[], nn.Module] = nn.ReLU,
+    log: Callable[[Mapping[str, float], int], Any] | None = None,
+) -> JEPATerm | NoTerm:
+    """Build the JEPA term that the flags of `add_jepa_arguments` describe, around your model.
+
+    Without `--use_jepa` it is a `NoTerm`, whose loss is that of the task, so that your loop needs no `if`.
+
+    Args:
+        args: with the flags; may have others.
+        model: your model, with `widths`; or an encoder that tells the size of its embeddings in `dims`.
+        widths, run, captured: make a `ModelEncoder` of your model; see there.
+        dim: size of the embeddings; the largest of `widths` by default.
+        lp_of, numbers: as in `later_state`, for `--jepa_views solver_state`.
+        trunk: the part of the model that both losses train, for `--jepa_balance`.
+        views: in place of `EntryMasker(args.jepa_mask_ratio_entries)` for the stream `"instance"`, and of
+            `NodeMasker(args.jepa_mask_ratio_nodes)` for the streams `"constraint"` and `"variable"`.
+        teacher: in place of the one that `--jepa_mode` names.
+        updates: how many optimizer steps the run will take, for `--ema_schedule`.
+        steps_per_epoch: the term counts epochs of this many optimizer steps itself, and `loss` needs no `epoch`.
+        activation: of projector and predictor; that of your network.
+        log: takes the rows of the collapse monitor, `(row, step)`.
+
+    Raises:
+        ValueError: a flag is out of range, contradicts another, or asks for what is not given here.
+        TypeError: `model` is neither an encoder nor given with `widths`.
+
+    >>> from argparse import ArgumentParser
+    >>> parser = ArgumentParser()
+    >>> add_jepa_arguments(parser)
+    >>> args, model = parser.parse_args(["--use_jepa"]), nn.Linear(6, 8)
+    >>> from_args(args, model, {"instance": 8}).objective.teacher.momentum
+    0.996
+    """
+    check_jepa_arguments(args)
+    if not args.use_jepa:
+        return NoTerm()
+    balance = _balance(args, trunk)  # before a copy of the encoder is made
+    encoder = _encoder(model, widths, dim, run, captured, activation)
+    if args.jepa_views == "solver_state" and views is None:
+        objective = _recipe(args, encoder.dims, lp_of, numbers, activation)
+    else:
+        views = _views(args, encoder.dims) if views is None else views
+        teacher = _teacher(args, encoder, updates) if teacher is None else teacher
+        objective = _objective(args, views, MLPPredictor(encoder.dims, activation=activation), teacher)
+    objective.monitor = CollapseMonitor(args.monitor_every, log=log) if args.monitor_every else None
+    return JEPATerm(encoder, objective, _schedule(args, steps_per_epoch), balance)
+
+
+def _encoder(
+    model: Any, widths: Mapping[str, int] | None, dim: int | None, run: Any, captured: Any, activation: Any
+) -> SizedEncoder[Any]:
+    if widths is not None:
+        parts = {"run": run, "captured": captured}
+        given = {name: part for name, part in parts.items() if part is not None}
+        return ModelEncoder(model, widths, dim or max(widths.values()), activation=activation, **given)
+    if not isinstance(model, SizedEncoder):
+        raise TypeError(
+            f"model is a {type(model).__name__}, which does not tell the size of its embeddings in dims, and widths is "
+            f"None; give from_args the widths of its features, stream -> width, or a ModelEncoder."
+        )
+    return cast(SizedEncoder[Any], model)
+
+
+def _recipe(
+    args: Namespace, dims: Mapping[str, int], lp_of: Any, numbers: int, activation: Callable[[], nn.Module]
+) -> JEPAObjective[Any]:
+    if lp_of is None:
+        raise ValueError(
+            "--jepa_views is solver_state, but lp_of is None; give from_args a function from your batch to its LPs."
+        )
+    for name in changed(args, OF_THE_RECIPE):
+        raise ValueError(
+            f"--{name} is {getattr(args, name)}, but --jepa_views solver_state is a whole recipe; leave --{name} out."
+        )
+    return later_state(dims, lp_of=lp_of, numbers=numbers, activation=activation)
+
+
+def _objective(args: Namespace, views: ViewMaker[Any], predictor: MLPPredictor, teacher: Teacher) -> JEPAObjective[Any]:
+    regularizer = REGULARIZERS[args.jepa_regularizer]
+    return JEPAObjective(
+        views,
+        predictor,
+        teacher,
+        LOSSES[args.jepa_loss],
+        regularizer=regularizer and regularizer(on_sphere=args.jepa_regularize == "embeddings"),
+        regularizer_weight=args.jepa_regularizer_weight,
+        regularize=args.jepa_regularize,
+    )
+
+
+def _schedule(args: Namespace, steps_per_epoch: int | None) -> JointSchedule:
+    if steps_per_epoch is None:
+        return JointSchedule(jepa_weight=args.jepa_weight, pretrain=args.jepa_pretrain_epochs)
+    steps = args.jepa_pretrain_epochs * whole_number("steps_per_epoch", steps_per_epoch, least=1)
+    return JointSchedule(jepa_weight=args.jepa_weight, pretrain=steps, per="step")
+
+
+def _balance(args: Namespace, trunk: nn.Module | None) -> GradientBalance | None:
+    if not args.jepa_balance:
+        return None
+    if trunk is None:
+        raise ValueError(
+            "--jepa_balance compares gradients on the trunk, but trunk is None; give from_args the part of the model "
+            "that both losses train."
+        )
+    return GradientBalance(trunk.parameters())
+
+
+def _views(args: Namespace, dims: Mapping[str, int]) -> ViewMaker[Any]:
+    if set(dims) == {INSTANCE}:
+        return EntryMasker(args.jepa_mask_ratio_entries)
+    if set(dims) == {CONSTRAINT, VARIABLE}:
+        return NodeMasker(args.jepa_mask_ratio_nodes)
+    raise ValueError(
+        f"encoder.dims names the streams {sorted(dims)}, of which the flags know no masker; give from_args views that "
+        f"hide something of these."
+    )
+
+
+def _teacher(args: Namespace, encoder: Any, updates: int | None) -> Teacher:
+    match args.jepa_mode:
+        case "ema":
+            return EMATeacher(encoder, _momentum(args, updates))
+        case "simsiam":
+            return StopGradTeacher()
+        case "shared":
+            return SharedTeacher()
+        case mode:
+            raise ValueError(f"--jepa_mode is {mode}, of which from_args knows no teacher; give it one.")
+
+
+def _momentum(args: Namespace, updates: int | None) -> float | Callable[[int], float]:
+    schedule = SCHEDULES[args.ema_schedule]
+    if schedule is None:
+        return args.ema_momentum
+    if updates is None:
+        raise ValueError(
+            f"--ema_schedule is {args.ema_schedule}, but updates is None; give from_args the number of optimizer steps."
+        )
+    return schedule(args.ema_momentum, 1.0, updates)
