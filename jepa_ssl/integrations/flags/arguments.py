@@ -14,10 +14,12 @@ MODES: Mapping[str, str] = {
     "simsiam": "the encoder, without gradient",
     "shared": "the encoder, with gradient",
 }
+"""The choices of `--jepa_mode`."""
 VIEWS: Mapping[str, str] = {
     "masks": "hidden entries or nodes",
     "solver_state": "the whole recipe jepa_ssl.later_state: what 300 PDHG steps reach",
 }
+"""The choices of `--jepa_views`."""
 LOSSES = {"cosine": cosine_loss, "smooth_l1": smooth_l1_loss, "squared": squared_error}
 REGULARIZERS = {"none": None, "vicreg": VICReg, "sigreg": SIGReg}
 SCHEDULES = {"constant": None, "linear": LinearSchedule, "cosine": CosineSchedule}
