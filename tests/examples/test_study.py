@@ -13,9 +13,9 @@ import torch
 from data.lp import canonical
 from data.scaling import ruiz
 from data.solve import solve
+from graph_trunks import GNNTrunk
 from hypothesis import given
 from hypothesis import strategies as st
-from models import GNNTrunk
 
 from examples.study import __main__ as study
 from examples.study import arms, experiments, flat, found, intervals, lps, pieces, plan, probe, report, solving

@@ -175,6 +175,12 @@ def test_a_number_out_of_range_is_refused(refused, name, value, expected):
     (["--jepa_views", "nodes"], "--jepa_views is nodes, but the MLP has entries, structure, solver_state"),
     (["--jepa_regularizer", "vicreg"], "--jepa_regularizer is of the JEPA term, but JEPA is off; add --use_jepa"),
     (["--jepa_views", "structure"], "--jepa_views is of the JEPA term, but JEPA is off; add --use_jepa"),
+    (["--trunk", "solver"], "the MLP has no such trunk; add --use_bipartite_graphs"),
+    (["--use_bipartite_graphs", "--rounds", "3"], "--trunk convolutions has two; add --trunk solver"),
+    (
+        ["--use_bipartite_graphs", "--trunk", "solver", "--compile", "--checkpoint_activations"],
+        "leave out --compile or --checkpoint_activations",
+    ),
     (["--jepa_balance"], "--jepa_balance is of the JEPA term, but JEPA is off"),
     (["--use_jepa", "--jepa_mode", "frozen"], "solver states are read by a network of their own"),
     (["--use_jepa", "--jepa_views", "solver_state"], "--jepa_mode is ema and --jepa_views solver_state"),

@@ -5,7 +5,8 @@ from argparse import Namespace
 
 import pytest
 import torch
-from models import CONSTRAINT_FEATURES, EDGE_FEATURES, VARIABLE_FEATURES, BipartiteConvolution, GNNPolicy, KKTNetMLP
+from graph_trunks import CONSTRAINT_FEATURES, EDGE_FEATURES, VARIABLE_FEATURES, BipartiteConvolution
+from models import GNNPolicy, KKTNetMLP
 from torch import nn
 from torch.nn import functional as F
 
@@ -34,10 +35,14 @@ def side_by_side(graphs):
     return c, torch.cat(shifted, dim=1), e, v
 
 
-@pytest.fixture
-def policy():
+def built(**args):
     torch.manual_seed(0)
-    return GNNPolicy(Namespace(embedding_size=8)).double()
+    return GNNPolicy(Namespace(embedding_size=8, **args)).double()
+
+
+@pytest.fixture(params=["convolutions", "solver"])
+def policy(request):
+    return built(trunk=request.param, rounds=3)
 
 
 # ---- MLP -------------------------------------------------------------------------------------------------------------
@@ -78,7 +83,8 @@ def convolution_edge_by_edge(layer: BipartiteConvolution, src, dst, src_index, d
     return torch.stack(nodes)
 
 
-def test_encode_and_forward_equal_message_passing_edge_by_edge(policy):
+def test_encode_and_forward_equal_message_passing_edge_by_edge():
+    policy = built()
     c_in, (row, column), e_in, v_in = graph = random_graph(4, 3, 7)
     trunk = policy.trunk
     c, v, e = trunk.constraint_embedding(c_in), trunk.variable_embedding(v_in), trunk.edge_embedding(e_in)
@@ -90,6 +96,39 @@ def test_encode_and_forward_equal_message_passing_edge_by_edge(policy):
     x, lam = policy(*graph)
     torch.testing.assert_close(x, policy.head_x(v)[:, 0], rtol=1e-10, atol=1e-12)
     torch.testing.assert_close(lam, F.softplus(policy.head_lam(c)[:, 0]), rtol=1e-10, atol=1e-12)
+
+
+def test_a_round_of_the_solver_trunk_is_a_preconditioned_pdhg_step_with_learned_maps():
+    """On dense matrices, `dim` numbers wide: v hears A'W c, c hears A W (2 v' - v), both divided by sums of |a|."""
+    policy = built(trunk="solver", rounds=2)
+    c_in, (row, column), e_in, v_in = graph = random_graph(4, 3, 7)
+    A = torch.zeros(4, 3, dtype=torch.float64).index_put_((row, column), e_in[:, 0])
+    is_edge, trunk = (A != 0).double(), policy.trunk
+    row_sums, column_sums = A.abs().sum(1, True).clamp(min=1e-6), A.abs().sum(0)[:, None].clamp(min=1e-6)
+    of_row, of_column = is_edge.sum(1, True).clamp(min=1), is_edge.sum(0)[:, None].clamp(min=1)
+    c = c0 = trunk.constraint_embedding(torch.cat([c_in, row_sums.log()], 1))
+    v = v0 = trunk.variable_embedding(torch.cat([v_in, column_sums.log()], 1))
+    to_c, to_v = trunk.to_constraints, trunk.to_variables
+    for _ in range(2):
+        h = to_c.norm(c)
+        product, mean = A.T @ to_v.product(h) / column_sums, is_edge.T @ to_v.mean(h).relu() / of_column
+        moved = v + to_v.step(torch.cat([to_v.norm(v), product, mean, v0], 1))
+        h = to_v.norm(2 * moved - v)
+        product, mean = A @ to_c.product(h) / row_sums, is_edge @ to_c.mean(h).relu() / of_row
+        c, v = c + to_c.step(torch.cat([to_c.norm(c), product, mean, c0], 1)), moved
+    for got, expected in zip(policy.encode(*graph), (c, v), strict=True):
+        torch.testing.assert_close(got, F.layer_norm(expected, (8,)), rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("trunk", ["convolutions", "solver"])
+def test_activations_that_are_computed_again_change_no_gradient(trunk):
+    gradients = []
+    for recompute in (False, True):
+        policy = built(trunk=trunk, rounds=3)
+        policy.trunk.recompute = recompute
+        sum(part.square().sum() for part in policy(*random_graph(4, 3, 7))).backward()
+        gradients.append([p.grad for p in policy.parameters()])
+    assert all(torch.equal(kept, again) for kept, again in zip(*gradients, strict=True))
 
 
 def test_a_batch_equals_its_graphs_one_by_one(policy):
@@ -152,11 +191,12 @@ def test_training_mode_changes_nothing_and_inputs_stay(policy):
     assert all(torch.equal(a, b) for a, b in zip(graph, before, strict=True))
 
 
-def test_embeddings_are_apart_at_the_start():
+@pytest.mark.parametrize("trunk", ["convolutions", "solver"])
+def test_embeddings_are_apart_at_the_start(trunk):
     """Features of scaled LPs must not land on one point before training begins."""
     torch.manual_seed(0)
     graph = [part.float() if part.is_floating_point() else part for part in random_graph(60, 40, 240)]
-    for embeddings in GNNPolicy(Namespace(embedding_size=64)).encode(*graph):
+    for embeddings in GNNPolicy(Namespace(embedding_size=64, trunk=trunk, rounds=8)).encode(*graph):
         centred = F.normalize(embeddings - embeddings.mean(0), dim=1)
         cosine = F.normalize(embeddings, dim=1) @ F.normalize(embeddings, dim=1).T
         assert cosine.mean() < 0.99

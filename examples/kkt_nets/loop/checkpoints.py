@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import torch
+from loop import options
 
 from jepa_ssl.files import write_atomically
 
@@ -88,7 +89,8 @@ def _seal(file: BinaryIO, size: int) -> bytes:
 
 def check_same_run(state: dict[str, Any], args: Namespace, path: str) -> None:
     """Raise ValueError if continuing `state` with `args` would not continue the same run."""
-    before, now = state["args"], vars(args)
+    now = vars(args)
+    before = {name: options.parser().get_default(name) for name in now} | state["args"]  # older ones lack newer flags
     # A schedule of the momentum goes on to the last epoch, and so depends on which that is.
     free = FREE - {"epochs"} if args.ema_schedule != "constant" else FREE
     other = [name for name in sorted(now.keys() - free) if before.get(name) != now[name]]

@@ -22,6 +22,8 @@ VIEWS = {
     "blocks": "hidden neighbourhoods (GNN)",
     "solver_state": "what a few solver steps reach",
 }
+TRUNKS = {"convolutions": "two rounds of half-convolutions", "solver": "rounds shaped like a solver's steps"}
+TRUNKS_SAID = ", ".join(f"{name} ({meaning})" for name, meaning in TRUNKS.items())
 FLAT_VIEWS, GRAPH_VIEWS = ("entries", "structure", "solver_state"), ("nodes", "edges", "blocks", "solver_state")
 PRECISIONS = ("fp32", "bf16")
 KKT_WEIGHTS = ("primal_weight", "dual_weight", "stationarity_weight", "complementary_slackness_weight")
@@ -46,6 +48,8 @@ FLAGS: dict[str, dict[str, tuple[Any, ...]]] = {
     "model": {
         "use_bipartite_graphs": (False, "train GNNPolicy instead of KKTNetMLP"),
         "embedding_size": (64, "set the width of GNNPolicy"),
+        "trunk": ("convolutions", f"build GNNPolicy of: {TRUNKS_SAID}", {"choices": TRUNKS}),
+        "rounds": (8, "let --trunk solver take this many rounds"),
         "hidden_size": (256, "set the width of KKTNetMLP"),
         "seen_steps": (None, "append PDHG states after these step counts to the input features", {"type": int, **SEEN}),
     },
@@ -199,6 +203,15 @@ def check(args: Namespace) -> None:
     if args.jepa_pretrain_epochs > args.epochs:
         said = f"the run has {args.epochs} epochs in all; raise --epochs."
         raise ValueError(f"--jepa_pretrain_epochs is {args.jepa_pretrain_epochs}, but {said}")
+    if args.trunk == "solver" and not args.use_bipartite_graphs:
+        raise ValueError("--trunk is solver, but the MLP has no such trunk; add --use_bipartite_graphs.")
+    if args.trunk == "solver" and args.compile and args.checkpoint_activations:
+        raise ValueError(
+            "--checkpoint_activations is on, but torch cannot compile it where rounds share their weights, as those of "
+            "--trunk solver do; leave out --compile or --checkpoint_activations."
+        )
+    if args.rounds != FLAGS["model"]["rounds"][0] and args.trunk != "solver":
+        raise ValueError(f"--rounds is {args.rounds}, but --trunk {args.trunk} has two; add --trunk solver.")
     _check_recipe(args)
     for name in args.problems:
         if name not in FAMILIES:

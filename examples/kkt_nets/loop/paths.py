@@ -8,9 +8,10 @@ from typing import Any
 import torch
 from data import seen
 from data.batches import FlatBatch, FlatCollate, GraphBatch, check_flat_fits, collate_graphs
+from graph_trunks import GNNTrunk, SolverTrunk
 from loop.options import KKT_WEIGHTS
 from losses import kkt_loss, pad_predictions
-from models import FlatTrunk, GNNPolicy, GNNTrunk, KKTNetMLP
+from models import FlatTrunk, GNNPolicy, KKTNetMLP
 from torch import Tensor
 
 
@@ -36,7 +37,7 @@ def predict(model: KKTNetMLP | GNNPolicy, batch: FlatBatch | GraphBatch) -> Tens
     return pad_predictions(x, lam, batch.m_sizes, batch.n_sizes, M, N)
 
 
-def trunk_of(model: KKTNetMLP | GNNPolicy) -> FlatTrunk | GNNTrunk:
+def trunk_of(model: KKTNetMLP | GNNPolicy) -> FlatTrunk | GNNTrunk | SolverTrunk:
     return model.net if isinstance(model, KKTNetMLP) else model.trunk
 
 
