@@ -88,7 +88,8 @@ def check_offsets(stream: str, nodes: Nodes, name: Name) -> None:
     if int(offsets[0]) != 0 or int(offsets[-1]) != len(features) or bool((offsets.diff() < 0).any()):
         raise ValueError(
             f"{name(stream, 'offsets')} goes from {int(offsets[0])} to {int(offsets[-1])}, but must rise from 0 to the "
-            f"{len(features)} {stream} nodes; build it as the cumulative sum of the graphs' sizes."
+            f"{len(features)} {stream} nodes; build it as the cumulative sum of the graphs' sizes (of PyG data, take "
+            f"subgraphs before you batch: a batch's subgraph keeps where the graphs began in the whole batch)."
         )
 
 

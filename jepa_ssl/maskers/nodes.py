@@ -35,7 +35,8 @@ class NodeMasker(GraphMasker):
         fill: what hidden features and coefficients become, zero by default.
         indicator: append to the features of every node, in both views, a column that is 1 where the context lost it;
             in the target it is 0. With `hide_edges` edges get one too.
-        hide_edges: also hide the coefficients of the edges at hidden nodes, in all streams and both directions.
+        hide_edges: also hide the coefficients of the edges at hidden nodes, in all streams and both directions. One of
+            these streams at least has to have some.
         derived: stream -> columns of its features that are computed from coefficients. They are hidden at every node
             that loses a coefficient. Needs `hide_edges`. A column computed from a whole graph (a coefficient's rank in
             all of it) knows of coefficients that are hidden elsewhere: leave such columns out of the features.
@@ -52,7 +53,7 @@ class NodeMasker(GraphMasker):
 
     Raises:
         ValueError: a ratio is out of range; in a forward pass: `ratio` or `derived` names a stream that the
-            graph lacks, or a stream to be hidden has no features.
+            graph lacks, a stream to be hidden has no features, or `hide_edges` finds no coefficients.
     """
 
     def __init__(
@@ -89,13 +90,21 @@ class NodeMasker(GraphMasker):
         return dict(marks)
 
     def _edges(self, graph: Graph) -> Mapping[str, Edges]:
-        if not self.hide_edges:
-            return {}
+        return {s: e for s, e in self._edges_at_hidden(graph).items() if e.attr is not None} if self.hide_edges else {}
+
+    def _edges_at_hidden(self, graph: Graph) -> dict[str, Edges]:
+        """The streams of edges, with or without coefficients, that have an end in a stream that is hidden."""
         hidden = {stream for stream, ratio in self._ratios(graph.nodes).items() if ratio}
-        return {s: edges for s, edges in graph.edges.items() if edges.attr is not None and hidden & {*edges.ends}}
+        return {stream: edges for stream, edges in graph.edges.items() if hidden & {*edges.ends}}
 
     def _check(self, graph: Graph, generator: Randomness) -> None:
         super()._check(graph, generator)
+        if self.hide_edges and not self._edges(graph) and (bare := self._edges_at_hidden(graph)):
+            raise ValueError(
+                f"hide_edges is True, but {graph.name_of(next(iter(bare)), 'attr')} is None, as in all of the edges "
+                f"{sorted(bare)}, so there is no coefficient to hide; give them attributes (of PyG data edge_attr, "
+                f"edge_weight, or what PyGViews(masker, edge_attr=...) names), or leave hide_edges out."
+            )
         for stream, ratio in self._ratios(graph.nodes).items():
             features = graph.features(stream)
             if ratio and not self.hide_edges and len(features) and not features.size(1):

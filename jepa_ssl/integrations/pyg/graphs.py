@@ -15,6 +15,8 @@ from jepa_ssl.instances.streams import Edges, Nodes
 from jepa_ssl.protocols import CONSTRAINT, EDGE, VARIABLE
 
 ATTRIBUTES = ("constraint_features", "edge_index", "edge_attr", "variable_features")
+HETERO_ATTRIBUTES = ("x", "edge_attr")
+EDGE_WEIGHT = "edge_weight"  # PyG's other name for what stands on edges
 
 
 def graph_of(data: Any, **names: str) -> Graph:
@@ -22,46 +24,53 @@ def graph_of(data: Any, **names: str) -> Graph:
 
     `HeteroData` has a stream of nodes for each node type, with its `x` as features; a type without floating point `x`
     has no features. The stream of an edge type is called by its three names, joined by two underscores:
-    `"row__has__column"`; it has the attributes `edge_attr`, if there are some. Custom `Data` is a `bipartite_graph`.
+    `"row__has__column"`. Its attributes are `edge_attr`, or `edge_weight` where there is no `edge_attr`; a type that
+    has neither has no attributes. Custom `Data` is a `bipartite_graph`.
 
     Args:
         data: `Data` or `HeteroData`, or a `Batch` of either.
-        names: of custom `Data`, as in `bipartite_graph`.
+        names: of custom `Data`, as in `bipartite_graph`; of `HeteroData`, what `x` and `edge_attr` are called there:
+            `x="features", edge_attr="coefficient"`.
 
     Raises:
-        TypeError: `data` is not PyG data, or names are given for `HeteroData`.
+        TypeError: `data` is not PyG data, names are given that it does not have, or an attribute is not a tensor.
         ValueError: an attribute is missing, or a batch does not say where its graphs begin.
     """
     if not isinstance(data, HeteroData):
         return bipartite_graph(data, **names)
-    if names:
-        raise TypeError(f"names is {names}, but HeteroData calls features x and edge_attr; leave names out.")
+    called = names_of(names, data)
     hetero: Any = data
-    nodes = {kind: _nodes(hetero, kind) for kind in hetero.node_types}
-    edges = {
-        "__".join(kind): Edges((kind[0], kind[2]), hetero[kind].edge_index, hetero[kind].get("edge_attr"))
-        for kind in hetero.edge_types
-    }
-    return Graph(nodes, edges)
+    for own, stores in (("x", hetero.node_stores), ("edge_attr", hetero.edge_stores)):
+        if own in names and not any(names[own] in store for store in stores):
+            raise ValueError(
+                f"{own} is {names[own]!r}, but no type of the data has an attribute of that name; give one."
+            )
+    nodes = {kind: _nodes(hetero, kind, called["x"]) for kind in hetero.node_types}
+    return Graph(nodes, {"__".join(kind): _edges(hetero, kind, called["edge_attr"]) for kind in hetero.edge_types})
 
 
 def with_graph(data: Any, graph: Graph, **names: str) -> Any:
     """A shallow copy of PyG data with the features and attributes of `graph`, which `graph_of(data)` was once.
 
     Returns `data` itself if no tensor differs.
+
+    Raises:
+        ValueError: `graph` has features of a node type that has none in `data`, such as an indicator column.
     """
+    called = names_of(names, data)
     if isinstance(data, HeteroData):
-        places = {kind: (kind, "x") for kind in data.node_types if _has_features(data, kind)}
-        places |= {"__".join(kind): (kind, "edge_attr") for kind in data.edge_types}
+        places = {kind: (kind, called["x"]) for kind in data.node_types if _has_features(data, kind, called["x"])}
+        places |= {"__".join(kind): (kind, _attr_name(data[kind], called["edge_attr"])) for kind in data.edge_types}
     else:
-        called = names_of(names)
         places = {kind: (None, called[f"{kind}_features"]) for kind in (CONSTRAINT, VARIABLE)}
         places[EDGE] = (None, called["edge_attr"])
-    values = {places[stream]: tensor for stream, tensor in graph.values().items() if stream in places}
-    changed = {place: tensor for place, tensor in values.items() if tensor is not _store(data, place[0])[place[1]]}
-    view = copy.copy(data) if changed else data
-    for (kind, name), tensor in changed.items():
-        _store(view, kind)[name] = tensor
+    view = data
+    for stream, tensor in graph.values().items():
+        if stream not in places:
+            _check_no_columns(stream, tensor, called["x"])
+        elif tensor is not _store(data, places[stream][0])[places[stream][1]]:
+            view = copy.copy(data) if view is data else view
+            _store(view, places[stream][0])[places[stream][1]] = tensor
     return view
 
 
@@ -81,7 +90,7 @@ def bipartite_graph(data: Data | Batch, **names: str) -> BipartiteGraph:
         ValueError: an attribute is missing, or a batch does not say where its graphs begin.
         TypeError: `data` is not `Data`, or `names` names what a bipartite graph does not have.
     """
-    called = names_of(names)
+    called = names_of(names, data)
     if not isinstance(data, Data):
         raise TypeError(
             f"instance is a {type(data).__name__}, but must be Data or HeteroData of torch_geometric, or a Batch; for "
@@ -96,43 +105,81 @@ def bipartite_graph(data: Data | Batch, **names: str) -> BipartiteGraph:
         _offsets(data, data, called[own], (called[own],), f"{called[own]}_ptr")
         for own in ("constraint_features", "variable_features")
     )
-    return BipartiteGraph(*(data[name] for name in called.values()), *offsets)
+    return BipartiteGraph(*(tensor_of(data, name, "data") for name in called.values()), *offsets)
 
 
-def names_of(names: dict[str, str]) -> dict[str, str]:
-    """What each attribute of a bipartite graph is called, in the order of its fields."""
-    if unknown := sorted(names.keys() - set(ATTRIBUTES)):
-        raise TypeError(f"names gives a name to {unknown}, but a bipartite graph has {list(ATTRIBUTES)}; name these.")
-    return {own: names.get(own, own) for own in ATTRIBUTES}
+def names_of(names: dict[str, str], data: Any) -> dict[str, str]:
+    """What each attribute that a graph is read from is called in `data`, in the order of a bipartite graph's fields."""
+    attributes = HETERO_ATTRIBUTES if isinstance(data, HeteroData) else ATTRIBUTES
+    if unknown := sorted(names.keys() - set(attributes)):
+        raise TypeError(
+            f"names gives a name to {unknown}, but {type(data).__name__} is read by {list(attributes)}; name these."
+        )
+    return {own: names.get(own, own) for own in attributes}
+
+
+def tensor_of(store: Any, name: str, owner: str) -> Tensor:
+    """An attribute of PyG data; raises a TypeError unless it is a dense tensor."""
+    value = store[name]
+    if not isinstance(value, Tensor) or value.layout != torch.strided:
+        found = f"a sparse tensor ({value.layout})" if isinstance(value, Tensor) else f"a {type(value).__name__}"
+        raise TypeError(
+            f"{name} of {owner} is {found}, but must be a dense tensor; use torch.as_tensor or .to_dense()."
+        )
+    return value
 
 
 def _store(data: Any, kind: Any) -> Any:
     return data if kind is None else data[kind]
 
 
-def _has_features(data: Any, kind: str) -> bool:
-    x = data[kind].get("x")
-    return isinstance(x, Tensor) and x.is_floating_point()
+def _has_features(data: Any, kind: str, name: str) -> bool:
+    return name in data[kind] and tensor_of(data[kind], name, f"the nodes {kind!r}").is_floating_point()
 
 
-def _nodes(data: Any, kind: str) -> Nodes:
+def _check_no_columns(stream: str, values: Tensor, name: str) -> None:
+    if values.size(1):
+        raise ValueError(
+            f"the view has {values.size(1)} columns for the nodes {stream!r}, an indicator perhaps, but these have no "
+            f"floating point {name} to take them; give them {name} = torch.empty(nodes, 0), or leave indicator out."
+        )
+
+
+def _attr_name(store: Any, name: str) -> str:
+    return EDGE_WEIGHT if name == "edge_attr" and name not in store and EDGE_WEIGHT in store else name
+
+
+def _edges(data: Any, kind: tuple[str, str, str], called: str) -> Edges:
+    store, owner, name = data[kind], f"the edges {kind}", _attr_name(data[kind], called)
+    if "edge_index" not in store:
+        raise ValueError(
+            f"{owner} have {sorted(store.keys())}, but need edge_index, int64 [2, edges]; adj_t is not read."
+        )
+    attr = tensor_of(store, name, owner) if name in store else None
+    return Edges((kind[0], kind[2]), tensor_of(store, "edge_index", owner), attr)
+
+
+def _nodes(data: Any, kind: str, name: str) -> Nodes:
     store = data[kind]
-    if "x" in store:
-        offsets = _offsets(data, store, "x", (kind, "x"), "ptr")
+    if name in store:
+        tensor_of(store, name, f"the nodes {kind!r}")
+        offsets = _offsets(data, store, name, (kind, name), "ptr")
     elif "ptr" in store:
         offsets = store.ptr
     elif isinstance(data, Batch) or store.num_nodes is None:
-        raise ValueError(f"the nodes of type {kind!r} have neither x nor ptr; give them an x, [nodes, features].")
+        raise ValueError(
+            f"the nodes of type {kind!r} have neither {name} nor ptr; give them {name}, [nodes, features]."
+        )
     else:
         offsets = torch.tensor([0, store.num_nodes])
     graphs = getattr(data, "num_graphs", 1)
     if len(offsets) != graphs + 1:
         raise ValueError(
             f"{len(offsets) - 1} of {graphs} graphs have nodes of type {kind!r}, so that these cannot be told apart; "
-            f"give the graphs that lack it an empty x, [0, features]."
+            f"give the graphs that lack it an empty {name}, [0, features]."
         )
     none = torch.empty(0, device=offsets.device)
-    return Nodes(store.x if _has_features(data, kind) else none.view(store.num_nodes, 0), offsets)
+    return Nodes(store[name] if _has_features(data, kind, name) else none.view(store.num_nodes, 0), offsets)
 
 
 def _offsets(batch: Any, store: Any, name: str, key: tuple[str, ...], pointer: str) -> Tensor:
@@ -143,7 +190,7 @@ def _offsets(batch: Any, store: Any, name: str, key: tuple[str, ...], pointer: s
     """
     if pointer in store:
         return store[pointer]
-    rows: Tensor = store[name]
+    rows = tensor_of(store, name, "data")
     if not isinstance(batch, Batch):
         # Not len(), which a tensor without dimensions does not have; it is refused by name where it is used.
         return torch.tensor([0, rows.shape[:1].numel()], device=rows.device)

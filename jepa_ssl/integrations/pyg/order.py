@@ -8,9 +8,14 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch_geometric.data import Batch, HeteroData  # pyright: ignore[reportMissingTypeStubs]
+from torch_geometric.data import Batch, Data, HeteroData  # pyright: ignore[reportMissingTypeStubs]
+from torch_geometric.data.separate import separate  # pyright: ignore[reportMissingTypeStubs]
 
-from jepa_ssl.integrations.pyg.graphs import names_of
+from jepa_ssl.instances import Graph
+from jepa_ssl.integrations.pyg.graphs import graph_of, names_of
+from jepa_ssl.protocols import CONSTRAINT, VARIABLE
+
+MADE_BY_BATCHING = ("batch", "ptr", "num_nodes")
 
 
 def in_another_order(batch: Batch, **names: str) -> tuple[Batch, dict[str, Tensor]]:
@@ -22,27 +27,76 @@ def in_another_order(batch: Batch, **names: str) -> tuple[Batch, dict[str, Tenso
 
     Args:
         batch: from `Batch.from_data_list`.
-        names: of custom `Data`, as in `bipartite_graph`.
+        names: what the attributes are called in the data, as in `graph_of`.
+
+    Raises:
+        TypeError: `batch` is not a `Batch`.
+        ValueError: the graphs cannot be told apart, because something was added or taken out after they were batched;
+            an edge leaves its graph; or an attribute is missing.
     """
+    graphs = _taken_apart(batch, names)
     whole: Any = batch
-    graphs: list[Any] = whole.to_data_list()
+    followed = sorted({f.removesuffix("_ptr") for store in whole.stores for f in store.keys() if f.endswith("_ptr")})  # noqa: SIM118
     if isinstance(graphs[0], HeteroData):
         backwards = [_nodes_backwards(graph) for graph in reversed(graphs)]
         sizes = {kind: sum(graph[kind].num_nodes for graph in graphs) for kind in graphs[0].node_types}
-        pointers = {name for store in whole.stores for name in store if name.endswith("_ptr")}
-        return Batch.from_data_list(backwards, follow_batch=sorted(f.removesuffix("_ptr") for f in pointers)), {
+        return Batch.from_data_list(backwards, follow_batch=followed), {
             kind: torch.arange(size).flip(0) for kind, size in sizes.items()
         }
-    called = names_of(names)
+    called = names_of(names, batch)
     items: dict[str, Tensor] = {}
-    for kind in ("constraint", "variable"):
+    for kind in (CONSTRAINT, VARIABLE):
         sizes = [len(graph[called[f"{kind}_features"]]) for graph in graphs]
         behind = sum(sizes) - torch.tensor(sizes).cumsum(0)  # where the graph that ends there begins now
         items[kind] = torch.cat(
             [first + torch.arange(size) for first, size in zip(behind.tolist(), sizes, strict=True)]
         )
-    followed = [name.removesuffix("_ptr") for name in whole.keys() if name.endswith("_ptr")]  # noqa: SIM118
     return Batch.from_data_list(graphs[::-1], follow_batch=followed), items
+
+
+def _taken_apart(batch: Any, names: dict[str, str]) -> list[Any]:
+    """The graphs of a batch. Not by `to_data_list`, which calls a class that needs arguments without any."""
+    if not isinstance(batch, Batch) or not isinstance(batch, Data | HeteroData):
+        remedy = "check_encoder reorders this by itself" if isinstance(batch, Graph) else "use Batch.from_data_list"
+        raise TypeError(f"batch is a {type(batch).__name__}, but must be a Batch of Data or HeteroData; {remedy}.")
+    graph_of(batch, **names).check_wiring()
+    whole: Any = batch
+    kind = HeteroData if isinstance(batch, HeteroData) else Data
+    slices: Any = getattr(whole, "_slice_dict", {})
+    for store in whole.stores:
+        _check_slices(whole, store, slices if store._key is None or kind is Data else slices.get(store._key, {}))
+
+    def blank() -> Any:
+        own = type(whole).__bases__[-1]
+        new = own.__new__(own)
+        kind.__init__(new)
+        return new
+
+    return [
+        separate(blank, whole, number, slices, whole._inc_dict, decrement=True)  # pyright: ignore[reportArgumentType]
+        for number in range(whole.num_graphs)
+    ]
+
+
+def _check_slices(batch: Any, store: Any, slices: Any) -> None:
+    """Raise a ValueError unless each attribute is as the batch was built with it."""
+    where = f"of {store._key}" if store._key else "of the batch"
+    for name, value in store.items():
+        if name in MADE_BY_BATCHING or name.endswith(("_batch", "_ptr")):
+            continue
+        if name not in slices:
+            raise ValueError(
+                f"{name} {where} was added after batching, so it does not say which graph has which part of it; add it "
+                f"to each graph (T.ToUndirected()(graph), for example) before Batch.from_data_list."
+            )
+        ends = slices[name]
+        if isinstance(value, Tensor) and isinstance(ends, Tensor) and value.ndim:
+            size = value.size(batch.__cat_dim__(name, value, store) or 0)
+            if int(ends[-1]) != size:
+                raise ValueError(
+                    f"{name} {where} has {size} items, but {int(ends[-1])} when it was batched; change the graphs "
+                    f"before Batch.from_data_list."
+                )
 
 
 def _nodes_backwards(graph: Any) -> Any:

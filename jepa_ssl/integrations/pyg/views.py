@@ -16,11 +16,12 @@ class PyGViews(nn.Module):
     leaves alone, attributes that the masker does not know included. So your model sees PyG batches, as before.
 
     The streams are those of `graph_of`: for `HeteroData` its node types, and for its edge types the three names joined
-    by two underscores, `"row__has__column"`; for custom `Data` "constraint", "variable" and "edge".
+    by two underscores, `"row__has__column"`; for custom `Data` "constraint", "variable" and "edge". Attributes that
+    `graph_of` does not read stay in view: `jepa_ssl.testing.check_encoder` finds those that the encoder reads.
 
     Args:
         masker: `NodeMasker(0.3)`, for example.
-        names: of custom `Data`, as in `bipartite_graph`.
+        names: what the attributes are called in your data, as in `graph_of`.
     """
 
     def __init__(self, masker: ViewMaker[Any], **names: str) -> None:

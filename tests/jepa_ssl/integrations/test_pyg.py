@@ -14,6 +14,7 @@ from jepa_ssl.testing.batches import same_bits
 
 pytest.importorskip("torch_geometric")
 from torch_geometric.data import Batch, Data, HeteroData
+from torch_geometric.transforms import ToUndirected
 
 from jepa_ssl.integrations.pyg import PyGViews, bipartite_graph, graph_of, in_another_order, with_graph
 
@@ -156,7 +157,7 @@ def test_data_that_are_no_graphs_are_refused():
             PyGViews(NodeMasker(0.5))(wrong)
     with pytest.raises(TypeError, match=r"names gives a name to \['edges'\]"):
         bipartite_graph(lp(2, 2), edges="edges")
-    with pytest.raises(TypeError, match=r"names is .*HeteroData calls features x and edge_attr; leave names out"):
+    with pytest.raises(TypeError, match=r"names gives a name to .*'edge_index'.*read by \['x', 'edge_attr'\]"):
         graph_of(hetero(2, 2), **NAMES)
     graphs: list[Any] = [hetero(4, 5), hetero(3, 2), hetero(2, 2)]
     for graph in (graphs[0], graphs[2]):
@@ -289,3 +290,153 @@ def test_labels_of_edges_are_followed_into_the_other_order():
     turned, items = in_another_order(Batch.from_data_list(graphs, follow_batch=["x"]))
     assert "x_ptr" in turned[ROW]
     assert turned[FORWARD].edge_label_index[0].flip(0).tolist() == items[ROW][[0, 4]].tolist()
+
+
+class NeedsArguments(LPData):
+    def __init__(self, sizes: Any, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+
+
+def test_data_of_a_class_that_needs_arguments_are_put_in_another_order():
+    graphs: list[Any] = [NeedsArguments(None, **lp(m, n).to_dict()) for m, n in ((3, 4), (5, 2))]
+    data = Batch.from_data_list(graphs)
+    turned, items = in_another_order(data)
+    assert type(turned) is type(data)
+    for kind in ("constraint", "variable"):
+        before, after = bipartite_graph(data), bipartite_graph(turned).check_values()
+        assert torch.equal(after.features(kind)[items[kind]], before.features(kind))
+
+
+# Coefficients and features under other names
+
+
+def reweighted(data: HeteroData, name: str = "edge_weight") -> HeteroData:
+    """The coefficients in an attribute `name`, a number for each edge."""
+    for kind in (FORWARD, BACKWARD):
+        data[kind][name] = data[kind].edge_attr.squeeze(1)
+        del data[kind].edge_attr
+    return data
+
+
+@pytest.mark.parametrize(("name", "names"), [("edge_weight", {}), ("c", {"edge_attr": "c"})])
+def test_coefficients_of_another_name_are_hidden(name: str, names: dict[str, str]):
+    data = Batch.from_data_list([reweighted(hetero(4, 5), name), reweighted(hetero(3, 2), name)])
+    views = PyGViews(NodeMasker({ROW: 0.5, COLUMN: 0}, hide_edges=True), **names)(data)
+    for kind, row in ((FORWARD, 0), (BACKWARD, 1)):
+        at_hidden = views.hidden[ROW][data[kind].edge_index[row]]
+        assert torch.equal(views.context[kind][name] == 0, at_hidden)
+        assert list(views.context[kind].keys()) == list(data[kind].keys())
+
+
+def test_features_of_another_name_are_hidden():
+    data: Any = batch((4, 5), (3, 2))
+    for kind in data.node_types:
+        del renamed_x(data)[kind].ptr  # the slices are those of x
+    with pytest.raises(ValueError, match=r"Batch that knows neither 'ptr' nor slices of 'features'"):
+        PyGViews(NodeMasker({ROW: 0.5}), x="features")(data)
+    data = Batch.from_data_list([renamed_x(hetero(4, 5)), renamed_x(hetero(3, 2))])
+    views = PyGViews(NodeMasker({ROW: 0.5}), x="features")(data)
+    assert torch.equal((views.context[ROW].features == 0).all(1), views.hidden[ROW])
+    with pytest.raises(ValueError, match=r"x is 'feats', but no type of the data has an attribute of that name"):
+        PyGViews(NodeMasker({ROW: 0.5}), x="feats")(data)
+
+
+def renamed_x(data: HeteroData) -> HeteroData:
+    for store in data.node_stores:
+        if "x" in store:
+            store.num_nodes = len(store.x)  # PyG cannot infer it from features of this name
+            store.features = store.pop("x")
+    return data
+
+
+def test_an_indicator_of_nodes_without_features_is_refused_or_shown():
+    data = batch((4, 5), (3, 2))
+    del data[COLUMN].x
+    views = PyGViews(NodeMasker({ROW: 0.5, COLUMN: 0.5}, hide_edges=True, indicator=True))
+    with pytest.raises(ValueError, match=r"1 columns for the nodes 'column'.*torch\.empty\(nodes, 0\), or leave indic"):
+        views(data)
+    data[COLUMN].x = torch.empty(7, 0)
+    made = views(data)
+    assert torch.equal(made.context[COLUMN].x, made.hidden[COLUMN].float().unsqueeze(1))
+
+
+# HeteroData that are not in order
+
+
+def odd(change: Any) -> Any:
+    data = batch((4, 5), (3, 2)).clone()
+    return change(data) or data
+
+
+def put(kind: Any, name: str, value: Any) -> Any:
+    def change(data: Any) -> None:
+        data[kind][name] = value(data[kind][name])
+
+    return change
+
+
+def moved(row: int, edge: int, node: int) -> Any:
+    place = (torch.tensor(row), torch.tensor(edge))
+    return put(FORWARD, "edge_index", lambda index: index.index_put(place, torch.tensor(node)))
+
+
+def lost(kind: Any, name: str) -> Any:
+    def change(data: Any) -> None:
+        del data[kind][name]
+
+    return change
+
+
+FIRST = (torch.tensor(0), torch.tensor(0))
+NAN = torch.tensor(torch.nan)
+ODD = {
+    "a subgraph of a batch": (
+        lambda data: data.subgraph({ROW: torch.tensor([0, 1, 4])}), "take subgraphs before you batch"
+    ),
+    "an edge out of range": (moved(1, 0, 99), r"index\[1\] reaches from 0 to 99, but there are 7 column nodes"),
+    "an edge across graphs": (moved(1, 0, 6), "joins a row of graph 0 to a column of graph 1"),
+    "NaN features": (put(ROW, "x", lambda x: x.index_put(FIRST, NAN)), r"nodes\['row'\].features\[0, 0\] is nan"),
+    "NaN coefficients": (
+        put(FORWARD, "edge_attr", lambda x: x.index_put(FIRST, NAN)), r"\['row__has__column'\].attr\[0, 0\] is nan"
+    ),
+    "no edge_index": (lost(FORWARD, "edge_index"), r"edges \('row', 'has', 'column'\) have .*but need edge_index"),
+    "a list of coefficients": (put(FORWARD, "edge_attr", lambda x: x.tolist()), "edge_attr of .* is a list.*as_tensor"),
+    "an array of features": (put(ROW, "x", lambda x: x.numpy()), "x of the nodes 'row' is a ndarray.*as_tensor"),
+    "sparse features": (put(ROW, "x", lambda x: x.to_sparse()), "x of the nodes 'row' is a sparse tensor.*to_dense"),
+    "no coefficients": (
+        lambda data: [lost(kind, "edge_attr")(data) for kind in (FORWARD, BACKWARD)] and None,
+        r"hide_edges is True, but .*attr is None.*no coefficient to hide",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("change", "said"), ODD.values(), ids=ODD)
+def test_hetero_data_that_are_not_in_order_are_refused_by_name(change: Any, said: str):
+    data = odd(change)
+    with pytest.raises((TypeError, ValueError), match=said):
+        PyGViews(NodeMasker({ROW: 0.3, COLUMN: 0.3}, hide_edges=True))(data)
+
+
+OUT_OF_ORDER = {
+    "a BipartiteGraph": (lambda data: bipartite_graph(lp(2, 2)), "a BipartiteGraph.*check_encoder reorders this"),
+    "a single graph": (lambda data: hetero(2, 2), "a HeteroData, but must be a Batch.*use Batch.from_data_list"),
+    "a subgraph of a batch": ODD["a subgraph of a batch"],
+    "an edge out of range": ODD["an edge out of range"],
+    "an edge across graphs": ODD["an edge across graphs"],
+    "reverse edges added after batching": (
+        lambda data: ToUndirected()(data), r"edge_index of .*rev_.* was added after batching.*to each graph"
+    ),
+    "an attribute added after batching": (
+        lambda data: setattr(data[ROW], "rank", torch.ones(7)), "rank of row was added"
+    ),
+    "edges taken out after batching": (
+        put(COST, "edge_index", lambda x: x[:, :2]), "edge_index of .* has 2 items, but 7 when"
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("change", "said"), OUT_OF_ORDER.values(), ids=OUT_OF_ORDER)
+def test_what_cannot_be_put_in_another_order_is_refused_by_name(change: Any, said: str):
+    data = odd(change)
+    with pytest.raises((TypeError, ValueError), match=said):
+        in_another_order(data)
