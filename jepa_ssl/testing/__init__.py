@@ -9,7 +9,7 @@ Each raises an AssertionError that says what is wrong.
         check_encoder(MyEncoder(model), batch, views=MyMasker(0.5), trunk=model.trunk)
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -86,6 +86,7 @@ def check_encoder(
     views: ViewMaker[Any] | None = None,
     trunk: nn.Module | None = None,
     rewritten: Mapping[str, tuple[Any, Mapping[str, Tensor]]] | None = None,
+    in_view: Collection[str] = (),
 ) -> None:
     """Raise unless an objective can train `encoder`; tried on a copy of it and one batch.
 
@@ -100,11 +101,13 @@ def check_encoder(
         encoder: a module; or any callable, which is not copied but runs as it is, and has to be in eval mode.
         instance: a batch of at least two instances that are not all alike.
         views: what will hide parts of it; then each stream's embeddings at hidden items have to change, else the views
-            hide nothing that the encoder reads.
+            hide nothing that the encoder reads. Of PyG data, no other floating point attribute of hidden nodes or
+            edges may change the embeddings of hidden nodes.
         trunk: the submodule whose every weight a gradient has to reach; without it, some weight that is not of
             `encoder.projector`.
         rewritten: what is different -> the same batch written so, and where its items stand there, stream -> int64
             `[items]`: `{"the order": jepa_ssl.integrations.pyg.in_another_order(batch)}`.
+        in_view: attributes of PyG data that the views leave in view on purpose, such as positions.
 
     >>> from jepa_ssl import EntryMasker, ModelEncoder
     >>> encoder = ModelEncoder(nn.Linear(6, 8), {"instance": 8}, dim=4)
@@ -119,7 +122,7 @@ def check_encoder(
     """
     check = EncoderCheck(encoder, instance)
     with torch.random.fork_rng(devices=[]):  # pyright: ignore[reportUnknownMemberType]
-        check.run(views, trunk, rewritten)
+        check.run(views, trunk, rewritten, in_view)
     if check.faults:
         raise AssertionError("\n".join(check.faults))
 

@@ -1,7 +1,7 @@
 """Check on one batch that a JEPA objective can train an encoder."""
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, cast
 
 import torch
@@ -11,6 +11,7 @@ from jepa_ssl.instances import FlatVectors, Graph
 from jepa_ssl.protocols import INSTANCE, Embeddings, Encoded, ViewMaker, Views
 from jepa_ssl.testing.batches import batch_size, parts_of, selected
 from jepa_ssl.testing.gradient import fault_in_gradient, of_trunk
+from jepa_ssl.testing.in_view import read_in_view
 from jepa_ssl.testing.rewritten import Rewritten, written_otherwise
 
 
@@ -21,7 +22,13 @@ class EncoderCheck:
         self.encoder, self.instance = encoder, instance
         self.faults: list[str] = []
 
-    def run(self, views: ViewMaker[Any] | None, trunk: nn.Module | None, rewritten: Rewritten | None) -> None:
+    def run(
+        self,
+        views: ViewMaker[Any] | None,
+        trunk: nn.Module | None,
+        rewritten: Rewritten | None,
+        in_view: Collection[str] = (),
+    ) -> None:
         asleep = self._copied()
         if asleep is None:
             return
@@ -49,6 +56,8 @@ class EncoderCheck:
             made = views(self.instance, generator=torch.Generator(_device(embeddings)).manual_seed(0))
             for each in made if isinstance(made, tuple) else (made,):
                 self._check_views(asleep, embeddings, each)
+                if not self.faults:
+                    self.faults += read_in_view(self.instance, each, lambda view: _embedded(asleep, view), in_view)
 
     def _copied(self) -> Callable[[Any], Embeddings | Encoded] | None:
         """A copy in eval mode, as a teacher's is; a callable that is not a module is taken as it is."""
