@@ -34,7 +34,8 @@ class EdgeMasker(GraphMasker):
             are hidden at every node that loses a coefficient: a mean in plain view gives a single hidden coefficient
             away.
         reverse: stream -> the stream whose edges it holds in the other direction, in the same order. It loses the same
-            coefficients; otherwise they would stand in plain view there.
+            coefficients; otherwise they would stand in plain view there. Within one stream each edge is drawn by
+            itself, so store an undirected edge once. `jepa_ssl.testing.check_masker` finds both faults.
 
     >>> from jepa_ssl import BipartiteGraph
     >>> edges = torch.tensor([[0, 0, 1, 2], [0, 1, 1, 1]])

@@ -176,15 +176,20 @@ class Check:
         self.check_marks(views, {stream: len(graph.features(stream)) for stream in graph.nodes})
         owners = owners_of(graph)
         self.check_something_is_hidden(graph, changed, owners)
-        at_lost_edge = {stream: self.at_lost_edge(graph, stream, changed) for stream in graph.nodes}
+        lost = {stream: changed[stream] for stream in graph.edges if stream in changed}
+        kept = {stream: ~mark for stream, mark in lost.items()}
+        at_lost_edge, at_kept_edge = (
+            {stream: self.at_edge(graph, stream, marks) for stream in graph.nodes} for marks in (lost, kept)
+        )
         for stream in graph.nodes:
-            # A node that lost some columns only, because they follow from a hidden coefficient, is not hidden.
-            if graph.features(stream).size(1):
-                self.check_something_is_visible(graph, stream, columns[stream].all(1), owners[stream])
+            # A node that lost columns, perhaps all, because they follow from a hidden coefficient is not hidden.
             # A stream that hidden leaves out, though it names others, is not predicted.
             named = not views.hidden or stream in views.hidden
             hidden = views.hidden.get(stream)
             hidden = torch.full_like(changed[stream], named) if hidden is None else hidden
+            if graph.features(stream).size(1):
+                derived = at_lost_edge[stream] & (~hidden | at_kept_edge[stream])
+                self.check_something_is_visible(graph, stream, columns[stream].all(1) & ~derived, owners[stream])
             if views.hidden.get(stream) is not None:
                 self.check_announced(stream, hidden, changed[stream] | at_lost_edge[stream])
             if bool((unannounced := changed[stream] & ~hidden & ~at_lost_edge[stream]).any()):
@@ -194,6 +199,7 @@ class Check:
                 self.check_weight(stream, views.weight[stream], hidden, owners[stream], graph.num_graphs)
             extra = values_of(views.context)[stream][:, graph.features(stream).size(1) :]
             self.check_indicator(stream, extra, (changed[stream] & hidden).unsqueeze(1))
+        self.check_both_directions(graph, lost)
         for stream, edges in graph.edges.items():
             if edges.attr is not None and edges.attr.ndim > 1:
                 extra = values_of(views.context)[stream][:, edges.attr.size(1) :]
@@ -221,14 +227,30 @@ class Check:
                 f"of its coefficients; hide what is announced."
             )
 
-    def at_lost_edge(self, graph: Graph, stream: str, changed: Mapping[str, Tensor]) -> Tensor:
-        """Which nodes of a stream are an end of an edge that changed."""
-        found = torch.zeros_like(changed[stream])
-        for name, edges in graph.edges.items():
-            for row, end in enumerate(edges.ends):
-                if end == stream and name in changed:
-                    found |= any_in_groups(changed[name], edges.index[row], len(found))
+    def at_edge(self, graph: Graph, stream: str, marks: Mapping[str, Tensor]) -> Tensor:
+        """Which nodes of a stream are an end of an edge that is marked."""
+        found = torch.zeros(len(graph.features(stream)), dtype=torch.bool, device=self.device)
+        for name, mark in marks.items():
+            ends, index, _ = graph.edges[name]
+            for row, end in enumerate(ends):
+                if end == stream:
+                    found |= any_in_groups(mark, index[row], len(found))
         return found
+
+    def check_both_directions(self, graph: Graph, lost: Mapping[str, Tensor]) -> None:
+        """Fails where the coefficient of a hidden edge stands in plain view on the edge in the other direction."""
+        for stream, mark in lost.items():
+            ends, index, attr = graph.edges[stream]
+            hidden = _edges(index[:, mark], attr, mark)
+            for name, other in graph.edges.items():
+                if other.ends == ends[::-1] and name in lost:
+                    in_view = _edges(other.index[:, ~lost[name]].flip(0), other.attr, ~lost[name])
+                    for i, j, *_ in sorted(edge for edge in hidden & in_view if name != stream or edge[0] != edge[1]):
+                        self.fail(
+                            f"the coefficient of the {stream!r} edge ({i}, {j}) is hidden, but stands in plain view on "
+                            f"the {name!r} edge ({j}, {i}); store each edge once, or each direction in a stream of its "
+                            f"own and hide both: EdgeMasker(reverse=...)."
+                        )
 
     def check_weight(self, kind: str, weight: Tensor, hidden: Tensor, owner: Tensor, graphs: int) -> None:
         if not bool((weight.isfinite() & (weight >= 0)).all()) or bool(weight[~hidden].any()):
@@ -239,6 +261,13 @@ class Check:
                 f"weight[{kind!r}] sums to {totals.min():.4g} in one graph and {totals.max():.4g} in another; "
                 f"let all weigh alike."
             )
+
+
+def _edges(index: Tensor, attr: Tensor | None, marks: Tensor) -> set[tuple[float, ...]]:
+    """The ends, `index`, and the attributes of the marked edges."""
+    assert attr is not None  # only what has attributes is hidden
+    values: Any = torch.cat([index.T.double(), attr[marks].detach().double().unsqueeze(1).flatten(1)], 1)
+    return {(int(i), int(j), *row) for i, j, *row in values.tolist()}
 
 
 def same_views(a: tuple[Views[Any, Any], ...], b: tuple[Views[Any, Any], ...]) -> bool:

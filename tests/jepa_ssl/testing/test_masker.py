@@ -17,10 +17,12 @@ from jepa_ssl import (
     EdgeMasker,
     EntryMasker,
     FlatVectors,
+    Graph,
     MultiView,
     NodeMasker,
     Views,
 )
+from jepa_ssl.instances import Edges, Nodes
 from jepa_ssl.lp import StructureMasker
 from jepa_ssl.maskers import GaussianNoise, GroupMasker, LearnedToken, Seeds, Shuffled, Zeros
 from jepa_ssl.protocols import ViewMaker
@@ -92,7 +94,7 @@ def test_the_maskers_of_graphs_of_three_types_pass(indicator: bool):
         (EdgeMasker(some, GaussianNoise(), derived=derived, reverse=both_ways, indicator=indicator), some),
     ):
         check_masker(masker, HETERO, ratio=ratio, seeds=Seeds)
-    check_masker(ComposeMaskers(NodeMasker(0.4), EdgeMasker(some)), HETERO, seeds=Seeds)
+    check_masker(ComposeMaskers(NodeMasker(0.4), EdgeMasker(some, reverse=both_ways)), HETERO, seeds=Seeds)
 
 
 @pytest.mark.slow
@@ -246,6 +248,31 @@ GRAPH_FAULTS = {
 def test_faults_with_graphs_are_found(said: str, change: Any):
     with pytest.raises(AssertionError, match=rf"instances\[1\]: .*{said}"):
         check_masker(graph_fault(change), [ragged_graphs([], []), ragged_graphs([4, 1, 6], [3, 2, 5])])
+
+
+@pytest.mark.parametrize("streams", [("near",), ("there", "back")])
+def test_a_coefficient_that_is_hidden_in_one_direction_only_is_found(streams: tuple[str, ...]):
+    pairs = torch.combinations(torch.arange(5)).T
+    values = torch.randn(10, 1, generator=seeded())
+    if len(streams) == 1:
+        edges = {"near": Edges(("city", "city"), torch.cat([pairs, pairs.flip(0)], 1), torch.cat([values, values]))}
+    else:
+        edges = {s: Edges(("city", "city"), i, values) for s, i in zip(streams, (pairs, pairs.flip(0)), strict=True)}
+    graph = Graph({"city": Nodes(torch.randn(5, 2), torch.tensor([0, 5]))}, edges)
+    with pytest.raises(
+        AssertionError, match=rf"the {streams[0]!r} edge \(\d, \d\) is hidden.*on the {streams[-1]!r} edge"
+    ):
+        check_masker(EdgeMasker({streams[0]: 0.5}), [graph])
+    check_masker(NodeMasker(0.4, hide_edges=True), [graph])
+    if len(streams) == 2:
+        check_masker(EdgeMasker({"there": 0.5}, reverse={"back": "there"}), [graph])
+
+
+def test_lone_nodes_whose_columns_all_follow_from_coefficients_pass():
+    graphs = ragged_graphs([1, 1, 3], [4, 2, 5])
+    derived = {"constraint": range(3), "variable": [0, 1]}
+    check_masker(EdgeMasker(0.5, derived=derived), [graphs])
+    check_masker(NodeMasker(0.5, hide_edges=True, derived=derived), [graphs])
 
 
 def test_a_fault_in_one_of_several_views_is_found():
