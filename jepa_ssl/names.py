@@ -1,4 +1,4 @@
-"""Names of a module's tensors without the prefixes of `torch.compile` and DDP."""
+"""Names of a module's tensors without the prefixes of `torch.compile` and DDP, and names of streams as such names."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any, TypeVar, cast
@@ -6,6 +6,10 @@ from typing import Any, TypeVar, cast
 from torch import nn
 
 T = TypeVar("T")
+
+# What torch cannot register under its own name: it would hide an attribute of the container.
+_TAKEN = frozenset((*dir(nn.ModuleDict()), *dir(nn.ParameterDict())))
+_CODED = "stream="
 
 
 def without_wrappers(module: nn.Module, named: Mapping[str, T]) -> dict[str, T]:
@@ -63,3 +67,14 @@ def is_wrapper(module: nn.Module) -> bool:
     children = [name for name, _ in module.named_children()]
     own = (*module.parameters(recurse=False), *module.buffers(recurse=False))
     return children in (["_orig_mod"], ["module"], ["_checkpoint_wrapped_module"]) and not own
+
+
+def key_of(stream: str) -> str:
+    """The key of a stream in a `ModuleDict` or `ParameterDict`: its name, unless torch refuses that one.
+
+    >>> key_of("constraint"), key_of("items"), key_of("a.b"), key_of("")
+    ('constraint', 'stream=items', 'stream=a%2Eb', 'stream=')
+    """
+    if stream and "." not in stream and stream not in _TAKEN and not stream.startswith(_CODED):
+        return stream
+    return _CODED + stream.replace("%", "%25").replace(".", "%2E")

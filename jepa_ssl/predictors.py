@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from jepa_ssl.checks import check_items, whole_number
+from jepa_ssl.names import key_of
 from jepa_ssl.protocols import Embeddings
 from jepa_ssl.seeds import own_initialization
 
@@ -22,7 +23,7 @@ class _StreamMLPs(nn.Module):
         with own_initialization(type(self).__name__):
             self.streams = nn.ModuleDict(
                 {
-                    stream: nn.Sequential(nn.Linear(inputs, hidden), activation(), nn.Linear(hidden, outputs))
+                    key_of(stream): nn.Sequential(nn.Linear(inputs, hidden), activation(), nn.Linear(hidden, outputs))
                     for stream, (inputs, hidden, outputs) in sizes.items()
                 }
             )
@@ -30,7 +31,7 @@ class _StreamMLPs(nn.Module):
 
     def forward(self, embeddings: Embeddings) -> dict[str, Tensor]:
         _check("embeddings", embeddings, self.widths, self)
-        return {stream: mlp(embeddings[stream]) for stream, mlp in self.streams.items()}
+        return {stream: mlp(embeddings[stream]) for stream, mlp in zip(self.widths, self.streams.values(), strict=True)}
 
 
 class MLPProjector(_StreamMLPs):

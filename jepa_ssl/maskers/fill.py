@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from jepa_ssl.checks import non_negative
+from jepa_ssl.names import key_of
 from jepa_ssl.protocols import Fill
 from jepa_ssl.seeds import own_initialization
 
@@ -99,17 +100,18 @@ class LearnedToken(nn.Module):
                     f"widths[{stream!r}] is {width}, but must be at least 1; give the number of features of an item, "
                     f"or 1 for one number in all places."
                 )
+        self.keys = {stream: key_of(stream) for stream in widths}
         with own_initialization(type(self).__name__):
-            self.tokens = nn.ParameterDict({stream: 0.02 * torch.randn(width) for stream, width in widths.items()})
+            self.tokens = nn.ParameterDict({self.keys[s]: 0.02 * torch.randn(width) for s, width in widths.items()})
 
     def forward(self, values: Tensor, hidden: Tensor, /, *, stream: str, **_: object) -> Tensor:
         width = values.size(-1) if values.ndim > 1 else 1  # edges may have a number each, in one dimension
-        if stream not in self.tokens:
+        if stream not in self.keys:
             raise ValueError(
-                f"LearnedToken has tokens for {sorted(self.tokens)}, but {stream!r} is hidden too; "
+                f"LearnedToken has tokens for {sorted(self.keys)}, but {stream!r} is hidden too; "
                 f"add it to widths: {{{stream!r}: {width}}}."
             )
-        token: Tensor = self.tokens[stream]
+        token: Tensor = self.tokens[self.keys[stream]]
         if len(token) != 1 and len(token) != width:  # `in` does not compile where the width may change
             raise ValueError(
                 f"the token of {stream!r} is {len(token)} wide, but the values are {list(values.shape)}; "

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from jepa_ssl.checks import check_items, whole_number
 from jepa_ssl.freezing import freeze
+from jepa_ssl.names import key_of
 from jepa_ssl.protocols import Embeddings, Encoded, Encoder
 
 
@@ -77,7 +78,7 @@ class _StateMLPs(nn.Module):
         self.numbers = {stream: numbers for stream, (numbers, _) in sizes.items()}
         self.streams = nn.ModuleDict(
             {
-                stream: _mlp(numbers, 2 * dim if hidden is None else hidden, dim)
+                key_of(stream): _mlp(numbers, 2 * dim if hidden is None else hidden, dim)
                 for stream, (numbers, dim) in sizes.items()
             }
         )
@@ -85,7 +86,7 @@ class _StateMLPs(nn.Module):
     def forward(self, target: Any) -> dict[str, Tensor]:
         states = self._checked(target)
         embeddings: dict[str, Tensor] = {}
-        for stream, mlp in self.streams.items():
+        for stream, mlp in zip(self.numbers, self.streams.values(), strict=True):
             z = mlp(states[stream].to(next(mlp.parameters()).dtype))  # solvers work in float64
             embeddings[stream] = F.layer_norm(z, z.shape[-1:])
         return embeddings
