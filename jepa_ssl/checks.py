@@ -1,7 +1,10 @@
 """Argument checks whose errors name the argument, its value, what was expected, and what to do."""
 
+import inspect
 import math
+from collections.abc import Callable
 from numbers import Integral, Real
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -105,3 +108,20 @@ def generator_fits(generator: torch.Generator | None, device: torch.device) -> N
             f"generator is on {generator.device}, but the instance is on {device}; "
             f"make it with torch.Generator(device={str(device)!r})."
         )
+
+
+def unfit_signature(function: Callable[..., Any], arguments: int) -> str | None:
+    """The signature of `function` if it cannot be called with so many positional arguments; None if it can.
+
+    >>> unfit_signature(lambda rows, columns: 0, 1), unfit_signature(lambda batch, train=True: 0, 1)
+    ('(rows, columns)', None)
+    """
+    try:
+        signature = inspect.signature(function)
+    except (TypeError, ValueError):  # written in C, so nobody knows
+        return None
+    try:
+        signature.bind(*[None] * arguments)
+    except TypeError:
+        return f"({', '.join(signature.parameters)})"
+    return None

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
+from difflib import get_close_matches
 from inspect import ismethod
 from threading import get_ident
 from typing import Any, NamedTuple, TypeAlias, cast
@@ -9,7 +10,7 @@ from typing import Any, NamedTuple, TypeAlias, cast
 import torch
 from torch import Tensor, nn
 
-from jepa_ssl.checks import describe
+from jepa_ssl.checks import describe, unfit_signature
 from jepa_ssl.names import submodules, unwrapped, without_wrappers
 from jepa_ssl.predictors import MLPProjector
 from jepa_ssl.protocols import Encoded
@@ -44,15 +45,17 @@ class ModelEncoder(nn.Module):
         model: yours; the encoder trains it, and an `EMATeacher` copies it.
         widths: stream -> features of an item.
         dim: size of the embeddings, which have length 1.
-        run: calls the model it is given on an instance; `model(instance)` by default. What it returns is read by
-            `widths`: a tensor if there is one stream; a mapping or a `NamedTuple` by the streams' names; another tuple
-            in their order.
+        run: calls the model it is given on an instance; `model(instance)` by default, so give it where `forward` takes
+            several arguments. What it returns is read by `widths`: a tensor if there is one stream; a mapping or a
+            `NamedTuple` by the streams' names; another tuple in their order. With `captured` it only says how the
+            model is called, and what it returns is ignored.
         captured: stream -> the submodule that makes its features, by its name in `model.named_modules()`; if that
-            returns a tuple or a mapping, `(name, which)`.
+            returns a tuple or a mapping, `(name, which)`: `("layers.2", 0)`, `("layers.2", "rows")`.
         activation: of the projector, `nn.ReLU` by default.
 
     Raises:
-        TypeError: `run` is a method of the model, which is not called with the model besides.
+        TypeError: `run` is a method of the model, which is not called with the model besides; or it cannot be called
+            with a model and an instance, or without it the model's `forward` with an instance alone.
         ValueError: a name in `captured` is not that of a submodule, or names other streams than `widths`; in a
             forward pass: features are missing or of another shape.
         RuntimeError: a submodule did not run, or runs compiled.
@@ -74,12 +77,7 @@ class ModelEncoder(nn.Module):
         activation: Callable[[], nn.Module] = nn.ReLU,
     ) -> None:
         super().__init__()
-        if ismethod(run) and isinstance(run.__self__, nn.Module):
-            name = run.__func__.__name__
-            raise TypeError(
-                f"run is the method {name!r} of one {type(run.__self__).__name__}, but is called with the model and "
-                f"the instance, so that a copy calls its own; give run=lambda model, instance: model.{name}(instance)."
-            )
+        _check_call(model, run)
         self.model, self.run, self.widths = model, run, dict(widths)
         self.projector = MLPProjector(self.widths, dim, activation)
         if (like := next((p for p in model.parameters() if p.is_floating_point()), None)) is not None:
@@ -106,6 +104,26 @@ class ModelEncoder(nn.Module):
             output = self._capture(self, instance, self.captured)
         features = _by_stream(output, self.widths)
         return Encoded(self.projector(features), features)
+
+
+def _check_call(model: nn.Module, run: Callable[..., Any]) -> None:
+    """Raise a TypeError where Python would at the first call, or where a copy would call the original."""
+    name = type(unwrapped(model)).__name__
+    if ismethod(run) and isinstance(run.__self__, nn.Module):
+        method = run.__func__.__name__
+        raise TypeError(
+            f"run is the method {method!r} of one {type(run.__self__).__name__}, but is called with the model and "
+            f"the instance, so that a copy calls its own; give run=lambda model, instance: model.{method}(instance)."
+        )
+    if run is _call and (given := unfit_signature(unwrapped(model).forward, 1)):
+        raise TypeError(
+            f"the forward of {name} takes {given}, but is called with the instance alone; give run=lambda model, "
+            f"instance: model(...), which calls it with the parts of the instance."
+        )
+    if given := unfit_signature(run, 2):
+        raise TypeError(
+            f"run takes {given}, but is called with the model and the instance; give run=lambda model, instance: ..."
+        )
 
 
 def _capture(encoder: ModelEncoder, instance: Any, captured: Mapping[str, _Captured]) -> Any:
@@ -153,14 +171,31 @@ def _places(model: nn.Module, captured: Mapping[str, Place], widths: Mapping[str
     named = {**without_wrappers(model, whole), **whole}  # each with its wrappers' prefixes and without
     places: dict[str, _Captured] = {}
     for stream, place in captured.items():
-        name, which = (place, None) if isinstance(place, str) else place
+        name, which = (place, None) if isinstance(place, str) else _checked(stream, place)
         if name not in named:
             raise ValueError(
-                f"captured[{stream!r}] names the submodule {name!r}, but those of {type(unwrapped(model)).__name__} "
-                f"are {sorted(named)}; name one of these."
+                f"captured[{stream!r}] names the submodule {name!r}, but {type(unwrapped(model)).__name__} has none of "
+                f"that name; {_suggestion(name, named)}"
             )
         places[stream] = _Captured(name, named[name], which)
     return places
+
+
+def _checked(stream: str, place: Any) -> tuple[str, int | str]:
+    if not isinstance(place, tuple | list) or len(cast(Sequence[Any], place)) != 2:
+        raise TypeError(
+            f"captured[{stream!r}] is {place!r}, but must be the name of a submodule, or (name, which) where that "
+            f"returns a tuple or a mapping; give 'layers.2' or ('layers.2', 'rows'), for example."
+        )
+    name, which = cast(tuple[str, int | str], place)
+    return name, which
+
+
+def _suggestion(name: str, named: Mapping[str, str]) -> str:
+    if near := get_close_matches(name, named, n=3):
+        return f"did you mean {' or '.join(map(repr, near))}?"
+    top = sorted(known for known in named if "." not in known)
+    return f"name one of model.named_modules(), which begin with {top}."
 
 
 def _hooked(model: nn.Module, place: _Captured) -> nn.Module:

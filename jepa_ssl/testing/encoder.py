@@ -7,7 +7,9 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from jepa_ssl.checks import unfit_signature
 from jepa_ssl.instances import FlatVectors, Graph
+from jepa_ssl.names import unwrapped
 from jepa_ssl.protocols import INSTANCE, Embeddings, Encoded, ViewMaker, Views
 from jepa_ssl.testing.batches import batch_size, parts_of, selected
 from jepa_ssl.testing.gradient import fault_in_gradient, of_trunk
@@ -29,7 +31,8 @@ class EncoderCheck:
         rewritten: Rewritten | None,
         in_view: Collection[str] = (),
     ) -> None:
-        asleep = self._copied()
+        self._check_call()
+        asleep = None if self.faults else self._copied()
         if asleep is None:
             return
         tensors = _tensors_of(self.instance)
@@ -58,6 +61,13 @@ class EncoderCheck:
                 self._check_views(asleep, embeddings, each)
                 if not self.faults:
                     self.faults += read_in_view(self.instance, each, lambda view: _embedded(asleep, view), in_view)
+
+    def _check_call(self) -> None:
+        if given := unfit_signature(getattr(unwrapped(self.encoder), "forward", self.encoder), 1):
+            self.faults.append(
+                f"the encoder takes {given}, but is called with the instance alone; give it one argument, as "
+                f"ModelEncoder(model, widths, dim, run=lambda model, instance: model(...)) does."
+            )
 
     def _copied(self) -> Callable[[Any], Embeddings | Encoded] | None:
         """A copy in eval mode, as a teacher's is; a callable that is not a module is taken as it is."""

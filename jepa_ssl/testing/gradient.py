@@ -17,16 +17,8 @@ def fault_in_gradient(
     """What is wrong, in a sentence; None if nothing is. `embed` runs an encoder on the batch."""
     awake = copy.deepcopy(encoder).train()
     wanted = _wanted(encoder, awake, trunk)
-    if wanted is None:
-        return (
-            "the trunk is not a submodule of the encoder, so no teacher copies it, and encoder.parameters() lacks it; "
-            "keep it as an attribute."
-        )
     if not wanted:
-        return (
-            "nothing of the encoder but its projector has weights that learn; keep the trunk as an attribute of the "
-            "encoder, and unfreeze it."
-        )
+        return _nothing_wanted(trunk, wanted is not None)
     loss = _loss(embed(awake))
     own = set(map(id, awake.parameters()))
     if any(id(leaf) not in own for leaf in _leaves(loss)):
@@ -36,11 +28,35 @@ def fault_in_gradient(
         )
     reached = _reached(loss, wanted)
     if not any(bool(gradient.any()) for gradient in reached.values()):
+        others = {name: p for name, p in of_trunk(awake) if p.requires_grad and name not in wanted}
+        if others and _reached(loss, others):
+            return (
+                f"no gradient reaches {sorted(wanted)} of the trunk, but others of the encoder's weights have one: the "
+                f"embeddings are made before this {type(trunk).__name__}, a head perhaps; name the submodule that "
+                f"makes the features."
+            )
         return "no gradient reaches the trunk: it is called under torch.no_grad(), or what it returns is detached."
     unreached = sorted(wanted.keys() - reached.keys())
     if trunk is not None and unreached:
         return f"no gradient reaches {unreached} of the trunk; take its features behind these, or name a smaller trunk."
     return None
+
+
+def _nothing_wanted(trunk: nn.Module | None, is_inside: bool) -> str:
+    if not is_inside:
+        return (
+            "the trunk is not a submodule of the encoder, so no teacher copies it, and encoder.parameters() lacks it; "
+            "keep it as an attribute."
+        )
+    if trunk is not None:
+        return (
+            f"the trunk is a {type(trunk).__name__} without weights that learn, so no gradient can reach it; name the "
+            f"submodule that makes the features and has weights, or unfreeze it."
+        )
+    return (
+        "nothing of the encoder but its projector has weights that learn; keep the trunk as an attribute of the "
+        "encoder, and unfreeze it."
+    )
 
 
 def of_trunk(encoder: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:

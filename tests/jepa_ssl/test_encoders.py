@@ -213,6 +213,72 @@ def test_wrong_wiring_is_named(kwargs: Any, message: str):
         encoder(**kwargs)(X)
 
 
+class Deep(nn.Module):
+    """Twenty layers that return a mapping, of which the model reads one entry."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(Keyed() for _ in range(20))
+        self.head = nn.Linear(3, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        for layer in self.layers:
+            x = layer(x)["rows"]
+        return self.head(x)
+
+
+class Keyed(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(3, 3)
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        return {"rows": self.linear(x), "columns": x}
+
+
+def test_an_entry_of_a_mapping_is_captured_whatever_run_returns():
+    model = Deep()
+    for run in (lambda model, x: model(x), lambda model, x: {"instance": model(x)}):
+        e: Any = ModelEncoder(model, {"instance": 3}, 2, run=run, captured={"instance": ("layers.2", "rows")})
+        x = X
+        for layer in model.layers[:3]:
+            x = layer(x)["rows"]
+        assert torch.equal(e(X).features["instance"], x)
+
+
+@pytest.mark.parametrize(
+    ("place", "said"),
+    [
+        ("layer.2", r"names the submodule 'layer.2', but Deep has none of that name; did you mean 'layers.2' or '"),
+        ("laiers.11.linear", r"did you mean 'layers.11.linear' or "),
+        ("body", r"name one of model.named_modules\(\), which begin with \['head', 'layers'\]\.$"),
+        (3, r"captured\['instance'\] is 3, but must be the name of a submodule, or \(name, which\)"),
+        (("layers.2", "rows", 0), r"is \('layers.2', 'rows', 0\), but must be the name"),
+    ],
+)
+def test_a_place_that_is_not_in_the_model_is_named_with_the_nearest(place: Any, said: str):
+    with pytest.raises((TypeError, ValueError), match=said) as raised:
+        ModelEncoder(Deep(), {"instance": 3}, 2, captured={"instance": place})
+    assert len(str(raised.value)) < 200
+
+
+class Several(nn.Linear):
+    def forward(self, rows: Tensor, columns: Tensor) -> Tensor:  # pyright: ignore
+        return super().forward(rows + columns)
+
+
+def test_a_call_that_python_would_refuse_is_refused_when_the_encoder_is_built():
+    for model in (Several(3, 4), nn.DataParallel(Several(3, 4))):
+        with pytest.raises(
+            TypeError, match=r"the forward of Several takes \(rows, columns\).*give run=lambda model, ins"
+        ):
+            ModelEncoder(model, {"instance": 4}, 2)
+    with pytest.raises(TypeError, match=r"run takes \(batch\), but is called with the model and the instance"):
+        ModelEncoder(Several(3, 4), {"instance": 4}, 2, run=lambda batch: batch)  # pyright: ignore
+    e = ModelEncoder(Several(3, 4), {"instance": 4}, 2, run=lambda model, x: model(x, x))
+    assert e(X).embeddings["instance"].shape == (7, 2)
+
+
 def test_a_bound_method_is_refused():
     model: Any = Solver()
     with pytest.raises(TypeError, match=r"the method 'encode' of one Solver.*model\.encode\(instance\)"):

@@ -264,6 +264,37 @@ def test_a_trunk_that_is_named_has_to_be_reached_everywhere():
         check_encoder(encoder, FLAT, trunk=nn.Linear(2, 2))
 
 
+class WithHead(Flat):
+    def __init__(self) -> None:
+        super().__init__()
+        self.head, self.norm = nn.Linear(16, 1), nn.BatchNorm1d(16, affine=False)
+
+
+def test_a_trunk_that_is_a_head_or_has_no_weights_is_named():
+    encoder = WithHead()
+    with pytest.raises(
+        AssertionError, match=r"\['head.bias', 'head.weight'\].* made before this Linear, a head perhaps"
+    ):
+        check_encoder(encoder, FLAT, trunk=encoder.head)
+    with pytest.raises(
+        AssertionError, match=r"the trunk is a BatchNorm1d without weights that learn.*name the submodule"
+    ):
+        check_encoder(encoder, FLAT, trunk=encoder.norm)
+
+
+def test_an_encoder_of_several_arguments_is_named():
+    class Several(Flat):
+        def forward(self, rows: Tensor, columns: Tensor) -> Any:  # pyright: ignore
+            return super().forward(rows + columns)
+
+    function: Any = lambda rows, columns: {"instance": rows}  # noqa: E731
+    for encoder in (Several(), nn.DataParallel(Several()), function):
+        with pytest.raises(
+            AssertionError, match=r"takes \(rows, columns\).*run=lambda model, instance: model\(\.\.\.\)"
+        ):
+            check_encoder(encoder, FLAT)
+
+
 def test_views_that_hide_what_is_not_read_are_found():
     check_encoder(ReadsHalf(), FLAT, views=EntryMasker(0.8))
     with pytest.raises(AssertionError, match=r"none of the 5 embeddings to be predicted changes.*hide nothing"):
