@@ -1,10 +1,9 @@
 """Argument checks whose errors name the argument, its value, what was expected, and what to do."""
 
-import inspect
 import math
-from collections.abc import Callable
+import sys
+import warnings
 from numbers import Integral, Real
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -110,18 +109,9 @@ def generator_fits(generator: torch.Generator | None, device: torch.device) -> N
         )
 
 
-def unfit_signature(function: Callable[..., Any], arguments: int) -> str | None:
-    """The signature of `function` if it cannot be called with so many positional arguments; None if it can.
-
-    >>> unfit_signature(lambda rows, columns: 0, 1), unfit_signature(lambda batch, train=True: 0, 1)
-    ('(rows, columns)', None)
-    """
-    try:
-        signature = inspect.signature(function)
-    except (TypeError, ValueError):  # written in C, so nobody knows
-        return None
-    try:
-        signature.bind(*[None] * arguments)
-    except TypeError:
-        return f"({', '.join(signature.parameters)})"
-    return None
+def warn_caller(message: str, category: type[Warning] = UserWarning) -> None:
+    """Warn, and point at the line outside of this package and of torch that called."""
+    frame, level = sys._getframe(1), 2  # pyright: ignore[reportPrivateUsage]
+    while frame.f_back is not None and str(frame.f_globals.get("__name__")).split(".")[0] in ("jepa_ssl", "torch"):
+        frame, level = frame.f_back, level + 1
+    warnings.warn(message, category, stacklevel=level)

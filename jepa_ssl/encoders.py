@@ -3,14 +3,14 @@
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from difflib import get_close_matches
-from inspect import ismethod
+from inspect import ismethod, signature
 from threading import get_ident
 from typing import Any, NamedTuple, TypeAlias, cast
 
 import torch
 from torch import Tensor, nn
 
-from jepa_ssl.checks import describe, unfit_signature
+from jepa_ssl.checks import describe
 from jepa_ssl.names import submodules, unwrapped, without_wrappers
 from jepa_ssl.predictors import MLPProjector
 from jepa_ssl.protocols import Encoded
@@ -124,6 +124,23 @@ def _check_call(model: nn.Module, run: Callable[..., Any]) -> None:
         raise TypeError(
             f"run takes {given}, but is called with the model and the instance; give run=lambda model, instance: ..."
         )
+
+
+def unfit_signature(function: Callable[..., Any], arguments: int) -> str | None:
+    """The signature of `function` if it cannot be called with so many positional arguments; None if it can.
+
+    >>> unfit_signature(lambda rows, columns: 0, 1), unfit_signature(lambda batch, train=True: 0, 1)
+    ('(rows, columns)', None)
+    """
+    try:
+        taken = signature(function)
+    except (TypeError, ValueError):  # written in C, so nobody knows
+        return None
+    try:
+        taken.bind(*[None] * arguments)
+    except TypeError:
+        return f"({', '.join(taken.parameters)})"
+    return None
 
 
 def _capture(encoder: ModelEncoder, instance: Any, captured: Mapping[str, _Captured]) -> Any:

@@ -12,6 +12,7 @@ from jepa_ssl.losses import cosine_loss
 from jepa_ssl.names import unwrapped
 from jepa_ssl.prediction import check_fit, in_target_order, mean_where_hidden
 from jepa_ssl.protocols import (
+    AdvisingMonitor,
     ConditionalPredictor,
     Embeddings,
     Encoded,
@@ -21,12 +22,14 @@ from jepa_ssl.protocols import (
     PredictionLoss,
     Predictor,
     Regularizer,
+    Setup,
     Teacher,
     ViewMaker,
     Views,
     detached,
 )
 from jepa_ssl.seeds import Randomness
+from jepa_ssl.teachers import TargetNetwork
 
 InstanceT = TypeVar("InstanceT")
 
@@ -102,6 +105,9 @@ class JEPAObjective(nn.Module, Generic[InstanceT]):
         self.regularizer = regularizer
         self.regularizer_weight = non_negative("regularizer_weight", regularizer_weight)
         self.regularize = regularize
+        if isinstance(monitor, AdvisingMonitor):
+            weight = 0.0 if regularizer is None else self.regularizer_weight
+            monitor.inform(Setup(weight, regularize == "features", isinstance(unwrapped(teacher), TargetNetwork)))
         self.condition = condition
         self.monitor = monitor
 
@@ -176,10 +182,8 @@ class JEPAObjective(nn.Module, Generic[InstanceT]):
         if self._teacher_learns and torch.is_grad_enabled():
             self._check_learnable(Encoded.of(precomputed))
 
-        def encoded(_: Any) -> Any:  # to build an Encoded here would break torch.compile's graph
-            return precomputed
-
-        return Encoded.of(self.teacher(encoded, target))
+        # An Encoded that is built in the lambda would break torch.compile's graph.
+        return Encoded.of(self.teacher(lambda _: precomputed, target))
 
     def _check_learnable(self, precomputed: Encoded) -> None:
         if not any(z.requires_grad for z in precomputed.embeddings.values()):
@@ -230,7 +234,6 @@ class JEPAObjective(nn.Module, Generic[InstanceT]):
         return replace(loss, total=both, terms={**loss.terms, **terms, "total": both.detach()})
 
     def _to_regularize(self, encoded: Encoded, is_encoder: bool) -> Embeddings:
-        # A target network that names no features is regularised in its embeddings.
         if self.regularize == "embeddings" or not (encoded.features or is_encoder):
             return encoded.embeddings
         if encoded.features.keys() != encoded.embeddings.keys():

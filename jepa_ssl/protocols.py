@@ -6,7 +6,7 @@ random numbers. It is `Any` here because a part of your own may take less.
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
+from typing import Any, Generic, NamedTuple, Protocol, TypeVar, runtime_checkable
 
 from torch import Tensor, nn
 
@@ -235,3 +235,18 @@ class Monitor(Protocol):
     def step(self) -> None:
         """Count an optimizer step."""
         ...
+
+
+class Setup(NamedTuple):
+    """What an objective does against collapse already."""
+
+    regularizer_weight: float = 0.0  # 0 without a regulariser
+    regularizes_features: bool = False
+    has_target_network: bool = False
+
+
+@runtime_checkable
+class AdvisingMonitor(Monitor, Protocol):
+    """A monitor whose warnings say what to try: the objective tells it what is there already."""
+
+    def inform(self, setup: Setup, /) -> None: ...

@@ -1,6 +1,5 @@
 """The controls of a comparison: a random encoder, raw features, and training from scratch that is long enough."""
 
-import warnings
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from copy import deepcopy
@@ -11,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from jepa_ssl.checks import whole_number
+from jepa_ssl.checks import warn_caller, whole_number
 from jepa_ssl.evaluation.arms import RANDOM, RAW, SCRATCH, Arm, Features, Outcome, Split, Task, embed, features_of
 from jepa_ssl.evaluation.pieces import digest
 
@@ -69,11 +68,10 @@ def train_until_it_stops(
         raise ValueError(f"the validation loss is {best} at best, but must be finite once; lower the learning rate.")
     model.load_state_dict(kept)
     if since < patience:
-        warnings.warn(
+        warn_caller(
             f"Training hit its cap of {cap} steps while its validation loss was still improving (best at step "
             f"{best_step}), so it is a weaker control than it could be; raise cap.",
             StillImproving,
-            stacklevel=2,
         )
     return Stopped(steps, best_step, best, since < patience)
 

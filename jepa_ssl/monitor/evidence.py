@@ -4,6 +4,8 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from jepa_ssl.protocols import Setup
+
 # A stream falls below one of these. All three, for a cloud around one point can have a healthy rank, a wide one can
 # lie on a line, and a normalised embedding does not show the scale of its features.
 RANK = 0.2  # of the rank above 1 that the same encoder had at first
@@ -66,8 +68,8 @@ class Watch:
         wider = -_log_ratio(1.0 - self.reference[cosine], 1.0 - now[cosine])
         return min(max(0.0, wider), OPENING)  # in this order 0 of NaN
 
-    def message(self, stream: str, step: int, now: Mapping[str, float]) -> str:
-        """What fell, since when, and what to try."""
+    def message(self, stream: str, step: int, now: Mapping[str, float], setup: Setup) -> str:
+        """What fell, since when, and what to try that the objective does not do already."""
         fallen = sorted(name for name, fall in self._falls(now).items() if fall > 0.0)
         digits = {name: ".5f" if name == "mean_cosine" else ".3g" for name in fallen}  # 0.99990 is not 1
         changes = ", ".join(
@@ -79,17 +81,26 @@ class Watch:
                 f"Stream {stream!r} is collapsed from the start, seen at step {step}: {changes}, so its items look "
                 f"alike to the encoder; standardise the input features, or initialise the trunk without biases."
             )
-        if all(name.startswith("feature_spread") for name in fallen):
-            remedy = "its features shrink towards zero: lower weight decay or learning rate, or regularize='features'."
-        else:
-            remedy = (
-                "add a regularizer, VICReg() or SIGReg(), or predict what the encoder cannot make trivial, such as the "
-                "targets of SolverState with a TargetNetwork."
-            )
+        remedy = _remedy(setup, all(name.startswith("feature_spread") for name in fallen))
         return (
             f"Stream {stream!r} has collapsed by step {step}, since step {self.since}: {changes}, while the loss went "
             f"{self.reference['loss']:.3g} -> {now['loss']:.3g}; {remedy}"
         )
+
+
+def _remedy(setup: Setup, shrinks: bool) -> str:
+    weight = setup.regularizer_weight
+    raised = f"raise regularizer_weight, which is {weight:g}"
+    if shrinks:
+        regularised = raised if weight and setup.regularizes_features else "add VICReg() with regularize='features'"
+        return f"its features shrink towards zero: lower weight decay or learning rate, or {regularised}."
+    first = raised if weight else "add a regularizer, VICReg() or SIGReg()"
+    if setup.has_target_network:
+        return f"{first}, or lower the learning rate."
+    return (
+        f"{first}, or predict what the encoder cannot make trivial, such as the targets of SolverState with a "
+        f"TargetNetwork."
+    )
 
 
 def _log_ratio(limit: float, value: float) -> float:
@@ -105,10 +116,10 @@ def gradient_message(side: str, since: int, task: float, jepa: float) -> str:
     measured = f"since step {since} the norm of its gradient on the shared parameters, now {jepa:.2g}, is"
     if side == "under":
         return (
-            f"JEPA hardly trains the trunk: {measured} under a thousandth of the task's, {task:.2g}; raise its weight, "
-            f"or hold its share with GradientBalance."
+            f"JEPA hardly trains the trunk: {measured} under a thousandth of the task's, {task:.2g}; raise its weight "
+            f"(with GradientBalance this is the share itself)."
         )
     return (
-        f"JEPA outweighs the task: {measured} above the task's, {task:.2g}; lower its weight, or hold its share with "
-        f"GradientBalance."
+        f"JEPA outweighs the task: {measured} above the task's, {task:.2g}; lower its weight (with GradientBalance "
+        f"this is the share itself)."
     )

@@ -1,20 +1,19 @@
 """The alarm: warn in one sentence when embeddings collapse or the JEPA gradient is out of proportion."""
 
 import math
-import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from torch import Tensor, nn
 
-from jepa_ssl.checks import whole_number
+from jepa_ssl.checks import warn_caller, whole_number
 from jepa_ssl.monitor.evidence import Watch, gradient_message, gradient_side
 from jepa_ssl.monitor.measurement import GENERAL, Measurement
 from jepa_ssl.monitor.packing import pack, unpack
 from jepa_ssl.monitor.pool import Pool, parts_of
 from jepa_ssl.processes import rank
-from jepa_ssl.protocols import JEPALoss
+from jepa_ssl.protocols import JEPALoss, Setup
 
 # The share of a gradient changes from batch to batch, so it has to be on one side this many times in a row.
 IN_A_ROW = 3
@@ -87,11 +86,16 @@ class CollapseMonitor(nn.Module):
         self.log = log
         self.steps = 0
         self.episodes: list[Episode] = []
+        self._setup = Setup()
         self._pools: dict[str, Pool] = {}
         self._general: dict[str, Tensor] = {}
         self._unread: list[Measurement] = []
         self._watches: dict[str, Watch] = {}
         self._shares: list[tuple[int, str]] = []  # the latest steps with gradients, and on which side of the limits
+
+    def inform(self, setup: Setup) -> None:
+        """Take what the objective does against collapse already, so that no warning advises it."""
+        self._setup = setup
 
     def observe(self, loss: JEPALoss) -> None:
         """Keep some items of a loss: call it at each forward pass in training."""
@@ -134,7 +138,7 @@ class CollapseMonitor(nn.Module):
             for pool in pools.values():
                 pool.is_fresh = False
         for episode in self.episodes[known:]:  # last of all, because a filter may turn warnings into errors
-            warnings.warn(episode.message, CollapseWarning, stacklevel=3)  # the training loop, behind the objective
+            warn_caller(episode.message, CollapseWarning)
 
     def _read(self) -> dict[str, Any]:
         """Judge what was measured; return the row of the log."""
@@ -164,7 +168,7 @@ class CollapseMonitor(nn.Module):
         watch = self._watches.setdefault(stream, Watch(step, now))
         watch.weigh(step, now)
         if watch.has_collapsed and not self._lasts(stream):
-            self._begin(stream, watch.since, watch.message(stream, step, now))
+            self._begin(stream, watch.since, watch.message(stream, step, now, self._setup))
         elif watch.is_well:
             self._end(stream, step)
 

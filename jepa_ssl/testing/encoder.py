@@ -7,7 +7,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from jepa_ssl.checks import unfit_signature
+from jepa_ssl.encoders import unfit_signature
 from jepa_ssl.instances import FlatVectors, Graph
 from jepa_ssl.names import unwrapped
 from jepa_ssl.protocols import INSTANCE, Embeddings, Encoded, ViewMaker, Views

@@ -12,8 +12,9 @@ import torch
 import torch.nn.functional as F
 from builders import seeded
 from collapses import PLANTED, has_happened, healthy_losses, shown
+from torch import nn
 
-from jepa_ssl import EntryMasker, JEPAObjective, MLPPredictor, StopGradTeacher
+from jepa_ssl import EntryMasker, JEPAObjective, JEPATerm, MLPPredictor, StopGradTeacher, TargetNetwork, VICReg
 from jepa_ssl.diagnostics import effective_rank, mean_cosine, prediction_cosine, spread, teacher_distance
 from jepa_ssl.monitor import CollapseMonitor, CollapseWarning
 from jepa_ssl.protocols import Encoded, JEPALoss
@@ -94,6 +95,46 @@ def test_the_sentence_names_stream_step_numbers_and_a_remedy():
     assert 120 < by <= 155
     assert before > 12
     assert after < 1.1
+
+
+@pytest.mark.parametrize(
+    ("regularizer", "network", "advice"),
+    [
+        (
+            None,
+            False,
+            r"add a regularizer, VICReg\(\) or SIGReg\(\), or predict .* SolverState with a TargetNetwork\.$",
+        ),
+        (
+            VICReg(),
+            False,
+            r"raise regularizer_weight, which is 0\.3, or predict .* SolverState with a TargetNetwork\.$",
+        ),
+        (None, True, r"add a regularizer, VICReg\(\) or SIGReg\(\), or lower the learning rate\.$"),
+        (VICReg(), True, r"; raise regularizer_weight, which is 0\.3, or lower the learning rate\.$"),
+    ],
+)
+def test_the_remedy_is_not_what_the_objective_does_already(regularizer: Any, network: bool, advice: str):
+    monitor = CollapseMonitor()
+    teacher: Any = TargetNetwork({"node": (16, 16)}) if network else StopGradTeacher()
+    predictor, options = MLPPredictor({"node": 16}), {"regularizer": regularizer, "regularizer_weight": 0.3}
+    JEPAObjective(EntryMasker(0.5), predictor, teacher, monitor=monitor, **options)
+    (message,) = watch(monitor, map(collapsing, range(1, 161)))
+    assert re.search(advice, message)
+
+
+def test_the_warning_points_at_the_line_of_the_loop():
+    jepa = JEPAObjective(EntryMasker(0.5), MLPPredictor({"node": 16}), StopGradTeacher(), monitor=CollapseMonitor())
+    term = JEPATerm(nn.Identity(), jepa)
+
+    def loop() -> None:
+        for step in range(1, 161):
+            term.objective.monitor.observe(collapsing(step))  # pyright: ignore
+            term.update()
+
+    with pytest.warns(CollapseWarning) as said:
+        loop()
+    assert said[0].filename == __file__
 
 
 def test_features_that_shrink_have_a_remedy_of_their_own():
@@ -243,7 +284,7 @@ def test_a_jepa_gradient_out_of_proportion_is_said_once_an_episode():
     assert len(said) == 2
     assert re.match(
         r"JEPA hardly trains the trunk: since step 50 the norm of its gradient on the shared parameters, now 0.05, is "
-        r"under a thousandth of the task's, 4e\+02; raise its weight, or hold its share with GradientBalance\.$",
+        r"under a thousandth of the task's, 4e\+02; raise its weight \(with GradientBalance this is the share",
         said[0],
     )
     assert re.match(r"JEPA outweighs the task: .* now 0.3, is above the task's, 0.1; lower its weight", said[1])
