@@ -1,6 +1,7 @@
 """The alarm: warn in one sentence when embeddings collapse or the JEPA gradient is out of proportion."""
 
 import math
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -62,9 +63,12 @@ class CollapseMonitor(nn.Module):
     Args:
         every: steps from one measurement to the next.
         items: number of items of a stream that are measured; ranks above `items - 1` cannot be seen.
-        log: called with a row and the step at each reading: `wandb.log`, or a function of yours. A row holds the floats
-            `monitor/<measure>/<stream>` and `monitor/feature_<measure>/<stream>` of the step `monitor/step`, and the
-            text `monitor/warning` where there is one.
+        log: called with a row and the step at each reading. A row holds the floats `monitor/<measure>/<stream>` and
+            `monitor/feature_<measure>/<stream>` of the step `monitor/step`, and the text `monitor/warning` where there
+            is one. For wandb give `lambda row, step: wandb.log(row)`: it drops rows whose step is behind its own.
+
+    Raises:
+        ValueError: `log` is `wandb.log` itself.
 
     >>> import torch
     >>> from jepa_ssl.protocols import Encoded
@@ -83,6 +87,7 @@ class CollapseMonitor(nn.Module):
         super().__init__()
         self.every = whole_number("every", every, least=1)
         self.items = whole_number("items", items, least=8)
+        _check_log(log)
         self.log = log
         self.steps = 0
         self.episodes: list[Episode] = []
@@ -218,3 +223,13 @@ class CollapseMonitor(nn.Module):
         self._unread = [Measurement.restored(measured) for measured in saved["unread"]]
         self._watches = {stream: Watch(**watch) for stream, watch in saved["watches"].items()}
         self._shares = list(saved["shares"])
+
+
+def _check_log(log: object) -> None:
+    wandb = sys.modules.get("wandb")
+    if wandb is not None and log is not None and log == vars(wandb).get("log"):
+        raise ValueError(
+            "log is wandb.log, which would be called with the monitor's count of steps and drops rows whose step is "
+            "behind its own; give log=lambda row, step: wandb.log(row), and once "
+            "wandb.define_metric('monitor/*', step_metric='monitor/step')."
+        )

@@ -1,14 +1,11 @@
 """The seven acceptance items of the specification, each on both paths."""
 
 import gc
-import json
 import math
 import os
 import shlex
-import struct
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from itertools import chain
 from pathlib import Path
@@ -26,6 +23,7 @@ from losses import kkt_loss, pad_predictions
 from models import GNNPolicy, KKTNetMLP
 from runs import MODES, PATHS, RECIPES, TINY, checkpoint, differences, rows, train_rows
 from torch import Tensor, nn
+from wandb_files import wandb_history
 
 from jepa_ssl.teachers import ema
 
@@ -208,38 +206,6 @@ def test_5_wandb_gets_the_jepa_loss_every_log_every_steps(run_training, tmp_path
     for row in rows(folder):
         for name, value in row.items():
             assert history[int(row["step"])]["_step" if name == "step" else name] == value
-
-
-def wandb_history(folder: Path) -> list[dict[str, float]]:
-    """The rows that wandb recorded; its own process may still be writing when the run's has finished."""
-    (path,) = folder.glob("wandb/offline-run-*/*.wandb")
-    records: list[Any] = []
-    for _ in range(300):
-        records = list(wandb_records(path.read_bytes()))
-        if records and records[-1].WhichOneof("record_type") == "exit":
-            break
-        time.sleep(0.1)
-    found = (record.history for record in records if record.WhichOneof("record_type") == "history")
-    return [{item.key or item.nested_key[0]: json.loads(item.value_json) for item in row.item} for row in found]
-
-
-def wandb_records(data: bytes) -> Iterator[Any]:
-    """Records in LevelDB's log format: blocks of 32 KiB, after 7 bytes of header."""
-    from wandb.proto.wandb_internal_pb2 import Record  # pyright: ignore[reportAttributeAccessIssue]
-
-    at, pending = 7, b""
-    while at + 7 <= len(data):
-        if 2**15 - at % 2**15 < 7:  # the rest of a block is too short for a header
-            at += 2**15 - at % 2**15
-            continue
-        length, kind = struct.unpack("<4xHB", data[at : at + 7])
-        if at + 7 + length > len(data):
-            return
-        pending += data[at + 7 : at + 7 + length]
-        at += 7 + length
-        if kind in (1, 4):  # whole, or its last part
-            yield Record.FromString(pending)
-            pending = b""
 
 
 # ---- 6: checkpoints, and going on from them --------------------------------------------------------------------------
