@@ -25,7 +25,7 @@ from loop.step import Deal, Step
 from tqdm import tqdm
 
 from jepa_ssl import processes
-from jepa_ssl.diagnostics import describe
+from jepa_ssl.diagnostics import spread_and_rank
 from jepa_ssl.monitor import CollapseWarning
 
 FITTED_LPS = 512  # the views take statistics of this many training LPs
@@ -112,7 +112,7 @@ class Run:
             self.bar.update()
             if self.step % self.args.log_every == 0:
                 row, embeddings = self.meter.read()
-                row |= {f"train/{name}": float(value) for name, value in describe(embeddings).items()}
+                row |= {f"train/{name}": float(value) for name, value in spread_and_rank(embeddings).items()}
                 self.log({"epoch": self.epoch, **row}, self.step)
                 shown = [name for name in row if name in SHOWN or name.startswith("train/effective_rank/")]
                 self.bar.set_postfix({name.removeprefix("train/"): f"{row[name]:.2e}" for name in shown})

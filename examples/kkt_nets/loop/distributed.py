@@ -6,6 +6,7 @@ SIGTERM and SIGINT, by which a scheduler or a user ends it, take effect after it
 import os
 import signal
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
@@ -146,7 +147,8 @@ class Interrupted(SystemExit):
 class Interrupts:
     """In its block the first signal is kept for `agreed`, and a second one ends the process at once.
 
-    Until `can_save` is set, the first one ends the block with `Interrupted`.
+    Until `can_save` is set, the first one ends the block with `Interrupted`. Python lets the main thread alone handle
+    signals, so in another thread the block leaves them as they are.
     """
 
     def __init__(self) -> None:
@@ -155,7 +157,8 @@ class Interrupts:
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> "Interrupts":
-        self._before = {number: signal.signal(number, self._receive) for number in SIGNALS}
+        if threading.current_thread() is threading.main_thread():
+            self._before = {number: signal.signal(number, self._receive) for number in SIGNALS}
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -2,6 +2,10 @@
 
 import os
 import signal
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import pytest
 from data.batches import SIGNALS
@@ -69,4 +73,15 @@ def test_the_handlers_of_before_are_back_after_the_block():
     before = [signal.getsignal(number) for number in SIGNALS]
     with Interrupts():
         assert [signal.getsignal(number) for number in SIGNALS] != before
+    assert [signal.getsignal(number) for number in SIGNALS] == before
+
+
+def test_a_run_off_the_main_thread_leaves_signals_as_they_are(run_training: Callable[..., Any], tmp_path: Path):
+    before = [signal.getsignal(number) for number in SIGNALS]
+    runs: list[Any] = []
+    thread = threading.Thread(target=lambda: runs.append(run_training("--epochs", 1, "--output_dir", tmp_path / "run")))
+    thread.start()
+    thread.join()
+    assert runs
+    assert (tmp_path / "run" / "last.pt").exists()
     assert [signal.getsignal(number) for number in SIGNALS] == before
