@@ -139,7 +139,7 @@ def _gradient_norm(loss: Tensor, parameters: list[Tensor]) -> Tensor:
     return torch.stack([gradient.double().square().sum() for gradient in gradients]).sum().sqrt().float()
 
 
-def describe(embeddings: Embeddings) -> dict[str, Tensor]:
+def spread_and_rank(embeddings: Embeddings) -> dict[str, Tensor]:
     """Spread and effective rank of each stream, as `{"spread/<stream>": ..., "effective_rank/<stream>": ...}`."""
     measures = {"spread": spread, "effective_rank": effective_rank}
     return {f"{name}/{stream}": f(z) for name, f in measures.items() for stream, z in embeddings.items()}

@@ -12,13 +12,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jepa_ssl.diagnostics import (
-    describe,
     effective_rank,
     gradient_share,
     gram,
     mean_cosine,
     prediction_cosine,
     spread,
+    spread_and_rank,
     spread_per_dimension,
     teacher_distance,
 )
@@ -73,7 +73,7 @@ def test_normalised_embeddings_all_over_the_sphere_have_spread_one():
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
 def test_results_are_float32_without_gradient(dtype: torch.dtype):
     z = cloud(6, 4).to(dtype).requires_grad_()
-    for measures in (describe({"a": z}), describe({"a": z[:1]})):
+    for measures in (spread_and_rank({"a": z}), spread_and_rank({"a": z[:1]})):
         assert set(measures) == {"spread/a", "effective_rank/a"}
         assert all(m.dtype == torch.float32 and m.ndim == 0 and not m.requires_grad for m in measures.values())
 

@@ -229,7 +229,7 @@ def _entries() -> dict[str, Entry]:
     add("CollapseMonitor", watched, losses=Fresh(loss), norms=norms, every=2, items=8)
     add("freeze", lambda module: freezing.unfreeze(freezing.freeze(module)), module=parts["encoder"])
 
-    add("describe", diagnostics.describe, embeddings=clouds)
+    add("spread_and_rank", diagnostics.spread_and_rank, embeddings=clouds)
     share: Any = lambda losses, w: diagnostics.gradient_share({k: v * w.sum() for k, v in losses.items()}, [w])  # noqa: E731
     add("gradient_share", share, losses=norms, w=Fresh(lambda g: torch.ones(3, requires_grad=True)))
     for name in ("spread", "spread_per_dimension", "effective_rank", "mean_cosine"):
