@@ -78,6 +78,8 @@ class ModelEncoder(nn.Module):
     ) -> None:
         super().__init__()
         _check_call(model, run)
+        if not widths:
+            raise ValueError(f"widths is {widths}, which names no stream; give the width of each stream's features.")
         self.model, self.run, self.widths = model, run, dict(widths)
         self.projector = MLPProjector(self.widths, dim, activation)
         if (like := next((p for p in model.parameters() if p.is_floating_point()), None)) is not None:
@@ -109,6 +111,11 @@ class ModelEncoder(nn.Module):
 def _check_call(model: nn.Module, run: Callable[..., Any]) -> None:
     """Raise a TypeError where Python would at the first call, or where a copy would call the original."""
     name = type(unwrapped(model)).__name__
+    if not isinstance(model, nn.Module) or not callable(run):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise TypeError(
+            f"model is a {name} and run {run!r}, but must be an nn.Module and a function of model and instance; give "
+            f"the model itself, and run=lambda model, instance: ..., or leave run out."
+        )
     if ismethod(run) and isinstance(run.__self__, nn.Module):
         method = run.__func__.__name__
         raise TypeError(

@@ -101,8 +101,8 @@ def check_encoder(
         encoder: a module; or any callable, which is not copied but runs as it is, and has to be in eval mode.
         instance: a batch of at least two instances that are not all alike.
         views: what will hide parts of it; then each stream's embeddings at hidden items have to change, else the views
-            hide nothing that the encoder reads. Of PyG data, no other floating point attribute of hidden nodes or
-            edges may change the embeddings of hidden nodes.
+            hide nothing that the encoder reads. Of PyG data, no other attribute of hidden nodes or edges may
+            change the embeddings of hidden nodes.
         trunk: the submodule whose every weight a gradient has to reach; without it, some weight that is not of
             `encoder.projector`.
         rewritten: what is different -> the same batch written so, and where its items stand there, stream -> int64
@@ -122,7 +122,7 @@ def check_encoder(
     """
     check = EncoderCheck(encoder, instance)
     with torch.random.fork_rng(devices=[]):  # pyright: ignore[reportUnknownMemberType]
-        check.run(views, trunk, rewritten, in_view)
+        check.run(views, trunk, rewritten, {in_view} if isinstance(in_view, str) else in_view)
     if check.faults:
         raise AssertionError("\n".join(check.faults))
 

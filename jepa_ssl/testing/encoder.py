@@ -52,7 +52,7 @@ class EncoderCheck:
             )
             return
         self._check_gradient(trunk)
-        for what, (instance, items) in {**written_otherwise(self.instance), **(rewritten or {})}.items():
+        for what, (instance, items) in self._rewritten(rewritten).items():
             self._check_same(what, embeddings, _embedded(asleep, instance), items)
         self._check_alone(asleep, embeddings)
         if views is not None:
@@ -63,11 +63,15 @@ class EncoderCheck:
                     self.faults += read_in_view(self.instance, each, lambda view: _embedded(asleep, view), in_view)
 
     def _check_call(self) -> None:
-        if given := unfit_signature(getattr(unwrapped(self.encoder), "forward", self.encoder), 1):
+        if not callable(self.encoder):
+            self.faults.append(f"the encoder is {self.encoder!r}, but must be a module or a function; give it itself.")
+        elif given := unfit_signature(getattr(unwrapped(self.encoder), "forward", self.encoder), 1):
             self.faults.append(
                 f"the encoder takes {given}, but is called with the instance alone; give it one argument, as "
                 f"ModelEncoder(model, widths, dim, run=lambda model, instance: model(...)) does."
             )
+        elif isinstance(self.instance, Tensor | FlatVectors | Graph) and not batch_size(self.instance):
+            self.faults.append("the batch is empty, so nothing can be tried on it; give at least two instances.")
 
     def _copied(self) -> Callable[[Any], Embeddings | Encoded] | None:
         """A copy in eval mode, as a teacher's is; a callable that is not a module is taken as it is."""
@@ -141,10 +145,29 @@ class EncoderCheck:
         elif not all(z.requires_grad for z in _embedded(self.encoder, self.instance).values()):
             self.faults.append("the embeddings carry no gradient; is the encoder called under torch.no_grad()?")
 
+    def _rewritten(self, given: Rewritten | None) -> Rewritten:
+        if given is not None and not isinstance(given, Mapping):
+            self.faults.append(
+                f"rewritten is a {type(given).__name__}, but must be a mapping from what is different to the batch and "
+                f"its items; give rewritten={{'the order': in_another_order(batch)}}, for example."
+            )
+            given = None
+        return {**written_otherwise(self.instance), **(given or {})}
+
     def _check_same(self, what: str, before: Embeddings, after: Embeddings, items: Mapping[str, Tensor]) -> None:
+        if not before.keys() & items.keys():
+            self.faults.append(
+                f"{what}: the items are of {sorted(items)}, but the encoder returns {sorted(before)}, so nothing can "
+                f"be compared; name these streams."
+            )
         for stream in before.keys() & items.keys():
-            expected, found = before[stream], after[stream][items[stream].to(after[stream].device)]
-            if expected.shape != found.shape or not _close(expected, found):
+            expected, places = before[stream], items[stream].to(after[stream].device)
+            if places.shape != expected.shape[:1] or not bool((places.abs() < max(len(after[stream]), 1)).all()):
+                self.faults.append(
+                    f"stream {stream!r} has {len(expected)} embeddings, and {len(after[stream])} where {what} is "
+                    f"different, which the {len(places)} places of its items do not fit; give the place of each."
+                )
+            elif not _close(expected, after[stream][places]):
                 self.faults.append(
                     f"stream {stream!r} depends on {what}: the same items get other embeddings where that is different."
                 )

@@ -19,6 +19,8 @@ def fault_in_gradient(
     wanted = _wanted(encoder, awake, trunk)
     if not wanted:
         return _nothing_wanted(trunk, wanted is not None)
+    if trunk is not None and not wanted.keys() & {name for name, _ in of_trunk(awake)}:
+        return "the trunk is the encoder's projector, which JEPA adds; name the submodule of your model before it."
     loss = _loss(embed(awake))
     own = set(map(id, awake.parameters()))
     if any(id(leaf) not in own for leaf in _leaves(loss)):

@@ -16,7 +16,9 @@ from jepa_ssl.protocols import Embeddings, Views
 def read_in_view(
     instance: Any, views: Views[Any, Any], embed: Callable[[Any], Embeddings], allowed: Collection[str]
 ) -> Iterator[str]:
-    """A sentence for each floating point attribute of hidden nodes or edges that is in view and moves the embeddings.
+    """A sentence for each attribute of hidden nodes or edges that is in view and moves their embeddings.
+
+    Floating point numbers are changed; other ones change places, so that they stay in their range.
 
     Args:
         instance, views: the whole batch, and the views of it.
@@ -26,12 +28,13 @@ def read_in_view(
     before = embed(views.context)
     for store, known in zip(getattr(views.context, "stores", ()), getattr(instance, "stores", ()), strict=False):
         lost = _lost(store, known, views, instance)
-        for name, values in _floats(store):
+        for name, values in _tensors(store):
             rows = lost.get(len(values))
             if name in allowed or rows is None or not bool(rows.any()) or values is not known.get(name):
                 continue
             at = rows.view(-1, *(1,) * (values.ndim - 1))
-            after = embed(_with(views.context, store, name, torch.where(at, -values - 1, values)))
+            others = -values - 1 if values.is_floating_point() else values.flip(0)
+            after = embed(_with(views.context, store, name, torch.where(at, others, values)))
             if moved := [stream for stream in before if _moves(before[stream], after[stream], views, stream)]:
                 owner = "the batch" if store._key is None else f"{store._key}"
                 yield (
@@ -45,7 +48,7 @@ def _lost(store: Any, known: Any, views: Views[Any, Any], instance: Any) -> dict
     """Which items of a store the context lost, bool `[items]`, by their number; without numbers that are ambiguous."""
     found: dict[int, Tensor] = {}
     ambiguous: set[int] = set()
-    for name, values in _floats(store):
+    for name, values in _tensors(store):
         if name in known and values is not known[name]:
             rows = _rows_lost(values, known[name])
             if not torch.equal(found.setdefault(len(rows), rows), rows):
@@ -61,7 +64,7 @@ def _hides_edges(views: Views[Any, Any], instance: Any) -> bool:
     some = False
     for store, known in zip(views.context.stores, instance.stores, strict=False):
         if isinstance(store._key, tuple) and (at_hidden := _hidden_nodes(store, views)) is not None:
-            for name, values in _floats(store):
+            for name, values in _tensors(store):
                 if len(values) == len(at_hidden) and name in known and values is not known[name]:
                     some = True
                     if bool((at_hidden & ~_rows_lost(values, known[name]) & (values != 0).flatten(1).any(1)).any()):
@@ -89,8 +92,13 @@ def _rows_lost(values: Tensor, known: Tensor) -> Tensor:
     return ~same.all(1) & ~(same & (known != 0)).any(1)
 
 
-def _floats(store: Any) -> list[tuple[str, Tensor]]:
-    return [(n, v) for n, v in store.items() if isinstance(v, Tensor) and v.is_floating_point() and v.ndim]
+def _tensors(store: Any) -> list[tuple[str, Tensor]]:
+    """The attributes of items, without what says which graph or which nodes they belong to."""
+    return [
+        (name, value)
+        for name, value in store.items()
+        if isinstance(value, Tensor) and value.ndim and not name.endswith(("batch", "ptr")) and "index" not in name
+    ]
 
 
 def _with(context: Any, store: Any, name: str, values: Tensor) -> Any:

@@ -279,6 +279,19 @@ def test_a_call_that_python_would_refuse_is_refused_when_the_encoder_is_built():
     assert e(X).embeddings["instance"].shape == (7, 2)
 
 
+@pytest.mark.parametrize(
+    ("kwargs", "said"),
+    [
+        ({"run": "encode"}, "run 'encode', but must be"),
+        ({"model": lambda x: x}, "model is a function"),
+        ({"widths": {}}, "names no stream"),
+    ],
+)
+def test_what_is_no_model_no_function_or_no_stream_is_refused(kwargs: dict[str, Any], said: str):
+    with pytest.raises((TypeError, ValueError), match=said):
+        ModelEncoder(**{"model": nn.Linear(3, 4), "widths": {"instance": 4}, "dim": 2, **kwargs})
+
+
 def test_a_bound_method_is_refused():
     model: Any = Solver()
     with pytest.raises(TypeError, match=r"the method 'encode' of one Solver.*model\.encode\(instance\)"):

@@ -46,7 +46,13 @@ def graph_of(data: Any, **names: str) -> Graph:
                 f"{own} is {names[own]!r}, but no type of the data has an attribute of that name; give one."
             )
     nodes = {kind: _nodes(hetero, kind, called["x"]) for kind in hetero.node_types}
-    return Graph(nodes, {"__".join(kind): _edges(hetero, kind, called["edge_attr"]) for kind in hetero.edge_types})
+    edges = {"__".join(kind): _edges(hetero, kind, called["edge_attr"]) for kind in hetero.edge_types}
+    if len(edges) < len(hetero.edge_types):
+        raise ValueError(
+            f"the edge types {hetero.edge_types} joined by two underscores have {len(edges)} different names; leave "
+            f"double underscores out of the names of types."
+        )
+    return Graph(nodes, edges)
 
 
 def with_graph(data: Any, graph: Graph, **names: str) -> Any:
@@ -165,7 +171,7 @@ def _nodes(data: Any, kind: str, name: str) -> Nodes:
         tensor_of(store, name, f"the nodes {kind!r}")
         offsets = _offsets(data, store, name, (kind, name), "ptr")
     elif "ptr" in store:
-        offsets = store.ptr
+        offsets = tensor_of(store, "ptr", f"the nodes {kind!r}")
     elif isinstance(data, Batch) or store.num_nodes is None:
         raise ValueError(
             f"the nodes of type {kind!r} have neither {name} nor ptr; give them {name}, [nodes, features]."
@@ -189,7 +195,7 @@ def _offsets(batch: Any, store: Any, name: str, key: tuple[str, ...], pointer: s
     live on the host. Anything else than a batch is one graph.
     """
     if pointer in store:
-        return store[pointer]
+        return tensor_of(store, pointer, "data")
     rows = tensor_of(store, name, "data")
     if not isinstance(batch, Batch):
         # Not len(), which a tensor without dimensions does not have; it is refused by name where it is used.

@@ -389,6 +389,7 @@ def lost(kind: Any, name: str) -> Any:
 
 FIRST = (torch.tensor(0), torch.tensor(0))
 NAN = torch.tensor(torch.nan)
+ALIKE, NO_EDGES = (("a", "b__c", ROW), ("a__b", "c", ROW)), torch.zeros(2, 0, dtype=torch.long)
 ODD = {
     "a subgraph of a batch": (
         lambda data: data.subgraph({ROW: torch.tensor([0, 1, 4])}), "take subgraphs before you batch"
@@ -403,6 +404,11 @@ ODD = {
     "a list of coefficients": (put(FORWARD, "edge_attr", lambda x: x.tolist()), "edge_attr of .* is a list.*as_tensor"),
     "an array of features": (put(ROW, "x", lambda x: x.numpy()), "x of the nodes 'row' is a ndarray.*as_tensor"),
     "sparse features": (put(ROW, "x", lambda x: x.to_sparse()), "x of the nodes 'row' is a sparse tensor.*to_dense"),
+    "a list of pointers": (put(ROW, "ptr", lambda x: x.tolist()), "ptr of .* is a list.*as_tensor"),
+    "two edge types of one name": (
+        lambda data: [setattr(data[kind], "edge_index", NO_EDGES) for kind in ALIKE] and None,
+        "joined by two underscores have 4 different names",
+    ),
     "no coefficients": (
         lambda data: [lost(kind, "edge_attr")(data) for kind in (FORWARD, BACKWARD)] and None,
         r"hide_edges is True, but .*attr is None.*no coefficient to hide",
@@ -410,6 +416,7 @@ ODD = {
 }  # fmt: skip
 
 
+@pytest.mark.filterwarnings("ignore:There exist type names")  # PyG's own
 @pytest.mark.parametrize(("change", "said"), ODD.values(), ids=ODD)
 def test_hetero_data_that_are_not_in_order_are_refused_by_name(change: Any, said: str):
     data = odd(change)

@@ -295,6 +295,35 @@ def test_an_encoder_of_several_arguments_is_named():
             check_encoder(encoder, FLAT)
 
 
+def one_place_too_many(flat: Tensor) -> Any:
+    return {"the order": (flat.flip(0), {"instance": torch.arange(6)})}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        ({"encoder": None}, "the encoder is None, but must be a module or a function"),
+        ({"instance": FLAT[:0]}, "the batch is empty"),
+        ({"trunk": "projector"}, "the trunk is the encoder's projector, which JEPA adds"),
+        ({"rewritten": (FLAT, {})}, r"rewritten is a tuple.*rewritten=\{'the order': in_another_order\(batch\)\}"),
+        (
+            {"rewritten": {"it": (FLAT, {"node": torch.arange(5)})}},
+            r"it: the items are of \['node'\], .*\['instance'\]",
+        ),
+        (
+            {"rewritten": one_place_too_many(FLAT)},
+            "has 5 embeddings, and 5 where the order is different.* the 6 places",
+        ),
+    ],
+)
+def test_arguments_with_which_nothing_could_be_found_are_named(arguments: dict[str, Any], sentence: str):
+    encoder = Flat()
+    if "trunk" in arguments:
+        arguments = {"trunk": encoder.projector}
+    with pytest.raises(AssertionError, match=sentence):
+        check_encoder(**{"encoder": encoder, "instance": FLAT, **arguments})
+
+
 def test_views_that_hide_what_is_not_read_are_found():
     check_encoder(ReadsHalf(), FLAT, views=EntryMasker(0.8))
     with pytest.raises(AssertionError, match=r"none of the 5 embeddings to be predicted changes.*hide nothing"):

@@ -112,6 +112,23 @@ def test_features_of_nodes_without_x_and_coefficients_of_one_type_are_found():
         check(NODES_AND_EDGES, ("x",), ("edge_attr", "coefficient"), data)
 
 
+def test_whole_numbers_in_view_are_found_and_the_graph_of_each_node_is_not():
+    class Kinds(Net):
+        def encode(self, data: Any) -> dict[str, Tensor]:
+            mean = {kind: data[kind].batch.unsqueeze(1) for kind in KINDS}  # which graph a node is in is no secret
+            return {kind: h + data[kind].degree.unsqueeze(1) + mean[kind] for kind, h in super().encode(data).items()}
+
+    data = batch()
+    for kind in KINDS:
+        data[kind].degree = torch.randint(9, (data[kind].num_nodes,))
+    net = Kinds(("x",), ("edge_attr",))
+    net.encode(data)
+    encoder = ModelEncoder(net, dict.fromkeys(KINDS, 8), 4, run=lambda net, data: net.encode(data))
+    with pytest.raises(AssertionError, match="leave 'degree' of the same items in view"):
+        check_encoder(encoder, data, views=PyGViews(NODES))
+    check_encoder(encoder, data, views=PyGViews(NODES), in_view="degree")
+
+
 class LP(Data):
     def __inc__(self, key: str, value: Any, *args: Any, **kwargs: Any) -> Any:
         if key == "edge_index":
