@@ -65,7 +65,7 @@ class EMATeacher(nn.Module):
         _check_not_sharded(encoder)
         self.momentum = momentum if callable(momentum) else closed_fraction("momentum", momentum)
         self.warmup = whole_number("warmup", warmup, least=0)
-        self.target_model = freeze(deepcopy(encoder))
+        self.target_model = freeze(deepcopy(encoder), for_good=True)
         self.average: nn.Module | None = None
         self._keep_average()
         self.register_buffer("updates", torch.zeros((), dtype=torch.int64))

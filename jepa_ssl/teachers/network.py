@@ -56,7 +56,7 @@ class TargetNetwork(nn.Module):
             with _seeded(seed), torch.device("cpu"):
                 self.network = _StateMLPs(sizes, hidden)
         if not learned:
-            freeze(self.network)
+            freeze(self.network, for_good=True)
 
     def forward(self, encoder: Encoder[Any] | None, target: Any) -> Embeddings | Encoded:
         """The embeddings of a target; `encoder` is not used.

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from jepa_ssl.freezing import freeze, unfreeze
+from jepa_ssl.teachers import EMATeacher, TargetNetwork
 
 
 class Sleepy(nn.Module):
@@ -149,3 +150,16 @@ def test_frozen_it_compiles_to_one_graph():
     model = nn.Sequential(module, nn.Linear(4, 1)).train()
     x = torch.randn(8, 4)
     torch.testing.assert_close(torch.compile(model, backend="eager", fullgraph=True)(x), model(x))
+
+
+@pytest.mark.parametrize("build", [EMATeacher, lambda net: TargetNetwork({"a": (2, 4)})])
+def test_unfreezing_a_model_leaves_the_copy_of_a_teacher_in_it_frozen(build: Callable[[nn.Module], nn.Module]):
+    net = freeze(Sleepy())
+    step = nn.ModuleList([net, build(net)])
+    for model in (step, copy.deepcopy(step)):
+        unfreeze(model).train()
+        assert all(p.requires_grad for p in model[0].parameters())
+        assert all(part.training for part in model[0].modules())
+        frozen = dict(model[1].named_children())
+        assert not any(p.requires_grad for p in model[1].parameters())
+        assert not any(part.training for child in frozen.values() for part in child.modules())
