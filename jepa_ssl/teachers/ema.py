@@ -1,17 +1,20 @@
 """An exponential moving average (EMA) of the encoder as the teacher."""
 
+import weakref
 from collections.abc import Callable, Iterator
-from copy import deepcopy
 from itertools import chain
 from typing import Any, cast
+from weakref import ReferenceType
 
 import torch
 from torch import Tensor, nn
 
 from jepa_ssl.checks import closed_fraction, whole_number
 from jepa_ssl.freezing import freeze
+from jepa_ssl.names import is_wrapper, unwrapped
 from jepa_ssl.protocols import Embeddings, Encoded, Encoder
 from jepa_ssl.schedules import Scheduled, value_at, warmed_up
+from jepa_ssl.teachers.copies import check_runs_alone, check_separate, independent_copy, warn_of_outsiders
 from jepa_ssl.teachers.shards import sharded
 from jepa_ssl.teachers.tensors import Pairs, version
 from jepa_ssl.teachers.watch import StepWatch
@@ -30,6 +33,10 @@ class EMATeacher(nn.Module):
     if `update` is called more than once per optimizer step, or never. In a compiled step, or if the teacher is not
     given the encoder itself, a missing call is reported when the state is next saved.
 
+    The encoder is copied when the teacher is built, and once more at the teacher's first pass if that comes before the
+    first `update`: what a first batch initialises, such as the scale of a normalisation, is then in the copy too. A
+    teacher that was loaded keeps what was loaded. The first pass also checks that the copy runs its own weights.
+
     With FSDP2 (fully sharded data parallel) build the teacher first. Then give encoder and `teacher.target_model` to
     the same `fully_shard`, and `teacher.average` too if the encoder is in half precision. Each process then updates its
     own part, without communication (docs/sharded.md).
@@ -42,10 +49,15 @@ class EMATeacher(nn.Module):
             from the number of updates so far to a momentum: `CosineSchedule(0.996, 1.0, steps=10_000)`.
         warmup: number of updates in which the momentum of update k is at most `(1 + k) / (10 + k)`, so that the teacher
             soon forgets the random start.
+        copy: a second module, built like the encoder, to use where `copy.deepcopy(encoder)` fails. It takes the
+            encoder's values.
 
     Raises:
         TypeError: the encoder is not a module.
-        ValueError: an argument is out of its range, or the encoder is sharded already.
+        ValueError: an argument is out of its range; the encoder is sharded already, has a lazy parameter, or cannot be
+            copied; or `copy` shares something with it.
+        ValueError, in the first pass: the copy runs parameters that are not its own, because of a function that copies
+            share, such as `net.forward = torch.compile(net.forward)`, or of a module in a plain list.
 
     >>> encoder = nn.Linear(2, 2)
     >>> teacher = EMATeacher(encoder, momentum=0.5)
@@ -59,13 +71,17 @@ class EMATeacher(nn.Module):
     learns = False
     updates: Tensor  # their number so far, int64; a buffer, so that it is saved and resumed
 
-    def __init__(self, encoder: nn.Module, momentum: Scheduled = 0.996, *, warmup: int = 0) -> None:
+    def __init__(
+        self, encoder: nn.Module, momentum: Scheduled = 0.996, *, warmup: int = 0, copy: nn.Module | None = None
+    ) -> None:
         super().__init__()
         _check_module(encoder)
         _check_not_sharded(encoder)
         self.momentum = momentum if callable(momentum) else closed_fraction("momentum", momentum)
         self.warmup = whole_number("warmup", warmup, least=0)
-        self.target_model = freeze(deepcopy(encoder), for_good=True)
+        if copy is not None:
+            check_separate(copy, encoder)
+        self.target_model = freeze(independent_copy(encoder) if copy is None else copy, for_good=True)
         self.average: nn.Module | None = None
         self._keep_average()
         self.register_buffer("updates", torch.zeros((), dtype=torch.int64))
@@ -74,18 +90,25 @@ class EMATeacher(nn.Module):
         self._momentum()  # a bad schedule is refused now, not hours later
         self._pairs: Pairs | None = None
         self._watch = StepWatch(encoder)
+        self._passes_checked = False
+        self._copied: ReferenceType[nn.Module] | None = weakref.ref(encoder)
+        if copy is not None:
+            self._paired(encoder).move(1.0)
+        self._written = self._writes()
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "EMATeacher":
-        known = self._passed.holds(self.updates)
+        known, untouched = self._passed.holds(self.updates), self._writes() == self._written
         super()._apply(fn, recurse)  # pyright: ignore[reportUnknownMemberType]
         if known:
             self._passed.set(self.updates, self._passed.count)
         self._keep_average()  # `.to(torch.bfloat16)` of the module that holds the teacher arrives here
+        if untouched:
+            self._written = self._writes()
         return self
 
     def __getstate__(self) -> dict[str, Any]:
         # A copy follows another encoder, and its counter starts with another version.
-        return {**vars(self), "_pairs": None, "_watch": StepWatch(), "_passed": _HostCount()}
+        return {**vars(self), "_pairs": None, "_watch": StepWatch(), "_passed": _HostCount(), "_copied": None}
 
     def _keep_average(self) -> None:
         """Keep a float32 average of a copy that runs in half precision."""
@@ -95,7 +118,7 @@ class EMATeacher(nn.Module):
                     "teacher.target_model is in half precision now and was sharded before, so its float32 average "
                     "cannot be put beside it; cast before fully_shard, or give fully_shard a MixedPrecisionPolicy."
                 )
-            self.average = (deepcopy(self.target_model) if self.average is None else self.average).float()
+            self.average = (independent_copy(self.target_model) if self.average is None else self.average).float()
         elif self.average is not None:  # the more precise of the two, and no longer needed
             with torch.no_grad():
                 for tensor, precise in zip(_tensors(self.target_model), _tensors(self.average), strict=True):
@@ -107,8 +130,40 @@ class EMATeacher(nn.Module):
             self._watch.used = True
             if not torch.compiler.is_compiling() and self.momentum != 1.0:
                 self._watch.forward(encoder)
+        if not (self._passes_checked or torch.compiler.is_compiling() or torch.is_inference_mode_enabled()):
+            return self._first_pass(encoder, target)
         with torch.no_grad():
             return self.target_model(target)
+
+    def _first_pass(self, encoder: Encoder[Any], target: Any) -> Embeddings | Encoded:
+        """The first pass: with the encoder as its own first pass left it, and checked."""
+        self._passes_checked = True
+        copied = None if self._copied is None else self._copied()
+        if copied is not None and self._is_stale(copied, encoder):
+            self._paired(copied).move(1.0)
+        parts = list(self.target_model.modules())
+        if not sharded(parts) and not any(map(is_wrapper, parts)):
+            with torch.enable_grad():  # the copy is frozen, so that this costs nothing
+                made = self.target_model(target)
+            if not check_runs_alone(self.target_model, made, copied or encoder):
+                return made
+        else:
+            warn_of_outsiders(self.target_model)
+        with torch.no_grad():
+            return self.target_model(target)
+
+    def _is_stale(self, copied: nn.Module, encoder: object) -> bool:
+        """Whether the copy may lack what the encoder's first batch initialised."""
+        is_other = isinstance(encoder, nn.Module) and unwrapped(encoder) is not unwrapped(copied)
+        moved = self.momentum == 1.0 or self._writes() != self._written or self._passed.read(self.updates) > 0
+        return not is_other and not moved and not sharded(chain(copied.modules(), self.modules()))
+
+    def _writes(self) -> list[int]:
+        return list(map(version, self.target_model.parameters()))
+
+    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
+        self._copied = None
+        super()._load_from_state_dict(*args, **kwargs)  # pyright: ignore[reportUnknownMemberType]
 
     def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
         if self.momentum != 1.0:
@@ -139,6 +194,8 @@ class EMATeacher(nn.Module):
 
     def _paired(self, encoder: nn.Module) -> Pairs:
         _check_module(encoder)
+        if not self._passes_checked:
+            warn_of_outsiders(self.target_model)
         average, run = (self.target_model, None) if self.average is None else (self.average, self.target_model)
         return Pairs(self, average, run, encoder)
 

@@ -19,6 +19,7 @@ Lists = tuple[list[Tensor], list[Tensor]]  # teacher, student
 
 version: Callable[[Tensor], int] = attrgetter("_version")  # how often a tensor was written to
 _dtype: Callable[[Tensor], torch.dtype] = attrgetter("dtype")
+_AVERAGED = (torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.complex64, torch.complex128)
 _END = object()  # a removal at the very end would go unnoticed without
 
 
@@ -73,15 +74,20 @@ class Pairs:
         moving = {
             name: tensor
             for name, tensor in teacher.items()
-            if (tensor.is_floating_point() or tensor.is_complex()) and (id(tensor) in parameters or _is_finite(tensor))
+            if can_be_averaged(tensor) and (id(tensor) in parameters or _is_finite(tensor))
         }
         alike = [name for name, tensor in moving.items() if tensor.dtype == online[name].dtype]
         self._alike = _both(teacher, online, alike)
         self._unlike = _both(teacher, online, [name for name in moving if teacher[name].dtype != online[name].dtype])
-        self._copied = _both(teacher, online, [name for name in teacher if name not in moving])
+        copied = [name for name in teacher if name not in moving]
+        self._copied = _both(teacher, online, [name for name in copied if teacher[name].layout == torch.strided])
+        self._sparse = _both(teacher, online, [name for name in copied if teacher[name].layout != torch.strided])
         self._run: Lists = ([], [])
         if run is not None:
-            self._run = list(map(local, named[2].values())), list(map(local, teacher.values()))
+            dense = [name for name in teacher if teacher[name].layout == torch.strided]
+            self._run = _both(named[2], teacher, dense)
+            sparse = _both(named[2], teacher, [name for name in teacher if name not in dense])
+            self._sparse = self._sparse[0] + sparse[0], self._sparse[1] + sparse[1]
         plain = all(type(tensor) in (Tensor, nn.Parameter) for tensor in chain(teacher.values(), online.values()))
         # The quicker of the two, where it is understood.
         self._without_grad = torch.inference_mode() if plain else torch.no_grad()
@@ -131,8 +137,21 @@ class Pairs:
                     torch._foreach_lerp_(teacher, [o.to(t.dtype) for t, o in zip(teacher, student, strict=True)], share)
             if self._copied[0]:
                 torch._foreach_copy_(*self._copied)
+            for teacher, student in zip(*self._sparse, strict=True):
+                _copy_sparse(teacher, student)
             if self._run[0]:
                 torch._foreach_copy_(*self._run)
+
+
+def can_be_averaged(tensor: Tensor) -> bool:
+    """Whether torch has the average of such tensors; not of sparse ones, or those of 8 bits."""
+    return tensor.layout == torch.strided and tensor.dtype in _AVERAGED
+
+
+def _copy_sparse(teacher: Tensor, student: Tensor) -> None:
+    if teacher.layout != torch.sparse_coo:  # the others keep their number of values
+        teacher.resize_as_sparse_(student)
+    teacher.copy_(student)
 
 
 def _is_finite(buffer: Tensor) -> bool:

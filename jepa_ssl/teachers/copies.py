@@ -1,0 +1,179 @@
+"""A copy of the encoder that shares nothing with it, or a sentence that says what is in the way."""
+
+# pyright: reportPrivateUsage=false
+# torch tells under a private name alone whether a tensor overlaps itself.
+
+from collections.abc import Iterator
+from copy import deepcopy
+from itertools import chain
+from typing import Any, cast
+from warnings import warn
+
+import torch
+from torch import Tensor, nn
+
+from jepa_ssl.names import submodules
+from jepa_ssl.teachers.reach import attributes, outsiders, reached
+
+_SPARSE = (torch.sparse_coo, torch.sparse_csr, torch.sparse_csc, torch.sparse_bsr, torch.sparse_bsc)
+
+
+def independent_copy(encoder: nn.Module) -> nn.Module:
+    """A deep copy of `encoder`, in which each parameter and buffer has memory of its own.
+
+    Tensors that torch cannot copy, such as a cached activation or the weight that `weight_norm` and pruning compute,
+    are copied without their graph.
+
+    Raises:
+        ValueError: something cannot be copied, or the copy would share it; the message names the attribute.
+    """
+    _check_tensors(encoder)
+    memo = without_graph(encoder)
+    try:
+        copied = deepcopy(encoder, dict(memo))
+    except Exception as error:  # of any kind: each part of a model decides how it is copied
+        raise ValueError(
+            f"encoder cannot be copied, because of {_culprit(encoder, memo)} ({type(error).__name__}: {error}); remove "
+            f"it while EMATeacher is built, or build a second encoder alike and give it: EMATeacher(encoder, "
+            f"copy=second)."
+        ) from error
+    check_separate(copied, encoder)
+    _give_own_memory(copied)
+    return copied
+
+
+def without_graph(module: nn.Module) -> dict[int, Any]:
+    """Copies of the tensors in `module` that torch cannot copy, by identity: the memo of a `deepcopy`."""
+    plain = [thing for _, value in attributes(module) for thing in reached(value) if isinstance(thing, Tensor)]
+    return {
+        id(tensor): tensor.detach().clone()
+        for tensor in chain(plain, module.buffers())
+        if not tensor.is_leaf or tensor.layout in _SPARSE
+    }
+
+
+def check_separate(copied: nn.Module, encoder: nn.Module) -> None:
+    """Raise a ValueError if `copied` has a module, a parameter or a buffer of `encoder`."""
+    own = {id(part) for part in encoder.modules()} | {_memory(tensor) for tensor in _tensors(encoder)}
+    shared = [name or type(part).__name__ for name, part in submodules(copied) if id(part) in own]
+    named = chain(copied.named_parameters(), copied.named_buffers())
+    shared += [name for name, tensor in named if _memory(tensor) in own]
+    if shared:
+        raise ValueError(
+            f"the copy of encoder shares {shared} with it, but EMATeacher needs weights of its own; let __deepcopy__ "
+            f"copy them, or build a second encoder alike and give it: EMATeacher(encoder, copy=second)."
+        )
+
+
+def _tensors(module: nn.Module) -> Iterator[Tensor]:
+    return chain(module.parameters(), module.buffers())
+
+
+def _memory(tensor: Tensor) -> int:
+    """Where the storage of a tensor begins; the tensor's identity where it has none."""
+    plain = type(tensor) in (Tensor, nn.Parameter) and tensor.layout == torch.strided and not tensor.is_meta
+    return (plain and tensor.untyped_storage().data_ptr()) or id(tensor)
+
+
+def _check_tensors(encoder: nn.Module) -> None:
+    parameters = list(encoder.named_parameters())
+    for name, tensor in [*parameters, *encoder.named_buffers()]:
+        if nn.parameter.is_lazy(tensor):
+            raise ValueError(
+                f"encoder's {name} has no shape yet; run the encoder on one batch before EMATeacher(encoder)."
+            )
+        if tensor.is_nested or (tensor.layout in _SPARSE and isinstance(tensor, nn.Parameter)):
+            kind = "a nested tensor" if tensor.is_nested else "a sparse parameter"
+            raise ValueError(
+                f"encoder's {name} is {kind}, of which EMATeacher cannot keep an average; make it dense, or a sparse "
+                f"buffer, which is copied."
+            )
+
+
+def _culprit(encoder: nn.Module, memo: dict[int, Any]) -> str:
+    """The attribute that `deepcopy` fails on."""
+    modules = {id(part): part for part in encoder.modules()}  # each is looked at by itself
+    registered = chain(encoder.named_parameters(), encoder.named_buffers())
+    for name, value in chain(attributes(encoder), registered):
+        try:
+            deepcopy(value, {**memo, **modules})
+        except Exception:
+            return f"its attribute {name}, a {type(value).__name__}"
+    return f"the __deepcopy__ or __getstate__ of {type(encoder).__name__} or of a part of it"
+
+
+def _give_own_memory(copied: nn.Module) -> None:
+    """Separate expanded tensors and views of one another, which cannot be averaged in place."""
+    taken: dict[int, list[tuple[int, int]]] = {}
+    for tensor in _tensors(copied):
+        if (memory := _memory(tensor)) == id(tensor):
+            continue
+        last = sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
+        start, end = tensor.data_ptr(), tensor.data_ptr() + (last + 1) * tensor.element_size()
+        parts = taken.setdefault(memory, [])
+        if torch._debug_has_internal_overlap(tensor) or any(start < there and begin < end for begin, there in parts):
+            tensor.data = tensor.detach().clone(memory_format=torch.contiguous_format)
+        else:
+            parts.append((start, end))
+
+
+# ---- does the copy run its own weights? --------------------------------------------------------------------
+
+
+def check_runs_alone(copied: nn.Module, made: Any, encoder: object) -> bool:
+    """Whether `made`, which the frozen copy made with gradients enabled, carries a gradient, of the target perhaps.
+
+    Raises:
+        ValueError: it depends on parameters that are not the copy's.
+    """
+    with_gradient = [z for z in reached(made) if isinstance(z, Tensor) and z.requires_grad]
+    others = [leaf for leaf in _leaves(with_gradient) if isinstance(leaf, nn.Parameter)]
+    if others:
+        names = {id(p): n for n, p in encoder.named_parameters()} if isinstance(encoder, nn.Module) else {}
+        found = sorted(names[id(p)] for p in others if id(p) in names)
+        what = f"the encoder's own {found}" if found else f"{len(others)} parameters that are not registered in it"
+        raise ValueError(f"the teacher's copy of the encoder runs {what}, which update does not move{_where(copied)}")
+    return bool(with_gradient)
+
+
+def warn_of_outsiders(copied: nn.Module) -> None:
+    """Warn if attributes of the copy show that it may run what is not its own: for a pass that no check could see."""
+    if outsiders(copied):
+        warn(
+            f"the teacher's copy of the encoder reaches trained parameters that update does not move{_where(copied)}",
+            stacklevel=4,
+        )
+
+
+def _where(copied: nn.Module) -> str:
+    found = outsiders(copied)
+    if not found:
+        return "; keep every module as an attribute of the encoder, and call it as self.name."
+    name, value = found[0]
+    if not callable(value):
+        return f": they are in its attribute {name}, a {type(value).__name__}; use an nn.ModuleList or nn.ModuleDict."
+    owner, _, last = name.rpartition(".")
+    if last == "run":
+        return f": its {name} calls a model from outside; call the one that it is given, run=lambda model, x: model(x)."
+    if hasattr(value, "_torchdynamo_orig_callable"):
+        return (
+            f": its {name} is a compiled function, and copies share functions; use {owner or 'encoder'}.compile() in "
+            f"its place, or assign it after EMATeacher(encoder)."
+        )
+    return (
+        f": its {name} is a function that holds a module, and copies share functions; let it use an attribute of the "
+        f"encoder, self.model, or assign it after EMATeacher(encoder)."
+    )
+
+
+def _leaves(tensors: list[Tensor]) -> Iterator[Tensor]:
+    nodes: list[Any] = [cast(Any, torch.autograd.graph.get_gradient_edge(z)).node for z in tensors]
+    seen: set[Any] = set()
+    while nodes:
+        node = nodes.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        if hasattr(node, "variable"):
+            yield node.variable
+        nodes += [following for following, _ in node.next_functions]
