@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from jepa_ssl.checks import non_negative
 from jepa_ssl.losses import cosine_loss
+from jepa_ssl.monitor.movement import MovementWatch
 from jepa_ssl.names import unwrapped
 from jepa_ssl.prediction import check_fit, in_target_order, mean_where_hidden
 from jepa_ssl.protocols import (
@@ -110,6 +111,7 @@ class JEPAObjective(nn.Module, Generic[InstanceT]):
             monitor.inform(Setup(weight, regularize == "features", isinstance(unwrapped(teacher), TargetNetwork)))
         self.condition = condition
         self.monitor = monitor
+        self._movement = MovementWatch()
 
     def forward(
         self,
@@ -133,6 +135,8 @@ class JEPAObjective(nn.Module, Generic[InstanceT]):
                 `precomputed_target` is given, but the target is not the whole instance, or it lacks what a teacher
                 that learns needs.
         """
+        if self.training and torch.is_grad_enabled():
+            self._movement.used = True
         made = self.views(instance, generator=generator)
         targets: list[tuple[Any, Encoded]] = []
         contexts: list[Encoded] = []
@@ -157,8 +161,13 @@ class JEPAObjective(nn.Module, Generic[InstanceT]):
         return loss
 
     def update(self, encoder: Encoder[InstanceT]) -> None:
-        """Update the teacher and the monitor: call it once after each optimizer step."""
+        """Update the teacher and the monitor: call it once after each optimizer step.
+
+        Warns once if encoder, predictor or another trained part never moves: the optimizer does not have it.
+        """
         unwrapped(self.teacher).update(encoder)
+        if self._movement.used:
+            self._movement.step(self, encoder)
         if self.monitor is not None:
             self.monitor.step()
 

@@ -7,11 +7,11 @@ from collections.abc import Iterator
 from copy import deepcopy
 from itertools import chain
 from typing import Any, cast
-from warnings import warn
 
 import torch
 from torch import Tensor, nn
 
+from jepa_ssl.checks import warn_caller
 from jepa_ssl.names import submodules
 from jepa_ssl.teachers.reach import attributes, outsiders, reached
 
@@ -139,9 +139,8 @@ def check_runs_alone(copied: nn.Module, made: Any, encoder: object) -> bool:
 def warn_of_outsiders(copied: nn.Module) -> None:
     """Warn if attributes of the copy show that it may run what is not its own: for a pass that no check could see."""
     if outsiders(copied):
-        warn(
-            f"the teacher's copy of the encoder reaches trained parameters that update does not move{_where(copied)}",
-            stacklevel=4,
+        warn_caller(
+            f"the teacher's copy of the encoder reaches trained parameters that update does not move{_where(copied)}"
         )
 
 

@@ -2,10 +2,10 @@
 
 import weakref
 from collections.abc import Sequence
-from warnings import warn
 
 from torch import Tensor, nn
 
+from jepa_ssl.checks import warn_caller
 from jepa_ssl.teachers.tensors import version
 
 STEPS_WITHOUT_UPDATE = 30
@@ -55,10 +55,9 @@ class StepWatch:
             self._say_forgotten()
 
     def _say_forgotten(self) -> None:
-        warn(
+        warn_caller(
             f"the encoder has moved {STEPS_WITHOUT_UPDATE} times and EMATeacher never; call update(encoder) after each "
-            f"optimizer step, or give momentum=1 if the teacher is to stay as it is.",
-            stacklevel=4,
+            f"optimizer step, or give momentum=1 if the teacher is to stay as it is."
         )
 
     def update(self, trainable: Sequence[Tensor]) -> None:
@@ -74,10 +73,9 @@ class StepWatch:
             self._repeated = self._repeated + 1 if self._idle else 0
             self._idle = 0
             if self._repeated == REPEATED:
-                warn(
+                warn_caller(
                     f"EMATeacher.update was called more than once between two optimizer steps, {REPEATED} times in a "
-                    f"row; call it once, behind optimizer.step(), and not behind each micro-batch.",
-                    stacklevel=3,
+                    f"row; call it once, behind optimizer.step(), and not behind each micro-batch."
                 )
 
     def _look_at(self, sample: Sequence[Tensor]) -> None:

@@ -114,6 +114,7 @@ def two_optimizers(encoder: Any, jepa: Any, backward: Any, step: Any) -> None:
     parameters = list(encoder.parameters())
     for few in range(len(parameters)):
         turns = [[p for i, p in enumerate(parameters) if (i == few) == turn] for turn in (True, False)]
+        turns[0].extend(jepa.predictor.parameters())
         optimizers = [torch.optim.SGD(turn, lr=0.1) for turn in turns]  # pyright: ignore
         for i in range(12):
             backward()
@@ -240,6 +241,7 @@ def test_saving_says_nothing_of_what_is_right(right: str):
             jepa(lambda flat: encoder(flat), torch.randn(4, 6))
         if right != "never moved":
             nn.init.normal_(encoder.trunk[0].weight)
+            nn.init.normal_(next(jepa.predictor.parameters()))
         if right == "updated":
             jepa.update(encoder)
     with warnings.catch_warnings():

@@ -1,0 +1,89 @@
+"""Warn if training never moves the encoder, the predictor or the projector: the optimizer does not have them."""
+
+# pyright: reportPrivateUsage=false
+# torch counts the writes to a tensor under a private name.
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from jepa_ssl.checks import warn_caller
+from jepa_ssl.names import unwrapped
+
+STEPS = 30  # after so many nothing is excused; a GradScaler skips fewer at the start
+PERIOD = 1000  # steps from one look to the next, for an optimizer that is rebuilt
+
+State = list[tuple[Tensor, int]]  # parameters that take gradients, and how often each was written to
+
+
+class MovementWatch:
+    """Looks at the parameters in two steps of every `PERIOD`, and warns once.
+
+    A parameter moves if it is written to, as an optimizer does even at learning rate 0. Frozen parts are left out.
+    """
+
+    def __init__(self) -> None:
+        self.used = False  # a loss was computed in training; all that a compiled pass may leave behind
+        self._steps = 0
+        self._warned = False
+        self._before: dict[str, State] = {}
+        self._samples: dict[str, Tensor] = {}
+
+    def __reduce__(self) -> Any:
+        return MovementWatch, ()  # a copy watches its own parameters
+
+    def step(self, objective: nn.Module, encoder: object) -> None:
+        """Count an optimizer step after a JEPA loss."""
+        self.used = False
+        place = self._steps % PERIOD
+        self._steps += 1
+        if self._warned or place not in (0, STEPS):
+            return
+        now = {name: _state(parameters) for name, parameters in _parts(objective, encoder).items()}
+        if place == 0:
+            self._before = now
+            self._samples = {name: _smallest(state).detach().clone() for name, state in now.items() if state}
+            return
+        still = [name for name, state in now.items() if state and self._is_still(name, state)]
+        self._before, self._samples = {}, {}
+        if still:
+            self._warned = True
+            _warn(still)
+
+    def _is_still(self, name: str, state: State) -> bool:
+        before = self._before.get(name, [])
+        if len(before) != len(state) or any(p is not q or n != m for (p, n), (q, m) in zip(before, state, strict=True)):
+            return False
+        # Fused optimizers, and those that write to `p.data`, do not count as writing.
+        smallest = _smallest(state).detach()
+        return type(smallest) is not Tensor or torch.equal(smallest, self._samples[name])
+
+
+def _parts(objective: nn.Module, encoder: object) -> dict[str, Iterable[nn.Parameter]]:
+    """The parts that JEPA trains, those of the objective first."""
+    parts = {name: part.parameters() for name, part in objective.named_children() if name in ("predictor", "teacher")}
+    if isinstance(encoder, nn.Module):
+        own: Mapping[str, nn.Module] = dict(unwrapped(encoder).named_children())
+        if "projector" in own:
+            parts["projector"] = own["projector"].parameters()
+        parts["encoder"] = encoder.parameters()
+    return parts
+
+
+def _state(parameters: Iterable[nn.Parameter]) -> State:
+    return [(p, p._version) for p in parameters if p.requires_grad]
+
+
+def _smallest(state: State) -> Tensor:
+    return min((p for p, _ in state), key=Tensor.numel)
+
+
+def _warn(still: list[str]) -> None:
+    lacking = ["the encoder's parameters"] * ("encoder" in still) + ["*jepa.parameters()"] * (still != ["encoder"])
+    warn_caller(
+        f"no parameter of the {' or the '.join(still)} was changed in {STEPS} calls of update, each after a JEPA loss; "
+        f"give {' and '.join(lacking)} to the optimizer, again whenever you build a new one, or call "
+        f"requires_grad_(False) on what is to stay as it is."
+    )
