@@ -21,6 +21,8 @@ IN_A_ROW = 3
 
 GRADIENTS = "gradients"
 
+BYTES_OF_AN_ITEM = 2**14  # 3000 numbers of each of the latest items
+
 
 class CollapseWarning(UserWarning):
     """The embeddings of a stream have collapsed, or the JEPA gradient is out of proportion to the task's."""
@@ -57,8 +59,10 @@ class CollapseMonitor(nn.Module):
     With several processes (`torch.distributed`, its default group) the first watches its own items and reports for all:
     they have the same weights.
 
-    Nothing waits for a GPU: measures are read half of `every` steps later. The state, with the latest items in it, is
-    saved and resumed with the objective's. In a `state_dict` it is one uint8 tensor.
+    Nothing waits for a GPU: measures are read half of `every` steps later. The state is saved and resumed with the
+    objective's: as one uint8 tensor `[16384 * items]`, for savers want the same shape after any number of steps. Of a
+    state that needs more, that of wide embeddings in many streams, the latest items are left out, and are collected
+    again. With several processes only the first one has a state.
 
     Args:
         every: steps from one measurement to the next.
@@ -202,19 +206,20 @@ class CollapseMonitor(nn.Module):
         ]
 
     def get_extra_state(self) -> Tensor:
-        return pack(
-            {
-                "steps": self.steps,
-                "episodes": [asdict(episode) for episode in self.episodes],
-                "pools": {stream: pool.state() for stream, pool in self._pools.items()},
-                "general": dict(self._general),
-                "unread": [measured.state() for measured in self._unread],
-                "watches": {stream: asdict(watch) for stream, watch in self._watches.items()},
-                "shares": list(self._shares),
-            }
-        )
+        state = {
+            "steps": self.steps,
+            "episodes": [asdict(episode) for episode in self.episodes],
+            "pools": {stream: pool.state() for stream, pool in self._pools.items() if pool.batches},
+            "general": dict(self._general),
+            "unread": [measured.state() for measured in self._unread],
+            "watches": {stream: asdict(watch) for stream, watch in self._watches.items()},
+            "shares": list(self._shares),
+        }
+        return pack(state, BYTES_OF_AN_ITEM * self.items, spare=("pools", "unread", "episodes"))
 
     def set_extra_state(self, state: Tensor) -> None:
+        if rank() > 0:
+            return
         saved = unpack(state)
         self.steps = saved["steps"]
         self.episodes = [Episode(**episode) for episode in saved["episodes"]]
@@ -223,6 +228,13 @@ class CollapseMonitor(nn.Module):
         self._unread = [Measurement.restored(measured) for measured in saved["unread"]]
         self._watches = {stream: Watch(**watch) for stream, watch in saved["watches"].items()}
         self._shares = list(saved["shares"])
+
+    def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
+        if rank() == 0:  # a saver of distributed states takes any process's, so that only one may have it
+            super()._save_to_state_dict(destination, prefix, keep_vars)  # pyright: ignore[reportUnknownMemberType]
+
+    def _load_from_state_dict(self, state_dict: Any, prefix: str, metadata: Any, strict: bool, *lists: Any) -> None:
+        super()._load_from_state_dict(state_dict, prefix, metadata, strict and rank() == 0, *lists)  # pyright: ignore[reportUnknownMemberType]
 
 
 def _check_log(log: object) -> None:

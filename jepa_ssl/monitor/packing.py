@@ -1,27 +1,45 @@
-"""States of numbers, texts and tensors as one tensor, which everything that saves tensors can save."""
+"""States of numbers, texts and tensors as one tensor of a fixed size, which everything that saves tensors can save."""
 
 import base64
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
 
-def pack(state: Mapping[str, Any]) -> Tensor:
-    """`state` as JSON in a uint8 tensor, `[bytes]`; the same state is the same tensor.
+def pack(state: Mapping[str, Any], size: int, spare: Iterable[str] = ()) -> Tensor:
+    """`state` as JSON in a uint8 tensor, `[size]`; the same state is the same tensor.
 
-    >>> unpack(pack({"steps": 3, "pool": torch.eye(2)}))
+    If it is longer than that, the lists and mappings under the names in `spare` are emptied, one after the other.
+
+    >>> unpack(pack({"steps": 3, "pool": torch.eye(2)}, 1000))
     {'steps': 3, 'pool': tensor([[1., 0.],
             [0., 1.]])}
+    >>> unpack(pack({"steps": 3, "pool": {"a": torch.eye(2)}}, 40, spare=["pool"]))
+    {'steps': 3, 'pool': {}}
+
+    Raises:
+        ValueError: it is longer all the same.
     """
-    return torch.frombuffer(bytearray(json.dumps(dict(state), default=_as_json).encode()), dtype=torch.uint8)
+    text = _text(state)
+    for part in spare:
+        if len(text) > size:
+            state = {**state, part: type(state[part])()}
+            text = _text(state)
+    if len(text) > size:
+        raise ValueError(f"size is {size}, but the state takes {len(text)} bytes; raise it.")
+    return torch.frombuffer(bytearray(text.ljust(size)), dtype=torch.uint8)  # JSON takes spaces at its end
 
 
 def unpack(packed: Tensor) -> dict[str, Any]:
     """The state that was packed. Its tensors are on the CPU, and its tuples have become lists."""
     return json.loads(_bytes_of(packed), object_hook=_from_json)
+
+
+def _text(state: Mapping[str, Any]) -> bytes:
+    return json.dumps(dict(state), default=_as_json).encode()
 
 
 def _as_json(tensor: Tensor) -> dict[str, Any]:

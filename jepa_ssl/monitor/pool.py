@@ -27,6 +27,8 @@ class Pool:
         return self.size >= self.items
 
     def add(self, parts: Mapping[str, Tensor]) -> None:
+        if not len(parts["embedding"]):
+            return  # a stream may always be empty
         self.batches.append(self._some(parts))
         self.size += len(self.batches[-1]["embedding"])
         self.is_fresh = True
@@ -55,11 +57,14 @@ class Pool:
         return {part: torch.cat([batch[part].to(device) for batch in self.batches])[-self.items :] for part in shared}
 
     def state(self) -> dict[str, Any]:
-        return {"batches": list(self.batches), "size": self.size, "is_fresh": self.is_fresh}
+        """Of the oldest batch only the items that count, so that the state has at most `items` of them."""
+        first = {part: z[max(self.size - self.items, 0) :] for part, z in self.batches[0].items()}
+        return {"batches": [first, *self.batches[1:]], "is_fresh": self.is_fresh}
 
     def restored(self, state: Mapping[str, Any]) -> "Pool":
         """This pool with a saved state."""
-        vars(self).update({**state, "batches": list(state["batches"])})
+        self.batches, self.is_fresh = list(state["batches"]), state["is_fresh"]
+        self.size = sum(len(batch["embedding"]) for batch in self.batches)
         return self
 
 

@@ -260,10 +260,31 @@ def test_padding_takes_no_place_of_real_items():
 
 def test_slices_of_a_large_tensor_are_not_kept_alive():
     """Encoders that embed all nodes at once return parts of one tensor."""
-    monitor, file = CollapseMonitor(), io.BytesIO()
+    monitor = CollapseMonitor()
     monitor.observe(one(torch.randn(10_000, 16, generator=seeded())[:32]))
-    torch.save(monitor.state_dict(), file)
-    assert len(file.getvalue()) < 50_000
+    (kept,) = monitor._pools["node"].batches  # pyright: ignore[reportPrivateUsage]
+    assert all(part.untyped_storage().nbytes() == 32 * 16 * 4 for part in kept.values())
+
+
+def test_a_stream_that_is_always_empty_takes_no_room():
+    monitor = CollapseMonitor(items=8)
+    for _ in range(50):
+        monitor.observe(one(torch.zeros(0, 16)))
+        monitor.step()
+    assert monitor._pools["node"].batches == []  # pyright: ignore[reportPrivateUsage]
+    assert not watch(monitor, [one(cloud(step)) for step in range(20)])
+
+
+def test_a_state_that_is_too_large_is_saved_without_the_latest_items():
+    rows: list[dict[str, Any]] = []
+    monitor = CollapseMonitor(items=8, log=lambda row, _: rows.append(row))
+    losses = [one(torch.randn(8, 20_000, generator=seeded(step))) for step in range(12)]
+    watch(monitor, losses)
+    resumed = CollapseMonitor(items=8, log=lambda row, _: rows.append(row))
+    resumed.load_state_dict(monitor.state_dict())
+    assert resumed.steps == 12
+    watch(resumed, losses * 2)
+    assert [row["monitor/step"] for row in rows] == [1, 10, 20, 30]
 
 
 # ---- gradients ---------------------------------------------------------------------------------------------

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
+import torch.distributed.checkpoint as dcp
 from builders import FlatEncoder, seeded
 from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict import (
@@ -26,8 +27,9 @@ from torch.distributed.tensor import DTensor
 from torch.distributed.tensor.debug import CommDebugMode
 from torch.nn.parallel import DistributedDataParallel
 
-from jepa_ssl import EntryMasker, JEPAObjective, MLPPredictor
+from jepa_ssl import CollapseMonitor, Encoded, EntryMasker, JEPAObjective, MLPPredictor
 from jepa_ssl.maskers import Seeds
+from jepa_ssl.protocols import JEPALoss
 from jepa_ssl.schedules import LinearSchedule
 from jepa_ssl.teachers import EMATeacher
 
@@ -290,6 +292,35 @@ def wrapped_in_ddp(rank: int) -> dict[str, Any]:
     }
 
 
+def watched(rank: int, steps: range, start: Callable[[Any], object] = lambda state: None) -> tuple[Any, Any]:
+    """A monitor and the rows of its log; each process has items of its own."""
+    rows: list[Any] = []
+    monitor = CollapseMonitor(items=8, log=lambda row, step: rows.append((row, step)))
+    start(monitor)
+    for step in steps:
+        z = torch.randn(3, 6, generator=seeded(2 * step + rank))
+        monitor.observe(JEPALoss(z.mean(), {}, {"node": z}, {"node": z}, Encoded({"node": z})))
+        monitor.step()
+    return monitor, rows
+
+
+def monitored(rank: int, folder: Path) -> tuple[list[Any], int]:
+    """Saved in both ways of docs/sharded.md."""
+    monitor, _ = watched(rank, range(17))
+    modules = nn.ModuleList([nn.Linear(2, 2), monitor])
+    saved = get_model_state_dict(modules, options=SAVED)
+    if rank == 0:
+        save(saved, folder / "monitor.pt")
+    wait_for(folder / "monitor.pt")
+    again = CollapseMonitor(items=8)
+    gathered_state = torch.load(folder / "monitor.pt", weights_only=True, mmap=True)
+    set_model_state_dict(nn.ModuleList([nn.Linear(2, 2), again]), gathered_state, options=SAVED)
+    # So that the first process has more to save, and the other is asked for what both have.
+    more = {"first": torch.ones(1000)} if rank == 0 else {}
+    dcp.save({"monitor": monitor.state_dict(), **more}, checkpoint_id=folder / "dcp")
+    return watched(rank, range(60))[1], again.steps
+
+
 def in_one_process_of_two(rank: int, folder: Path) -> None:
     torch.set_num_threads(1)
     rendezvous, timeout = f"file://{folder / 'rendezvous'}", timedelta(seconds=100)
@@ -303,6 +334,7 @@ def in_one_process_of_two(rank: int, folder: Path) -> None:
         "precisions": precisions(mesh),
         "refused": refused(mesh),
         "ddp": wrapped_in_ddp(rank),
+        "monitored": monitored(rank, folder),
     }
     torch.save(results, folder / f"{rank}.pt")
     dist.destroy_process_group()
@@ -318,8 +350,12 @@ def alone() -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def results(tmp_path_factory: pytest.TempPathFactory) -> list[Any]:
-    folder = tmp_path_factory.mktemp("processes")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("processes")
+
+
+@pytest.fixture(scope="module")
+def results(folder: Path) -> list[Any]:
     processes: Any = torch.multiprocessing.spawn(  # pyright: ignore[reportPrivateImportUsage]
         in_one_process_of_two, (folder,), nprocs=2, join=False
     )
@@ -400,6 +436,21 @@ def test_under_ddp_the_teachers_stay_alike_by_themselves(results: list[Any]):
         assert result["collectives"] == 0
     assert len(one["teacher"]) == 6
     assert all(torch.equal(p, two["teacher"][name]) for name, p in one["teacher"].items())
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:torch.distributed is disabled")
+def test_a_monitor_that_two_processes_saved_goes_on_in_one(results: list[Any], folder: Path):
+    def load(monitor: CollapseMonitor) -> None:
+        state = {"monitor": monitor.state_dict()}
+        dcp.load(state, checkpoint_id=folder / "dcp", no_dist=True)
+        monitor.load_state_dict(state["monitor"])
+
+    (unbroken, steps), (silent, none) = (result["monitored"] for result in results)
+    assert len(unbroken) > 4
+    assert not silent
+    assert (steps, none) == (17, 0)
+    assert watched(0, range(17, 60), load)[1] == [(row, step) for row, step in unbroken if step > 17]
 
 
 @pytest.mark.slow
