@@ -24,7 +24,8 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
     ...     (Path(folder) / "greeting").read_bytes()
     b'hello'
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}{SUFFIX}")
+    name = os.fsdecode(os.fsencode(path.name)[:100])  # a long one may leave no room
+    temporary = path.with_name(f".{name}.{os.getpid()}{SUFFIX}")
     try:
         with open(temporary, "w+b") as file:
             write(file)
@@ -42,7 +43,8 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
             f"or name another folder."
         ) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # it may hide the error that counts
+            temporary.unlink(missing_ok=True)
 
 
 def _sync(folder: Path) -> None:

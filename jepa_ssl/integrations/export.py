@@ -24,6 +24,9 @@ except ImportError as error:
     ) from error
 
 ENTRY = "jepa_ssl"  # in the file's header. One, for of several the library would write the order at random
+EIGHT_BITS = (torch.float8_e4m3fn, torch.float8_e5m2)
+STORED = (torch.float64, torch.float32, torch.float16, torch.bfloat16, *EIGHT_BITS, torch.bool, torch.complex64)
+STORED += (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint64, torch.uint32, torch.uint16, torch.uint8)
 SHOWN = 5  # names in an error
 
 
@@ -44,13 +47,14 @@ def export_encoder(encoder: nn.Module, path: str | os.PathLike[str], metadata: M
         FileNotFoundError: the folder does not exist.
         IsADirectoryError: `path` is a folder itself.
         TypeError: `encoder` is not a module, or holds something else than tensors; or JSON does not take `metadata`.
-        ValueError: a tensor has no values yet, or is not dense; a parameter is not finite, or a buffer has NaN.
+        ValueError: a tensor has no values yet, is not dense, or is of a dtype that safetensors does not store; a
+            parameter is not finite, or a buffer has NaN.
         OSError: the disk is full, or does not take the file for another reason; an existing file is still there.
     """
     path = Path(path)
-    if not path.parent.is_dir():
+    if not os.path.isdir(path.parent):  # Path's own raises an error of its own where a name is too long
         raise FileNotFoundError(f"path is {path}, but there is no folder {path.parent}; make it first.")
-    if path.is_dir():
+    if os.path.isdir(path):
         raise IsADirectoryError(f"path is {path}, a folder; name a file in it, such as {path / 'encoder.safetensors'}.")
     text = _as_json(metadata or {})
     # Copies, for the format takes no two tensors that share memory.
@@ -110,16 +114,22 @@ def _state(encoder: nn.Module) -> dict[str, Tensor]:
                 f"encoder holds {name}, a {type(value).__name__}, but only tensors can be exported and loaded; keep "
                 f"the rest in the metadata."
             )
-        if nn.parameter.is_lazy(value) or value.is_meta or value.layout != torch.strided:
-            reason = "is not dense" if value.layout != torch.strided else "has no values yet"
+        if nn.parameter.is_lazy(value) or value.is_meta:
             raise ValueError(
-                f"encoder's {name} {reason}; build it in full on a device, and run a lazy module once before."
+                f"encoder's {name} has no values yet; build it in full on a device, and run a lazy module once before."
+            )
+        if value.layout != torch.strided or value.dtype not in STORED:
+            reason = "not dense" if value.layout != torch.strided else describe(value)
+            raise ValueError(
+                f"encoder's {name} is {reason}, which safetensors does not store; make it dense tensors of float, int "
+                f"or complex64, or register it with persistent=False if your code can build it again."
             )
         tensors[name] = value
     return tensors
 
 
 def _as_json(metadata: Mapping[str, Any]) -> str:
+    _check_keys(metadata)
     try:
         return json.dumps(dict(metadata), sort_keys=True, allow_nan=False)
     except (TypeError, ValueError) as error:
@@ -129,13 +139,28 @@ def _as_json(metadata: Mapping[str, Any]) -> str:
         ) from error
 
 
+def _check_keys(value: object) -> None:
+    """JSON would write 1 and True as text, and the second over the first."""
+    if isinstance(value, Mapping):
+        for key, each in cast(Mapping[object, object], value).items():
+            if not isinstance(key, str):
+                raise TypeError(
+                    f"metadata cannot be written as JSON: {key!r} is a key of type {type(key).__name__}; use text as "
+                    f"keys."
+                )
+            _check_keys(each)
+    elif isinstance(value, list | tuple):
+        for each in cast(list[object], value):
+            _check_keys(each)
+
+
 def _check_numbers(encoder: nn.Module, tensors: Mapping[str, Tensor]) -> None:
     """A buffer may hold infinities: an attention mask does."""
     parameters = without_wrappers(encoder, dict(encoder.named_parameters(remove_duplicate=False)))
     bad = [
         name
         for name, tensor in tensors.items()
-        if (not tensor.isfinite().all() if name in parameters else tensor.isnan().any())
+        if (not _widened(tensor).isfinite().all() if name in parameters else _widened(tensor).isnan().any())
     ]
     if bad:
         raise ValueError(
@@ -144,20 +169,28 @@ def _check_numbers(encoder: nn.Module, tensors: Mapping[str, Tensor]) -> None:
         )
 
 
+def _widened(tensor: Tensor) -> Tensor:
+    return tensor.float() if tensor.dtype in EIGHT_BITS else tensor
+
+
 def _digest(tensors: Mapping[str, Tensor], metadata: str) -> str:
     """SHA-256 of metadata, names, dtypes, shapes and values; the format itself would not notice a flipped byte."""
     names = sorted(tensors)
     heads = [(name, str(tensors[name].dtype), list(tensors[name].shape)) for name in names]
     digest = hashlib.sha256(json.dumps([metadata, heads]).encode())
     for name in names:
-        digest.update(cast(Any, tensors[name].reshape(-1).view(torch.uint8).numpy()))
+        digest.update(cast(Any, _bits(tensors[name]).numpy()))
     return digest.hexdigest()
 
 
+def _bits(tensor: Tensor) -> Tensor:
+    return tensor.reshape(-1).view(torch.uint8)
+
+
 def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    if path.is_dir():
+    if os.path.isdir(path):
         raise IsADirectoryError(f"{path} is a folder; name the file in it that export_encoder wrote.")
-    if not path.exists():
+    if not os.path.exists(path):
         raise FileNotFoundError(f"{path} does not exist; name a file that export_encoder wrote.")
     try:
         with cast(Any, safe_open(path, framework="pt")) as file:
@@ -197,7 +230,7 @@ def _check_ties(own: Mapping[str, Tensor], stored: Mapping[str, Tensor], path: s
     for name in sorted(own):
         place = (own[name].data_ptr(), own[name].dtype, own[name].shape, own[name].stride())
         tied = first.setdefault(place, name)
-        if not torch.equal(stored[tied], stored[name]):
+        if not torch.equal(_bits(stored[tied]), _bits(stored[name])):
             raise ValueError(
                 f"the encoder ties {tied} and {name}, but {path} holds different values for them; load it into an "
                 f"encoder without that tie."

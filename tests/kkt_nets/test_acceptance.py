@@ -105,7 +105,7 @@ def test_2_simsiam_never_copies(run_training, tmp_path, monkeypatch, path):
     def refuse(*_: Any) -> None:
         raise AssertionError("copied")
 
-    monkeypatch.setattr(ema, "deepcopy", refuse)
+    monkeypatch.setattr(ema, "independent_copy", refuse)
     run_training(*PATHS[path], *MODES["simsiam"], "--epochs", 1, "--output_dir", tmp_path / "run")
     with pytest.raises(AssertionError, match="copied"):  # it would have been noticed
         run_training(*PATHS[path], *MODES["ema"], "--epochs", 1, "--output_dir", tmp_path / "other")

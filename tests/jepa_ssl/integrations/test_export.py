@@ -212,11 +212,46 @@ def test_encoders_that_cannot_be_exported_or_loaded(encoder, error, said, export
     assert not [*tmp_path.iterdir()]
 
 
-def test_a_sparse_buffer_is_refused(tmp_path):
+def with_buffer(buffer: torch.Tensor) -> nn.Module:
     model = nn.Linear(1, 1)
-    model.register_buffer("graph", torch.eye(2).to_sparse())
-    with pytest.raises(ValueError, match="graph is not dense"):
-        export_encoder(model, tmp_path / "file")
+    model.register_buffer("extra", buffer)
+    return model
+
+
+@pytest.mark.filterwarnings("ignore")  # torch warns of several kinds
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: torch.eye(2).to_sparse(),
+        lambda: torch.eye(2).to_sparse_csr(),
+        lambda: torch.ones(2, dtype=torch.complex128),
+        lambda: torch.ones(2, dtype=torch.complex32),
+        lambda: torch.ones(2).to(torch.float8_e8m0fnu),
+        lambda: torch.quantize_per_tensor(torch.ones(2), 0.5, 0, torch.qint8),
+        lambda: torch.nested.nested_tensor([torch.ones(2)], layout=torch.jagged),
+    ],
+)
+def test_tensors_that_the_format_does_not_store_are_refused_by_name(make, tmp_path):
+    with pytest.raises(ValueError, match=r"encoder's extra is .*, which safetensors does not store; make it dense"):
+        export_encoder(with_buffer(make()), tmp_path / "file")
+
+
+@pytest.mark.parametrize(
+    "buffer",
+    [
+        torch.ones(1).expand(3),
+        torch.arange(6.0).unfold(0, 3, 1),
+        torch.ones(3, dtype=torch.complex64).conj(),
+        torch.ones(3).to(torch.float8_e4m3fn),
+        torch.ones(3).to(torch.float8_e5m2),
+        torch.ones(3, dtype=torch.uint64),
+    ],
+    ids=["expanded", "overlapping", "conjugate", "float8_e4m3", "float8_e5m2", "uint64"],
+)
+def test_buffers_of_any_other_kind_are_loaded(buffer, tmp_path):
+    export_encoder(with_buffer(buffer), tmp_path / "file")
+    load_encoder(fresh := with_buffer(torch.zeros(buffer.shape, dtype=buffer.dtype)), tmp_path / "file")
+    assert torch.equal(fresh.extra.to(torch.complex64), buffer.to(torch.complex64))
 
 
 @pytest.mark.parametrize(("name", "value"), [("weight", torch.nan), ("weight", -torch.inf), ("buffer", torch.nan)])
@@ -229,7 +264,10 @@ def test_weights_that_are_not_finite_are_refused(name, value, tmp_path):
     assert not [*tmp_path.iterdir()]
 
 
-@pytest.mark.parametrize("metadata", [{"path": Path()}, {"lr": float("nan")}, {(1, 2): 3}, {"a": {1}}])
+@pytest.mark.parametrize(
+    "metadata",
+    [{"path": Path()}, {"lr": float("nan")}, {(1, 2): 3}, {"a": {1}}, {True: "a"}, {"a": [{1: 2}]}],
+)
 def test_metadata_that_json_does_not_take_is_refused(metadata, tmp_path):
     with pytest.raises(TypeError, match="metadata cannot be written as JSON"):
         export_encoder(nn.Linear(1, 1), tmp_path / "file", metadata)
@@ -262,6 +300,15 @@ def test_an_export_replaces_the_one_before(tmp_path):
         assert reader.read() == before  # whoever reads it sees the old one or the new one, and no mixture
     assert read_metadata(str(tmp_path / "file")) == {"a": 2}
     assert [*tmp_path.iterdir()] == [tmp_path / "file"]
+
+
+def test_a_long_name_is_written_or_refused_by_the_promised_sentence(tmp_path):
+    export_encoder(nn.Linear(1, 1), tmp_path / ("x" * 255))
+    assert [file.name for file in tmp_path.iterdir()] == ["x" * 255]
+    with pytest.raises(OSError, match=r"cannot be written \(File name too long\), and is as it was before"):
+        export_encoder(nn.Linear(1, 1), tmp_path / ("x" * 256))
+    with pytest.raises(FileNotFoundError, match="does not exist; name a file that export_encoder wrote"):
+        load_encoder(nn.Linear(1, 1), tmp_path / ("x" * 256))
 
 
 def test_no_folder_no_file(tmp_path):
