@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Generic, NamedTuple, Protocol, TypeVar, runtime_checkable
 
-from torch import Tensor, nn
+from torch import Tensor
 
 Embeddings = Mapping[str, Tensor]
 """Stream -> `[items, dim]`. A flat instance has the stream `"instance"`; a bipartite graph has `"constraint"`
@@ -152,13 +152,6 @@ class SizedEncoder(Encoder[InstanceT_contra], Protocol[InstanceT_contra]):
         ...
 
 
-class ProjectingEncoder(Encoder[InstanceT_contra], Protocol[InstanceT_contra]):
-    """A module whose submodule `projector` is not part of your model: `JEPATerm` saves and trains it."""
-
-    @property
-    def projector(self) -> nn.Module: ...
-
-
 class Predictor(Protocol):
     """Predicts the teacher's embeddings from the encoder's. Runs on the online branch only."""
 
@@ -197,14 +190,6 @@ class RestartableTeacher(Teacher, Protocol):
     def restart(self, encoder: Any, /) -> None:
         """Become a copy of the encoder as it is now."""
         ...
-
-
-class CopyingTeacher(RestartableTeacher, Protocol):
-    """A teacher whose submodule `target_model` is a copy of the encoder."""
-
-    # Not for isinstance, which does not see submodules from Python 3.12 on.
-    @property
-    def target_model(self) -> nn.Module: ...
 
 
 # ---- losses ------------------------------------------------------------------------------------------------
