@@ -2,14 +2,16 @@
 
 import sys
 from collections.abc import Callable
+from dataclasses import fields, is_dataclass
 from itertools import accumulate
 from types import FrameType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from jepa_ssl import BipartiteGraph
+from jepa_ssl import BipartiteGraph, Graph
 
 
 def seeded(seed: int = 0) -> torch.Generator:
@@ -85,3 +87,31 @@ def lines_run(call: Callable[[], object]) -> int:
     finally:
         sys.settrace(before)
     return count
+
+
+class _Counted(TorchDispatchMode):
+    count = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.count += 1
+        return func(*args, **(kwargs or {}))
+
+
+def operations(call: Callable[[], object]) -> int:
+    """Count the operations of torch that `call` runs."""
+    with _Counted() as counted:
+        call()
+    return counted.count
+
+
+def tensors(made: Any) -> list[Tensor]:
+    """All tensors of views, graphs, dictionaries and tuples."""
+    if isinstance(made, Tensor):
+        return [made.detach()]
+    if isinstance(made, Graph):
+        return tensors(made.values())
+    if isinstance(made, dict | tuple):
+        parts: Any = made.values() if isinstance(made, dict) else made
+    else:
+        parts = [getattr(made, f.name) for f in fields(made)] if is_dataclass(made) else []
+    return [tensor for part in parts for tensor in tensors(part)]

@@ -6,12 +6,7 @@ from torch import Tensor
 from jepa_ssl.evaluation import Features, Report, Task, label_curve
 
 INSTANCES, CAUSES, READINGS = 400, 4, 24
-CALLED = {
-    "helps": "helps",
-    "collapsed": "does not help",
-    "random again": "equals a control",
-    "no signal": "no signal",
-}
+CALLED = {"helps": "helps", "collapsed": "does not help", "random again": "equals a control", "no signal": "no signal"}
 
 
 def report(situation: str, run: int, kind: str = "ridge", seeds: int = 12) -> Report:
@@ -36,12 +31,7 @@ def report(situation: str, run: int, kind: str = "ridge", seeds: int = 12) -> Re
     }
     task = Task(labels, metric="r2" if kind == "ridge" else "auc", probe=kind, test=0.5)  # pyright: ignore[reportArgumentType]
     return label_curve(
-        task,
-        {"pretrained": arms[situation]},
-        controls,
-        label_counts=[20, 60],
-        seeds=seeds,
-        refuse=["from scratch"],
+        task, {"pretrained": arms[situation]}, controls, label_counts=[20, 60], seeds=seeds, refuse=["from scratch"]
     )
 
 

@@ -30,13 +30,7 @@ from jepa_ssl import CollapseMonitor
 from jepa_ssl.monitor import CollapseWarning
 from jepa_ssl.protocols import JEPALoss
 
-SIZES = {
-    "set_cover": (8, 15),
-    "auction": (8, 15),
-    "independent_set": (12,),
-    "facility": (3, 3),
-    "random": (10, 12),
-}
+SIZES = {"set_cover": (8, 15), "auction": (8, 15), "independent_set": (12,), "facility": (3, 3), "random": (10, 12)}
 STATE = "--jepa_mode frozen --jepa_views solver_state"
 VICREG = "--jepa_regularizer vicreg"
 # Twenty healthy runs: each is run with a seed of its own. "joint" adds the KKT loss, "warm-up" of the learning rate

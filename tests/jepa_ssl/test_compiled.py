@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 import torch
-from builders import FlatEncoder, GraphEncoder, ragged_graphs, seeded
+from builders import FlatEncoder, GraphEncoder, ragged_graphs, seeded, tensors
+from random_graphs import three_types
 from runs import differences
 from small_lps import random_lp, sparse
 from torch import Tensor, nn
@@ -19,6 +20,7 @@ from jepa_ssl import (
     EMATeacher,
     EntryMasker,
     FlatVectors,
+    Graph,
     JEPAObjective,
     MLPPredictor,
     NodeMasker,
@@ -29,15 +31,7 @@ from jepa_ssl import (
 )
 from jepa_ssl.losses import smooth_l1_loss, squared_error
 from jepa_ssl.lp import SolverState, SparseLP, StructureMasker
-from jepa_ssl.maskers import (
-    ComposeMaskers,
-    GaussianNoise,
-    GroupMasker,
-    LearnedToken,
-    MultiView,
-    Seeds,
-    Shuffled,
-)
+from jepa_ssl.maskers import ComposeMaskers, GaussianNoise, GroupMasker, LearnedToken, MultiView, Seeds, Shuffled
 from jepa_ssl.names import without_wrappers
 
 KINDS = ("constraint", "variable")
@@ -48,6 +42,11 @@ GRAPH_MASKERS = MultiView(
     NodeMasker(0.3, GaussianNoise(), hide_edges=True, derived={"variable": [0]}),
     EdgeMasker(0.3, Shuffled(), indicator=True),
     ComposeMaskers(BlockMasker(0.4, blocks=2), NodeMasker(0.6, LearnedToken({"constraint": 3, "variable": 2}))),
+)
+THREE_TYPES_MASKERS = MultiView(
+    NodeMasker(0.5, hide_edges=True, derived={"row": [1, 2], "goal": [0]}),
+    EdgeMasker({"has": 0.5, "near": 0.4, "prices": 0}, derived={"column": [0]}, reverse={"back": "has"}),
+    BlockMasker({"row": 0.5, "column": 0.3}, 1, 2, hide_edges=True),
 )
 FLAT_MASKERS = MultiView(
     EntryMasker(0.5, GaussianNoise(), indicator=True),
@@ -78,6 +77,10 @@ def graphs(number: int) -> BipartiteGraph:
     return ragged_graphs([3 + number, 4, 6 + number], [2 + number, 3, 5 + 2 * number], seed=number)
 
 
+def graphs_of_three_types(number: int) -> Graph:
+    return three_types([(7 + 3 * number, 4, 20), (6, 5 + 3 * number, 14), (5, 8, 9 + 2 * number)], number)
+
+
 def vectors(number: int) -> Tensor:
     return torch.randn(GRAPHS, 19, generator=seeded(number))
 
@@ -90,17 +93,6 @@ def padded(number: int) -> FlatVectors:
 
 def lps(number: int) -> SparseLP:
     return sparse([random_lp(number + i, 3 + number + i, 4 + number + i) for i in range(GRAPHS)], torch.float32)
-
-
-def tensors(made: Any) -> list[Tensor]:
-    """All tensors of some views."""
-    if isinstance(made, Tensor):
-        return [made]
-    if isinstance(made, dict | tuple):
-        parts = made.values() if isinstance(made, dict) else made
-    else:
-        parts = vars(made).values() if hasattr(made, "__dict__") else ()
-    return [tensor for part in parts for tensor in tensors(part)]
 
 
 def gradients(module: nn.Module) -> list[Tensor]:
@@ -117,6 +109,7 @@ def gradients(module: nn.Module) -> list[Tensor]:
     ("views", "instances"),
     [
         pytest.param(GRAPH_MASKERS, graphs, id="graphs"),
+        pytest.param(THREE_TYPES_MASKERS, graphs_of_three_types, id="graphs of three types"),
         pytest.param(FLAT_MASKERS, padded, id="vectors"),
         pytest.param(MultiView(SolverState((2, 5)).fit([lps(0)])), lps, id="solver states"),
     ],
@@ -130,7 +123,7 @@ def test_compiled_views_are_the_eager_ones_and_sizes_do_not_recompile(
     backend = Counted()
     # Dynamic from the start, where sizes change: only so are all maskers quickly compiled.
     compiled = torch.compile(make, fullgraph=True, backend=backend, dynamic=True if instances is not padded else None)
-    for number in range(6):
+    for number in range(4):
         instance, names = instances(number), torch.arange(GRAPHS) + number
         found, expected = (tensors(way(instance, names)) for way in (compiled, make))
         assert len(found) > 4

@@ -205,13 +205,7 @@ GRAPH_WAYS = [
 WAYS: list[Any] = [
     *((views, Named, vectors, part_of_vectors, FLAT_DIMS) for views in FLAT_WAYS),
     *((views, GraphEncoder, graphs, part_of_graphs, GRAPH_DIMS) for views in GRAPH_WAYS),
-    (
-        SolverState((2, 5)).double().fit([sparse(LPS)]),
-        LPEncoder,
-        lambda: sparse(LPS),
-        part_of_lps,
-        GRAPH_DIMS,
-    ),
+    (SolverState((2, 5)).double().fit([sparse(LPS)]), LPEncoder, lambda: sparse(LPS), part_of_lps, GRAPH_DIMS),
 ]
 
 

@@ -225,8 +225,7 @@ def test_embedding_size_is_required(args):
 
 
 @pytest.mark.parametrize(
-    ("position", "name"),
-    list(enumerate(["constraint_features", "edge_indices", "edge_features", "variable_features"])),
+    ("position", "name"), list(enumerate(["constraint_features", "edge_indices", "edge_features", "variable_features"]))
 )
 def test_wrong_shapes_are_refused_by_name(policy, position, name):
     graph = list(random_graph(4, 3, 7))

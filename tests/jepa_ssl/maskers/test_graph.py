@@ -8,7 +8,7 @@ from typing import Any
 import oracles
 import pytest
 import torch
-from builders import GraphEncoder, offsets, ragged_graphs, seeded
+from builders import GraphEncoder, offsets, seeded
 from hypothesis import given
 from hypothesis import strategies as st
 from random_graphs import (
@@ -40,8 +40,7 @@ from jepa_ssl import (
     StopGradTeacher,
 )
 from jepa_ssl.instances.streams import Edges, Nodes
-from jepa_ssl.maskers import Seeds, hidden_share
-from jepa_ssl.maskers.blocks import grow, nearest_seeds, seed_ranks
+from jepa_ssl.maskers.blocks import grow, seed_ranks
 from jepa_ssl.segments import segment_sums
 
 KINDS = ("constraint", "variable")
@@ -146,17 +145,6 @@ def test_streams_have_ratios_of_their_own_and_one_with_none_is_shared(make: Any)
 
 
 @EVERY
-@pytest.mark.parametrize("sizes", [[], [(0, 0, 0)], [(1, 1, 1), (0, 3, 0), (2, 0, 0), (0, 0, 0)]], ids=str)
-def test_nothing_at_all_is_masked_without_complaint(masker: Any, batch: Callable[..., Graph], sizes: Sizes):
-    graph = batch(sizes)
-    for generator in (seeded(), Seeds(torch.arange(len(sizes)))):
-        views = masker(graph, generator=generator)
-        assert all(views.context.values()[s].shape == values.shape for s, values in graph.values().items())
-        assert all(weight.isfinite().all() for weight in views.weight.values())
-        assert all(share.isfinite() for share in hidden_share(views).values())
-
-
-@EVERY
 @pytest.mark.parametrize("dtype", FLOATS)
 def test_every_graph_weighs_one_where_it_is_predicted(masker: Any, batch: Callable[..., Graph], dtype: torch.dtype):
     graph = batch([(9, 9, 40), (2, 2, 2), (0, 1, 0), (5, 7, 9), (1, 900, 9)], dtype=dtype)
@@ -246,7 +234,7 @@ def plain_block(
 
 @pytest.mark.parametrize("streams", [["row", "column", "goal"], ["row", "column"]], ids=str)
 @BOTH
-@given(SIZES, st.integers(1, 3), SEEDS, st.floats(0.0, 0.5))
+@given(SIZES, st.sampled_from([1, 2, 3, 2**31 - 1]), SEEDS, st.floats(0.0, 0.5))
 def test_a_block_is_what_growing_balls_seed_by_seed_gives(
     streams: list[str], batch: Callable[..., Graph], sizes: Sizes, hops: int, seed: int, taken_share: float
 ):
@@ -262,13 +250,6 @@ def test_a_block_is_what_growing_balls_seed_by_seed_gives(
     assert block.tolist() == plain_block(graph, streams, rank, taken.tolist(), hops, wanted)
 
 
-def test_seeds_and_distances_are_found_through_both_kinds():
-    edges = torch.tensor([[0, 0, 1, 1], [0, 1, 1, 2]])  # v0 - c0 - v1 - c1 - v2
-    path = BipartiteGraph.single(torch.ones(2, 1), edges, torch.ones(4, 1), torch.ones(3, 1))
-    rank = torch.tensor([3, 4, 0, 2, 1])  # c0, c1, v0, v1, v2
-    assert nearest_seeds(path, KINDS, rank, 2).tolist() == [0 * 3 + 1, 1 * 3 + 1, 0 * 3 + 0, 0 * 3 + 2, 1 * 3 + 0]
-
-
 def test_hidden_neighbourhoods_have_more_hidden_neighbours_than_scattered_nodes():
     graph = cycles(200, 1)
 
@@ -278,12 +259,6 @@ def test_hidden_neighbourhoods_have_more_hidden_neighbours_than_scattered_nodes(
         return int((hidden["constraint"][row] != hidden["variable"][column]).sum())
 
     assert boundary(BlockMasker(0.3, hops=8)) < boundary(BlockMasker(0.3, hops=1)) < boundary(NodeMasker(0.3))
-
-
-def test_hops_beyond_every_path_are_as_many_as_there_are_nodes():
-    graph = ragged_graphs([3, 2], [4, 2])
-    far, whole = (BlockMasker(0.5, hops=hops)(graph, generator=seeded()) for hops in (2**31 - 1, 11))
-    assert all(torch.equal(far.hidden[kind], whole.hidden[kind]) for kind in KINDS)
 
 
 def test_no_block_grows_through_a_stream_that_is_not_named():
@@ -507,30 +482,6 @@ def test_no_masker_waits_for_the_gpu(masker: Any, batch: Callable[..., Graph]):
     finally:
         torch.cuda.set_sync_debug_mode("default")
     assert all(values.is_cuda for values in views.context.values().values())
-
-
-@EVERY
-def test_no_masker_asks_the_device_for_a_number(masker: Any, batch: Callable[..., Graph]):
-    """A tensor on the meta device has none: whatever would wait for it raises."""
-    graph = batch([(6, 6, 20), (4, 4, 9)]).to("meta")
-    for generator in (None, Seeds(torch.arange(2, device="meta"))):
-        assert all(mark.is_meta for mark in masker(graph, generator=generator).hidden.values())
-
-
-@pytest.mark.slow
-@BOTH
-def test_maskers_compile_to_one_graph_whatever_the_sizes(batch: Callable[..., Graph]):
-    maskers = [masker for masker, of in MASKERS.values() if of is batch]
-
-    def contexts(graph: Graph, names: Tensor) -> list[Tensor]:
-        views = [masker(graph, generator=Seeds(names)) for masker in maskers]
-        return [values for view in views for values in (*view.context.values().values(), *view.weight.values())]
-
-    compiled = torch.compile(contexts, fullgraph=True, backend="eager", dynamic=True)
-    for number in range(3):
-        graph = batch([(8 + number, 8, 20), (6, 4 + number, 10)], number)
-        made, expected = (way(graph, torch.arange(2)) for way in (compiled, contexts))
-        assert all(map(torch.equal, made, expected))
 
 
 # Bad input
