@@ -1,7 +1,7 @@
 """Small batches and encoders that several tests share."""
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import fields, is_dataclass
 from itertools import accumulate
 from types import FrameType
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from jepa_ssl import BipartiteGraph, Graph
+from jepa_ssl.testing.batches import values_of
 
 
 def seeded(seed: int = 0) -> torch.Generator:
@@ -57,6 +58,18 @@ class FlatEncoder(nn.Module):
 
     def forward(self, flat: Tensor) -> dict[str, Tensor]:
         return {"instance": self.trunk(flat) * self.get_buffer("scale")}
+
+
+class LinearEncoder(nn.Module):
+    """A linear layer for each stream of vectors, of a dictionary or of a graph."""
+
+    def __init__(self, widths: Mapping[str, int], dim: int = 4) -> None:
+        super().__init__()
+        self.layers = nn.ModuleDict({stream: nn.Linear(width, dim) for stream, width in widths.items()})
+
+    def forward(self, instance: Any) -> dict[str, Tensor]:
+        values = instance if isinstance(instance, dict) else values_of(instance)
+        return {stream: layer(values[stream]) for stream, layer in self.layers.items()}
 
 
 class GraphEncoder(nn.Module):

@@ -208,7 +208,8 @@ def test_under_autocast_the_teachers_pass_does_not_cut_the_gradient(mode: str):
     assert loss.dtype == torch.float32
 
 
-def test_an_optimizer_over_everything_leaves_the_teacher_to_one_update_for_each_step():
+def test_ema_moves_once_per_step_and_not_per_micro_batch():
+    """By its update alone, though the optimizer has all parameters."""
     encoder = FlatEncoder()
     teacher = EMATeacher(encoder, momentum=1.0)
     jepa = flat_objective(teacher)

@@ -1,13 +1,13 @@
 """Mixed precision around the joint step, and gradients accumulated over micro-batches."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
 import pytest
 import torch
-from builders import GraphEncoder, ragged_graphs, seeded
+from builders import GraphEncoder, LinearEncoder, ragged_graphs, seeded
 from small_lps import random_lp, sparse
 from torch import Tensor, nn
 
@@ -28,21 +28,12 @@ from jepa_ssl import (
 from jepa_ssl.losses import cosine_loss, smooth_l1_loss, squared_error
 from jepa_ssl.lp import SolverState, SparseLP, StructureMasker
 from jepa_ssl.maskers import ComposeMaskers, GroupMasker, MultiView, Seeds
+from jepa_ssl.testing.batches import selected
 
 GRAPH_DIMS = {"constraint": 4, "variable": 4}
 FLAT_DIMS = {"instance": 4}
 NAMES = torch.tensor([5, 0, 3, 8, 2])
-
-
-class Named(nn.Module):
-    """One linear layer on vectors."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.linear = nn.Linear(19, 4)
-
-    def forward(self, x: Tensor) -> dict[str, Tensor]:
-        return {"instance": self.linear(x)}
+LINEAR = partial(LinearEncoder, {"instance": 19})
 
 
 class LPEncoder(nn.Module):
@@ -67,7 +58,7 @@ def vectors() -> Tensor:
 
 PATHS = [
     pytest.param(GraphEncoder, graphs, NodeMasker(0.4), GRAPH_DIMS, id="graph"),
-    pytest.param(Named, vectors, EntryMasker(0.4), FLAT_DIMS, id="flat"),
+    pytest.param(LINEAR, vectors, EntryMasker(0.4), FLAT_DIMS, id="flat"),
 ]
 
 
@@ -88,7 +79,7 @@ def gradient(*modules: nn.Module) -> Tensor:
 @pytest.mark.parametrize("regularizer", [VICReg(), SIGReg(16)])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_under_autocast_losses_and_teacher_stay_in_float32(
-    Encoder: type[nn.Module],
+    Encoder: Callable[[], nn.Module],
     batch: Callable[[], Any],
     views: Any,
     dims: dict[str, int],
@@ -124,7 +115,7 @@ def test_under_autocast_losses_and_teacher_stay_in_float32(
 
 @pytest.mark.parametrize(("Encoder", "batch", "views", "dims"), PATHS)
 def test_float16_with_a_scaler_skips_the_step_that_overflows_and_takes_the_next(
-    Encoder: type[nn.Module], batch: Callable[[], Any], views: Any, dims: dict[str, int]
+    Encoder: Callable[[], nn.Module], batch: Callable[[], Any], views: Any, dims: dict[str, int]
 ):
     encoder = Encoder()
     jepa = JEPAObjective(views, MLPPredictor(dims), EMATeacher(encoder, 0.5))
@@ -152,38 +143,19 @@ def test_float16_with_a_scaler_skips_the_step_that_overflows_and_takes_the_next(
 # Micro-batches
 
 
-def part_of_vectors(x: Tensor, first: int, last: int) -> Tensor:
-    return x[first:last]
-
-
-def part_of_graphs(graph: BipartiteGraph, first: int, last: int) -> BipartiteGraph:
-    rows, columns = graph.constraint_offsets[first : last + 1], graph.variable_offsets[first : last + 1]
-    mine = (graph.edge_index[0] >= rows[0]) & (graph.edge_index[0] < rows[-1])
-    return BipartiteGraph(
-        graph.constraint_features[rows[0] : rows[-1]],
-        graph.edge_index[:, mine] - torch.stack([rows[0], columns[0]])[:, None],
-        graph.edge_attr[mine],
-        graph.variable_features[columns[0] : columns[-1]],
-        rows - rows[0],
-        columns - columns[0],
-    )
-
-
 LPS = [random_lp(i, 3 + i, 4 + i) for i in range(5)]
 
 
-def part_of_lps(_: SparseLP, first: int, last: int) -> SparseLP:
-    return sparse(LPS[first:last])
+def part_of(batch: Any, first: int, last: int) -> Any:
+    return sparse(LPS[first:last]) if isinstance(batch, SparseLP) else selected(batch, range(first, last))
 
 
-def accumulated(
-    encoder: nn.Module, jepa: JEPAObjective[Any], batch: Any, part: Callable[..., Any], cuts: Sequence[int]
-) -> Tensor:
+def accumulated(encoder: nn.Module, jepa: JEPAObjective[Any], batch: Any, cuts: Sequence[int]) -> Tensor:
     """The gradient of the prediction loss, over micro-batches weighted by their shares of the instances."""
     encoder.zero_grad()
     jepa.zero_grad()
     for first, last in pairwise(cuts):
-        loss = jepa(encoder, part(batch, first, last), generator=Seeds(NAMES[first:last], epoch=1)).total
+        loss = jepa(encoder, part_of(batch, first, last), generator=Seeds(NAMES[first:last], epoch=1)).total
         ((last - first) / cuts[-1] * loss).backward()
     return gradient(encoder, jepa)
 
@@ -203,15 +175,15 @@ GRAPH_WAYS = [
     MultiView(NodeMasker(0.4), BlockMasker(0.2)),
 ]
 WAYS: list[Any] = [
-    *((views, Named, vectors, part_of_vectors, FLAT_DIMS) for views in FLAT_WAYS),
-    *((views, GraphEncoder, graphs, part_of_graphs, GRAPH_DIMS) for views in GRAPH_WAYS),
-    (SolverState((2, 5)).double().fit([sparse(LPS)]), LPEncoder, lambda: sparse(LPS), part_of_lps, GRAPH_DIMS),
+    *((views, LINEAR, vectors, FLAT_DIMS) for views in FLAT_WAYS),
+    *((views, GraphEncoder, graphs, GRAPH_DIMS) for views in GRAPH_WAYS),
+    (SolverState((2, 5)).double().fit([sparse(LPS)]), LPEncoder, lambda: sparse(LPS), GRAPH_DIMS),
 ]
 
 
-@pytest.mark.parametrize(("views", "Encoder", "batch", "part", "dims"), WAYS)
+@pytest.mark.parametrize(("views", "Encoder", "batch", "dims"), WAYS)
 def test_accumulated_micro_batches_are_the_large_batch(
-    views: Any, Encoder: type[nn.Module], batch: Callable[[], Any], part: Callable[..., Any], dims: dict[str, int]
+    views: Any, Encoder: Callable[[], nn.Module], batch: Callable[[], Any], dims: dict[str, int]
 ):
     torch.manual_seed(1)
     encoder = Encoder()
@@ -222,16 +194,11 @@ def test_accumulated_micro_batches_are_the_large_batch(
     if isinstance(whole, Tensor):
         whole = whole.double()
     elif isinstance(whole, BipartiteGraph):
-        whole = in_float64(whole)
-    large = accumulated(encoder, jepa, whole, part, [0, 5])
+        whole = whole.with_values({stream: values.double() for stream, values in whole.values().items()})
+    large = accumulated(encoder, jepa, whole, [0, 5])
     assert large.norm() > 1e-3
     for cuts in ([0, 1, 5], [0, 2, 4, 5], range(6)):
-        torch.testing.assert_close(accumulated(encoder, jepa, whole, part, cuts), large, rtol=1e-10, atol=1e-10)
-
-
-def in_float64(graph: BipartiteGraph) -> BipartiteGraph:
-    features = ("constraint_features", "edge_attr", "variable_features")
-    return replace(graph, **{name: getattr(graph, name).double() for name in features})
+        torch.testing.assert_close(accumulated(encoder, jepa, whole, cuts), large, rtol=1e-10, atol=1e-10)
 
 
 def test_micro_batches_in_which_a_graph_hides_nothing_are_not():
@@ -239,7 +206,7 @@ def test_micro_batches_in_which_a_graph_hides_nothing_are_not():
     encoder = GraphEncoder().double()
     jepa = JEPAObjective(NodeMasker(0.4), MLPPredictor(GRAPH_DIMS), StopGradTeacher()).double()
     graph = ragged_graphs([3, 1, 6, 1, 9], [2, 5, 3, 7, 4], torch.float64)
-    large, small = (accumulated(encoder, jepa, graph, part_of_graphs, cuts) for cuts in ([0, 5], [0, 2, 5]))
+    large, small = (accumulated(encoder, jepa, graph, cuts) for cuts in ([0, 5], [0, 2, 5]))
     assert (large - small).norm() > 1e-3 * large.norm()
     # By the graphs that hide something, stream by stream, it would be exact.
     counts = [(2, 1, 2), (3, 2, 3)]  # graphs, and how many of them hide constraints and variables
@@ -250,19 +217,13 @@ def test_micro_batches_in_which_a_graph_hides_nothing_are_not():
         encoder.zero_grad()
         of_stream.zero_grad()
         for (first, last), count in zip(((0, 2), (2, 5)), counts, strict=True):
-            loss = of_stream(
-                encoder, part_of_graphs(graph, first, last), generator=Seeds(NAMES[first:last], epoch=1)
-            ).total
+            loss = of_stream(encoder, part_of(graph, first, last), generator=Seeds(NAMES[first:last], epoch=1)).total
             (0.5 * count[1 + stream] / sum(c[1 + stream] for c in counts) * loss).backward()
         parts.append(gradient_or_zeros(encoder, of_stream))
-    torch.testing.assert_close(parts[0] + parts[1], gradient_of_whole(encoder, jepa, graph), rtol=1e-10, atol=1e-10)
+    accumulated(encoder, jepa, graph, [0, 5])
+    torch.testing.assert_close(parts[0] + parts[1], gradient_or_zeros(encoder, jepa), rtol=1e-10, atol=1e-10)
 
 
 def gradient_or_zeros(*modules: nn.Module) -> Tensor:
     parameters = [p for module in modules for p in module.parameters()]
     return torch.cat([(torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in parameters])
-
-
-def gradient_of_whole(encoder: nn.Module, jepa: JEPAObjective[Any], graph: BipartiteGraph) -> Tensor:
-    accumulated(encoder, jepa, graph, part_of_graphs, [0, 5])
-    return gradient_or_zeros(encoder, jepa)

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
-from builders import GraphEncoder, ragged_graphs
+from builders import GraphEncoder, LinearEncoder, ragged_graphs, seeded
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -28,6 +28,7 @@ from jepa_ssl.monitor import CollapseWarning
 from jepa_ssl.processes import all_reduce_sum
 from jepa_ssl.protocols import JEPALoss
 from jepa_ssl.regularizers import SIGReg, VICReg
+from jepa_ssl.testing.batches import selected
 
 # Items of each stream in each process. Of "c" each has one, together two; of "d" there is one in all.
 SIZES = {"a": (7, 4), "b": (5, 0), "c": (1, 1), "d": (0, 1)}
@@ -39,21 +40,14 @@ REGULARIZERS = {
 DIM = 4
 
 
-class Encoder(nn.Module):
-    """A linear layer a stream."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        torch.manual_seed(0)
-        self.layers = nn.ModuleDict({stream: nn.Linear(3, DIM) for stream in SIZES}).double()
-
-    def forward(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
-        return {stream: layer(inputs[stream]) for stream, layer in self.layers.items()}
+def encoder() -> nn.Module:
+    torch.manual_seed(0)
+    return LinearEncoder(dict.fromkeys(SIZES, 3), DIM).double()
 
 
 def batch(rank: int | None) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """The items of a process, or of both; every third of "a" is padding."""
-    generator = torch.Generator().manual_seed(1)
+    generator = seeded(1)
     items = {s: torch.randn(sum(n), 3, dtype=torch.float64, generator=generator) for s, n in SIZES.items()}
     valid = {"a": torch.arange(11) % 3 > 0}
     items["a"][~valid["a"]] = 1e3
@@ -66,7 +60,7 @@ def step(name: str, encoder: nn.Module, rank: int | None) -> tuple[Tensor, dict[
     """The value, and the gradient of each parameter."""
     inputs, valid = batch(rank)
     encoder.zero_grad()
-    generator = torch.Generator().manual_seed(rank or 0)  # those of the processes differ; the first one's counts
+    generator = seeded(rank or 0)  # those of the processes differ; the first one's counts
     value = REGULARIZERS[name](encoder(inputs), valid=valid, generator=generator)
     value.backward()
     parameters = encoder.named_parameters()
@@ -75,7 +69,7 @@ def step(name: str, encoder: nn.Module, rank: int | None) -> tuple[Tensor, dict[
 
 def sampled(rank: int | None, items: int) -> Tensor:
     """The mean of SIGReg over draws of `items` from each process; the first has 30 items, far out, the other 300."""
-    generator = torch.Generator().manual_seed(7)
+    generator = seeded(7)
     everything = torch.randn(330, 2, dtype=torch.float64, generator=generator)
     everything[:30] += 4.0
     mine = everything if rank is None else everything.split((30, 300))[rank]
@@ -96,29 +90,8 @@ def compiled(rank: int) -> tuple[Tensor, Tensor]:
 # ---- the objective -----------------------------------------------------------------------------------------
 
 # Constraints and variables of each graph. The second process has the last two, in which no constraint can be hidden.
-GRAPHS = [(4, 5), (2, 3), (6, 2), (1, 4), (1, 7)]
+GRAPHS = ragged_graphs([4, 2, 6, 1, 1], [5, 3, 2, 4, 7], torch.float64)
 OF_RANK = ([0, 1, 2], [3, 4])
-
-
-def graphs(names: list[int]) -> BipartiteGraph:
-    sizes = [GRAPHS[name] for name in names]
-    return together(
-        [ragged_graphs([m], [n], torch.float64, seed=name) for name, (m, n) in zip(names, sizes, strict=True)]
-    )
-
-
-def together(parts: list[BipartiteGraph]) -> BipartiteGraph:
-    """One batch of several."""
-    rows, columns = ([0, *(len(getattr(g, f"{kind}_features")) for g in parts)] for kind in ("constraint", "variable"))
-    first = torch.tensor([rows, columns]).cumsum(1)
-    return BipartiteGraph(
-        torch.cat([g.constraint_features for g in parts]),
-        torch.cat([g.edge_index + first[:, [i]] for i, g in enumerate(parts)], dim=1),
-        torch.cat([g.edge_attr for g in parts]),
-        torch.cat([g.variable_features for g in parts]),
-        first[0],
-        first[1],
-    )
 
 
 class Step(nn.Module):
@@ -153,7 +126,7 @@ def trained(module: nn.Module, names: list[int]) -> dict[str, Any]:
     losses: list[Tensor] = []
     gradients: list[Tensor] = []
     for epoch in range(3):
-        loss, terms = module(graphs(names), names, epoch)
+        loss, terms = module(selected(GRAPHS, names), names, epoch)
         losses += [loss.detach(), terms]
         optimizer.zero_grad()
         loss.backward()
@@ -183,8 +156,8 @@ def in_one_process_of_two(rank: int, folder: Path) -> None:
     torch.set_num_threads(1)
     rendezvous, timeout = f"file://{folder / 'rendezvous'}", timedelta(seconds=60)
     dist.init_process_group("gloo", init_method=rendezvous, rank=rank, world_size=2, timeout=timeout)
-    encoder = DistributedDataParallel(Encoder())
-    results: dict[str, object] = {name: step(name, encoder, rank) for name in REGULARIZERS}
+    network = DistributedDataParallel(encoder())
+    results: dict[str, object] = {name: step(name, network, rank) for name in REGULARIZERS}
     results |= {"sampled": sampled(rank, 20), "compiled": compiled(rank)}
     results |= {"trained": trained(DistributedDataParallel(Step()), OF_RANK[rank]), "watched": watched()}
     if rank == 0:  # in eval mode it waits for nobody
@@ -203,7 +176,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> list[Any]:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", REGULARIZERS)
 def test_value_and_gradient_are_those_of_one_process(results: list[Any], name: str):
-    expected_value, expected = step(name, Encoder(), None)
+    expected_value, expected = step(name, encoder(), None)
     assert expected_value > 0
     assert all((expected[f"layers.{stream}.weight"] != 0).any() for stream in "abc")
     for value, gradients in (result[name] for result in results):

@@ -8,7 +8,7 @@ from typing import Any
 import oracles
 import pytest
 import torch
-from builders import GraphEncoder, offsets, seeded
+from builders import GraphEncoder, LinearEncoder, offsets, seeded
 from hypothesis import given
 from hypothesis import strategies as st
 from random_graphs import (
@@ -45,6 +45,7 @@ from jepa_ssl.segments import segment_sums
 
 KINDS = ("constraint", "variable")
 DERIVED = {"constraint": [1], "variable": [0]}, {"row": [1, 2], "column": [0], "goal": [0]}
+WIDTHS = {"row": 3, "column": 2, "goal": 1}  # of three types
 BOTH_WAYS = {"back": "has"}
 COEFFICIENTS = {"has": 0.5, "near": 0.4, "prices": 0}
 
@@ -432,23 +433,12 @@ def test_indicators_say_what_the_context_lost(masker: Any, batch: Callable[..., 
             assert not target[:, -1].any()
 
 
-class AnyEncoder(nn.Module):
-    """A linear layer for each stream of nodes."""
-
-    def __init__(self, graph: Graph, streams: Mapping[str, Any]) -> None:
-        super().__init__()
-        self.layers = nn.ModuleDict({stream: nn.Linear(graph.features(stream).size(1), 4) for stream in streams})
-
-    def forward(self, graph: Graph) -> dict[str, Tensor]:
-        return {stream: layer(graph.features(stream)) for stream, layer in self.layers.items()}
-
-
 @EVERY
 def test_the_objective_learns_from_every_masker(masker: Any, batch: Callable[..., Graph]):
     graph = batch([(6, 6, 20), (4, 4, 9)])
     streams = masker(graph).hidden
     torch.manual_seed(0)
-    encoder = AnyEncoder(graph, streams) if "goal" in graph.nodes else GraphEncoder()
+    encoder = LinearEncoder({s: WIDTHS[s] for s in streams}) if "goal" in graph.nodes else GraphEncoder()
     predictor = MLPPredictor(dict.fromkeys(streams, 4), activation=nn.SELU)
     jepa = JEPAObjective(masker, predictor, StopGradTeacher())
     loss = jepa(encoder, graph, generator=seeded()).total
@@ -460,7 +450,7 @@ def test_the_objective_learns_from_every_masker(masker: Any, batch: Callable[...
 def test_an_encoder_that_returns_a_stream_that_the_masker_does_not_name_is_refused():
     """Else it would be trained on nodes in plain view: no mark means that every item is predicted."""
     graph = three_types([(6, 6, 20), (4, 4, 9)])
-    encoder, predictor = AnyEncoder(graph, graph.nodes), MLPPredictor(dict.fromkeys(graph.nodes, 4))
+    encoder, predictor = LinearEncoder(WIDTHS), MLPPredictor(dict.fromkeys(WIDTHS, 4))
     for masker, unnamed in (
         (NodeMasker({"row": 0.5, "column": 0}), "goal"),
         (EdgeMasker({"near": 0.5}), "goal', 'row"),
