@@ -1,6 +1,7 @@
 """Tasks whose answer is known: an encoder that helps, one that does not, one that equals its control, no signal."""
 
 import torch
+from builders import seeded
 from torch import Tensor
 
 from jepa_ssl.evaluation import Features, Report, Task, label_curve
@@ -11,7 +12,7 @@ CALLED = {"helps": "helps", "collapsed": "does not help", "random again": "equal
 
 def report(situation: str, run: int, kind: str = "ridge", seeds: int = 12) -> Report:
     """The report on one arm, "pretrained", in a situation of `CALLED`; `run` draws everything anew."""
-    g = torch.Generator().manual_seed(run)
+    g = seeded(run)
     causes = torch.randn(INSTANCES, CAUSES, generator=g)
     readings = (causes @ torch.randn(CAUSES, READINGS, generator=g) / 2.0).sin()
     readings = readings + 0.2 * torch.randn(INSTANCES, READINGS, generator=g)
@@ -36,5 +37,5 @@ def report(situation: str, run: int, kind: str = "ridge", seeds: int = 12) -> Re
 
 
 def untrained(readings: Tensor, seed: int) -> Tensor:
-    g = torch.Generator().manual_seed(seed)
+    g = seeded(seed)
     return (readings @ torch.randn(READINGS, 64, generator=g) / READINGS**0.5).relu()

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import torch
+from builders import seeded
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
@@ -68,7 +69,7 @@ def direct(layer: nn.Module, *inputs: Tensor) -> Tensor:
 
 
 def graphs(count: int) -> BipartiteGraph:
-    generator = torch.Generator().manual_seed(0)
+    generator = seeded(0)
     row = torch.arange(count * ROWS).repeat_interleave(DEGREE)
     column = torch.randint(COLUMNS, row.shape, generator=generator) + row // ROWS * COLUMNS
     features = [torch.randn(n, width, generator=generator) for n, width in ((count * ROWS, 3), (count * COLUMNS, 5))]
@@ -78,7 +79,7 @@ def graphs(count: int) -> BipartiteGraph:
 
 
 def vectors(count: int) -> Tensor:
-    return torch.randn(count, ROWS * COLUMNS + ROWS + COLUMNS, generator=torch.Generator().manual_seed(0))
+    return torch.randn(count, ROWS * COLUMNS + ROWS + COLUMNS, generator=seeded(0))
 
 
 PATHS: dict[str, Any] = {

@@ -34,10 +34,12 @@ def tensors(graph: BipartiteGraph) -> tuple[torch.Tensor, ...]:
     return graph.constraint_features, graph.edge_index, graph.edge_attr, graph.variable_features
 
 
-@pytest.mark.parametrize("edges", [10**4, 10**5, 10**6, pytest.param(10**7, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("edges", [10**4, 10**5, 10**6, 10**7])
 @pytest.mark.parametrize("size", [50, 500, None], ids=["50 a kind", "500 a kind", "one graph"])
 @pytest.mark.parametrize("way", ["clone", *WAYS])
 def test_graph_masking(benchmark, edges, size, way):
+    if benchmark.disabled and edges > 10**5:
+        pytest.skip("a larger batch shows nothing unless it is measured")
     size = size or edges // 20
     benchmark.group = f"hide 30% of {edges // 20 // size} graphs of {2 * size:,} nodes, {edges:,} edges in all"
     graph = graphs(edges, size)

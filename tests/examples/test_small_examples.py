@@ -12,6 +12,7 @@ import lejepa
 import numpy as np
 import pytest
 import torch
+from builders import seeded
 from PIL import Image
 from scipy.optimize import linprog
 from torch import Tensor
@@ -83,7 +84,7 @@ def test_the_penalty_is_that_with_which_each_row_is_best_predicted_from_the_othe
 
 def test_a_plant_is_known_by_its_number():
     def linear(plant: int, seed: int) -> Tensor:
-        rows, causes = flat_vector.readings(4000, plant, torch.Generator().manual_seed(seed))
+        rows, causes = flat_vector.readings(4000, plant, seeded(seed))
         return causes.T @ rows / 4000
 
     assert (linear(0, 1) - linear(0, 2)).abs().max() < 0.15
@@ -116,7 +117,7 @@ def parts(graph: BipartiteGraph) -> list[tuple[Tensor, Tensor, Tensor]]:
 
 
 def test_the_lps_have_optima_and_there_alone_the_residual_is_0():
-    graph = bipartite_lp.lps(5, torch.Generator().manual_seed(0)).check_values()
+    graph = bipartite_lp.lps(5, seeded(0)).check_values()
     xs: list[float] = []
     lams: list[float] = []
     for A, b, c in parts(graph):
@@ -131,7 +132,7 @@ def test_the_lps_have_optima_and_there_alone_the_residual_is_0():
 
 
 def test_an_lp_is_embedded_alike_alone_and_in_a_batch():
-    graph = bipartite_lp.lps(3, torch.Generator().manual_seed(0))
+    graph = bipartite_lp.lps(3, seeded(0))
     seen, trunk = bipartite_lp.EARLY(graph), bipartite_lp.Trunk()
     A, b, c = parts(graph)[0]
     edges = A.nonzero().T
@@ -161,7 +162,7 @@ def test_beside_kkt_the_term_is_learned(tmp_path: Path, capsys: pytest.CaptureFi
 @pytest.mark.slow
 def test_without_sigreg_it_collapses_and_with_it_it_does_not(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     with pytest.warns(CollapseWarning, match="spread") as warned:
-        lejepa.main(["--folder", str(tmp_path)])
+        lejepa.main(["--folder", str(tmp_path), "--steps", "150"])
     assert len(warned) == 1
     found = [numbers(line.replace("->", "")) for line in capsys.readouterr().out.splitlines()[:2]]
     (_, with_loss, _, with_deviation, _, with_rank, _), (_, loss, before, deviation, *_) = found
@@ -183,7 +184,7 @@ def test_the_spectrum_is_that_of_the_principal_axes():
 
 @pytest.mark.slow
 def test_the_comparison_finds_that_a_later_state_helps(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-    report = does_it_help.main(["--folder", str(tmp_path), "--seeds", "3"])
+    report = does_it_help.main(["--folder", str(tmp_path), "--seeds", "3", "--steps", "200"])
     assert report.score("later state, frozen", 36) > report.score("random initialisation", 36) + 0.1
     assert "'later state, frozen' helps: it is better than every control" in capsys.readouterr().out
     assert_drawn(tmp_path / "does_it_help.png")

@@ -199,6 +199,7 @@ def counted(folder: Path) -> float:
     return 1 / 3
 
 
+@pytest.mark.slow
 def test_a_piece_is_computed_once_and_its_file_is_small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     piece = pieces.Piece("stage", "one", counted, (tmp_path,))
     for _ in range(2):

@@ -83,21 +83,13 @@ def living_parameters() -> list[nn.Parameter]:
 @each_path
 @each_teacher
 def test_2_a_target_model_lives_in_ema_alone(data_root, tmp_path, path, mode):
-    """Counted among all objects that are alive after a step: no hiding place escapes."""
+    """Counted among all objects that are alive after the last step: no hiding place escapes."""
     before = living_parameters()
     run = prepared(data_root, tmp_path / "run", *PATHS[path], *MODES[mode], "--epochs", 1)
-    update, untrained = run.jepa.update, []
-
-    def counted_update() -> None:
-        update()
-        known = {id(p) for group in run.optimizer.param_groups for p in group["params"]} | set(map(id, before))
-        untrained.append(sorted(tuple(p.shape) for p in living_parameters() if id(p) not in known))
-
-    run.jepa.update = counted_update
     run.train()
-
-    copied = [] if mode == "simsiam" else sorted(tuple(p.shape) for p in run.jepa.encoder.parameters())
-    assert untrained == [copied] * 3
+    known = {id(p) for group in run.optimizer.param_groups for p in group["params"]} | set(map(id, before))
+    untrained = sorted(tuple(p.shape) for p in living_parameters() if id(p) not in known)
+    assert untrained == ([] if mode == "simsiam" else sorted(tuple(p.shape) for p in run.jepa.encoder.parameters()))
 
 
 @each_path
@@ -217,26 +209,27 @@ def without_names(state: dict[str, Any]) -> dict[str, Any]:
 
 
 @each_path
-@pytest.mark.parametrize(("mode", "pretrain", "elsewhere"), [
-    ("ema", 0, False),
-    *(pytest.param(mode, pretrain, elsewhere, marks=pytest.mark.slow) for mode, pretrain, elsewhere in (
-        ("simsiam", 0, False), ("kkt", 0, False), ("ema", 2, False), ("simsiam", 2, False), ("kkt", 0, True),
-        ("ema", 0, True), ("shared", 1, False), ("frozen", 1, False), ("learned", 1, False),
+@pytest.mark.parametrize(("mode", "pretrain"), [
+    ("ema", 0),
+    *(pytest.param(mode, pretrain, marks=pytest.mark.slow) for mode, pretrain in (
+        ("simsiam", 0), ("kkt", 0), ("ema", 2), ("simsiam", 2), ("shared", 1), ("frozen", 1), ("learned", 1),
     )),
 ])  # fmt: skip
-def test_6_a_resumed_run_equals_an_unbroken_one_bit_for_bit(run_training, tmp_path, path, mode, pretrain, elsewhere):
-    unbroken, first = tmp_path / "unbroken", tmp_path / "first"
-    second = tmp_path / "second" if elsewhere else first
+def test_6_a_resumed_run_equals_an_unbroken_one_bit_for_bit(run_training, tmp_path, path, mode, pretrain):
+    """In its own folder and in another one."""
+    unbroken, first, second = (tmp_path / name for name in ("unbroken", "first", "second"))
     flags = [*PATHS[path], *EVERY[mode], "--jepa_pretrain_epochs", pretrain, "--monitor_every", 2]
     run_training(*flags, "--epochs", 3, "--output_dir", unbroken)
     run_training(*flags, "--epochs", 2, "--output_dir", first)
-    run_training(*flags, "--epochs", 3, "--resume", first / "last.pt", *(["--output_dir", second] if elsewhere else []))
+    for elsewhere in (["--output_dir", second], []):
+        run_training(*flags, "--epochs", 3, "--resume", first / "last.pt", *elsewhere)
 
-    for name in ("last.pt", "best.pt"):
-        a, b = without_names(checkpoint(unbroken, name)), without_names(checkpoint(second, name))
-        assert a["epoch"] > 0
-        assert not differences(a, b)
-    assert (unbroken / "metrics.jsonl").read_bytes() == (second / "metrics.jsonl").read_bytes()
+    for folder in (first, second):
+        for name in ("last.pt", "best.pt"):
+            a, b = without_names(checkpoint(unbroken, name)), without_names(checkpoint(folder, name))
+            assert a["epoch"] > 0
+            assert not differences(a, b)
+        assert (unbroken / "metrics.jsonl").read_bytes() == (folder / "metrics.jsonl").read_bytes()
 
 
 @each_path
@@ -394,7 +387,7 @@ def test_the_command_lines_of_the_specification_run(tmp_path, path):
     script = Path(train.__file__)
     fewer = f"--train_instances 16 --val_instances 8 --epochs 4 --data_root {tmp_path / 'data'}"
     command = [sys.executable, str(script), *shlex.split(COMMANDS[path]), *shlex.split(fewer)]
-    environment = {**os.environ, "WANDB_MODE": "offline", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(script.parents[3])}
+    environment = {**os.environ, "WANDB_MODE": "offline", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(script.parents[2])}
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
 
     assert done.returncode == 0, done.stderr

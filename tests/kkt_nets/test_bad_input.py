@@ -61,19 +61,14 @@ def trained(run_training: Callable[..., Any], tmp_path: Path) -> Callable[..., P
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("flags", "said"), [
-    (["--jepa_wieght", "0.3"], "unknown flag or config key 'jepa_wieght': did you mean --jepa_weight?"),
-    (["--lr", "1e30", "--output_dir", "new"], "the loss is not finite at step 2"),
-], ids=["flag", "loss"])  # fmt: skip
-def test_the_process_ends_with_2_and_one_line(tmp_path, data_root, flags, said):
+def test_the_process_ends_with_2_and_one_line(tmp_path, data_root):
     script = Path(train.__file__)
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(script.parents[3])}
-    command = [sys.executable, str(script), *TINY, "--data_root", str(data_root), *flags]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(script.parents[2])}
+    command = [sys.executable, str(script), *TINY, "--data_root", str(data_root), "--lr", "1e30", "--output_dir", "new"]
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120)
     assert done.returncode == 2
     last = done.stderr.replace("\r", "\n").splitlines()[-1]
-    assert last.startswith("train.py: error: ")
-    assert said in last
+    assert last.startswith("train.py: error: the loss is not finite at step 2")
     assert "Traceback" not in done.stderr
 
 
@@ -325,16 +320,10 @@ def test_code_in_a_checkpoint_does_not_run(refused, tmp_path, save):
     assert not (tmp_path / "ran").exists()
 
 
+# test_checkpoints.py has every other flag.
 @pytest.mark.parametrize(("trained_with", "resumed_with", "said"), [
     ([], ["--use_bipartite_graphs"], "--use_bipartite_graphs is True"),
-    ([], ["--use_jepa"], "--use_jepa is True"),
-    (["--use_jepa"], [], "--use_jepa is False"),
     (["--use_jepa"], ["--use_jepa", "--jepa_mode", "simsiam"], "--jepa_mode is simsiam"),
-    (["--use_jepa", "--jepa_mode", "simsiam"], ["--use_jepa"], "--jepa_mode is ema"),
-    ([], ["--hidden_size", "16"], "--hidden_size is 16"),
-    ([], ["--set_cover_size", "4", "5"], "--set_cover_size is [4, 5]"),
-    ([], ["--seed", "1"], "--seed is 1"),
-    ([], ["--lr", "0.1"], "--lr is 0.1"),
 ])  # fmt: skip
 def test_a_checkpoint_of_a_run_with_other_flags_is_refused(refused, trained, trained_with, resumed_with, said):
     last = trained(*trained_with)

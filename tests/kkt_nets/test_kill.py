@@ -30,7 +30,7 @@ pytestmark = pytest.mark.slow
 
 def test_a_run_that_is_killed_at_random_moments_equals_an_unbroken_one():
     """`python tests/kills.py --kills 200` does it for longer."""
-    settings = ["flat=10", "graph=7", "workers=2", "processes=2"]
+    settings = ["flat=6", "graph=4", "workers=1", "processes=2"]
     subprocess.run([sys.executable, "-X", "faulthandler", kills.__file__, *settings], check=True)
 
 

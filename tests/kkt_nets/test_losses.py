@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 import torch
+from builders import seeded
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from losses import kkt_loss, pad_predictions
@@ -20,7 +21,7 @@ def loss_of(batch: Sequence[torch.Tensor], **weights: float):
 
 def random_batch(sizes, M, N, seed=0):
     """`y_pred, A, b, c, mask_m, mask_n` in float64, zeros in the padding."""
-    generator = torch.Generator().manual_seed(seed)
+    generator = seeded(seed)
     y, A = torch.zeros(len(sizes), N + M).double(), torch.zeros(len(sizes), M, N).double()
     (b, mask_m), (c, mask_n) = torch.zeros(2, len(sizes), M).double(), torch.zeros(2, len(sizes), N).double()
 

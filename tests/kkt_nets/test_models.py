@@ -5,6 +5,7 @@ from argparse import Namespace
 
 import pytest
 import torch
+from builders import seeded
 from graph_trunks import CONSTRAINT_FEATURES, EDGE_FEATURES, VARIABLE_FEATURES, BipartiteConvolution
 from models import GNNPolicy, KKTNetMLP
 from torch import nn
@@ -12,7 +13,7 @@ from torch.nn import functional as F
 
 
 def random_graph(m, n, edges, seed=0):
-    generator = torch.Generator().manual_seed(seed)
+    generator = seeded(seed)
 
     def normal(*shape):
         return torch.randn(*shape, generator=generator, dtype=torch.float64)
@@ -141,7 +142,7 @@ def test_a_batch_equals_its_graphs_one_by_one(policy):
 
 def test_permuting_nodes_permutes_the_answer_and_the_order_of_edges_is_nothing(policy):
     c, edge_index, e, v = random_graph(5, 4, 9)
-    generator = torch.Generator().manual_seed(1)
+    generator = seeded(1)
     rows, columns, edges = (torch.randperm(k, generator=generator) for k in (5, 4, 9))
     moved = torch.stack([rows.argsort()[edge_index[0, edges]], columns.argsort()[edge_index[1, edges]]])
     x, lam = policy(c, edge_index, e, v)

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from builders import seeded
 from torch import Tensor, nn
 
 from jepa_ssl import Encoded
@@ -29,7 +30,7 @@ from jepa_ssl.evaluation import (
 )
 
 OWNER = torch.arange(30).repeat_interleave(2)
-X = torch.randn(60, 5, generator=torch.Generator().manual_seed(0))
+X = torch.randn(60, 5, generator=seeded(0))
 Y = X[:, 0] - X[:, 1]
 RAW = {"raw features": Features(X)}
 REFUSED = ("random initialisation", "from scratch", "noise floor")
@@ -93,7 +94,7 @@ def test_features_of_a_seed_are_made_once_and_the_noise_floor_is_the_other_run()
 
     def features(seed: int) -> Tensor:
         asked.append(seed)
-        return X + torch.randn(X.shape, generator=torch.Generator().manual_seed(seed))
+        return X + torch.randn(X.shape, generator=seeded(seed))
 
     found = curve({"arm": Features(features)}, refuse=REFUSED[:2], noise_floor_of="arm", seeds=3)
     assert asked == [0, 1, 2, 1_000_003, 1_000_004, 1_000_005]

@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from builders import seeded
 from scipy.stats import t, ttest_rel
 from sklearn.isotonic import IsotonicRegression
 from torch import Tensor
@@ -54,7 +55,7 @@ def test_the_jackknife_of_a_mean_is_its_standard_error():
 
 
 def test_the_overlap_is_the_correlation_of_means_of_nested_sets():
-    g, pool, counts = torch.Generator().manual_seed(0), 40, [5, 10, 30]
+    g, pool, counts = seeded(0), 40, [5, 10, 30]
     labels = torch.randn(4000, pool, generator=g)
     draws = torch.rand(2, 4000, pool, generator=g).argsort(-1)
     first, second = (torch.stack([labels.gather(1, draw[:, :n]).mean(1) for n in counts]).mean(0) for draw in draws)
@@ -65,7 +66,7 @@ def test_the_overlap_is_the_correlation_of_means_of_nested_sets():
 
 def repeated(run: int, pool: int, tests: int, count: int, seeds: int) -> tuple[Tensor, Tensor]:
     """A comparison of two feature sets on one small data set: differences [seeds], and without each test block."""
-    g = torch.Generator().manual_seed(run)
+    g = seeded(run)
     z = torch.randn(pool + tests, 5, generator=g)
     y = z.sum(1) + torch.randn(len(z), generator=g)
     arms, test = (z, z + 0.5 * torch.randn(z.shape, generator=g)), torch.arange(pool, pool + tests)
@@ -107,7 +108,7 @@ COUNTS = [4, 8, 16, 32]
 
 def lines(lead: float, run: int, noise: float = 0.05, seeds: int = 6) -> tuple[Curve, Curve]:
     """Two arms whose scores rise by 0.1 with each doubling; the first is `lead` doublings ahead."""
-    g = torch.Generator().manual_seed(run)
+    g = seeded(run)
     line = 0.1 * torch.arange(4.0, dtype=torch.float64).unsqueeze(1)
     shared = noise * torch.randn(4, seeds, generator=g, dtype=torch.float64)
     own = [noise * torch.randn(4, seeds, generator=g, dtype=torch.float64) for _ in range(2)]

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from builders import seeded
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
@@ -11,7 +12,7 @@ from jepa_ssl.evaluation import probe
 
 
 def some(items: int, dim: int, seed: int = 0) -> tuple[Tensor, Tensor]:
-    g = torch.Generator().manual_seed(seed)
+    g = seeded(seed)
     z = torch.randn(items, dim, generator=g) * torch.logspace(-2, 2, dim) + 5.0
     return z, z @ torch.randn(dim, generator=g) / dim + torch.randn(items, generator=g)
 

@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from builders import seeded
 from scipy.linalg import eigh
 from scipy.stats import kendalltau, spearmanr
 from torch import Tensor
@@ -81,7 +82,7 @@ def test_rank_correlations_that_cannot_be_told():
 
 @pytest.mark.parametrize("rho", [0.0, 0.6])
 def test_the_interval_covers_the_truth(rho: float):
-    g = torch.Generator().manual_seed(0)
+    g = seeded(0)
     truth, covered = 6 / math.pi * math.asin(rho / 2), 0  # Spearman's of a normal pair
     for _ in range(300):
         x, e = torch.randn(2, 15, generator=g)

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from builders import seeded
 from loop import random_state
 
 CPU = torch.device("cpu")
@@ -24,7 +25,7 @@ def test_a_seed_determines_all_draws_and_torchs_are_those_of_manual_seed():
     random_state.seed(2**63 - 1)
     assert draws() == expected
     random_state.seed(5)
-    assert torch.equal(torch.rand(3), torch.rand(3, generator=torch.Generator().manual_seed(5)))
+    assert torch.equal(torch.rand(3), torch.rand(3, generator=seeded(5)))
 
 
 def test_run_step_and_process_decide_all_draws_whatever_was_drawn_before(monkeypatch):
