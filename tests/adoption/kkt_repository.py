@@ -87,7 +87,7 @@ class Trainer:
         on_graph = lambda net, g: net(g.constraint_features, g.edge_index, g.edge_attr, g.variable_features)  # +
         captured = {"constraint": "to_rows", "variable": "to_columns"} if graphs else {"instance": "net"}  # +
         parts = {"captured": captured, "run": on_graph if graphs else None}  # +
-        log = lambda row, step: wandb.log(dict(row))  # +
+        log = lambda row, step: wandb.log(row)  # +
         self.jepa = from_args(args, self.model, dict.fromkeys(captured, HIDDEN), log=log, **parts)  # +
         self.optimizer.add_param_group({"params": self.jepa.parameters()})  # +
         self.scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(self.optimizer, args.epochs)

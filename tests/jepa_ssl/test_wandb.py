@@ -31,10 +31,13 @@ def train(log: Callable[[dict[str, Any], int], object]) -> None:
     monitor = CollapseMonitor(log=log, items=8)
     objective = JEPAObjective(EntryMasker(0.5), MLPPredictor(encoder.dims), StopGradTeacher(), monitor=monitor)
     term = JEPATerm(encoder, objective)
+    optimizer = torch.optim.SGD([*encoder.model.parameters(), *term.parameters()], 0.01)
     for count in range(1, MICRO_BATCHES * STEPS + 1):
-        joint = term.loss(torch.randn(8, 6), task=lambda: torch.zeros(()))
+        joint = term.loss(torch.randn(8, 6), task=torch.zeros(()))
+        joint.total.backward()
         wandb.log({"train/loss": joint.total.item()}, step=count)
         if count % MICRO_BATCHES == 0:
+            optimizer.step()
             term.update()
 
 

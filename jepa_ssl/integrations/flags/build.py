@@ -68,6 +68,7 @@ def from_args(
         TypeError: `model` is neither an encoder nor given with `widths`.
 
     >>> from argparse import ArgumentParser
+    >>> from jepa_ssl.integrations.flags import add_jepa_arguments
     >>> parser = ArgumentParser()
     >>> add_jepa_arguments(parser)
     >>> args, model = parser.parse_args(["--use_jepa"]), nn.Linear(6, 8)
