@@ -25,8 +25,9 @@ except ImportError as error:
 
 ENTRY = "jepa_ssl"  # in the file's header. One, for of several the library would write the order at random
 EIGHT_BITS = (torch.float8_e4m3fn, torch.float8_e5m2)
-STORED = (torch.float64, torch.float32, torch.float16, torch.bfloat16, *EIGHT_BITS, torch.bool, torch.complex64)
-STORED += (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint64, torch.uint32, torch.uint16, torch.uint8)
+STORED = {torch.float64, torch.float32, torch.float16, torch.bfloat16, *EIGHT_BITS, torch.bool, torch.complex64} | {
+    *(torch.int64, torch.int32, torch.int16, torch.int8, torch.uint64, torch.uint32, torch.uint16, torch.uint8)
+}
 SHOWN = 5  # names in an error
 
 

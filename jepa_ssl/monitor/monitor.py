@@ -233,8 +233,19 @@ class CollapseMonitor(nn.Module):
         if rank() == 0:  # a saver of distributed states takes any process's, so that only one may have it
             super()._save_to_state_dict(destination, prefix, keep_vars)  # pyright: ignore[reportUnknownMemberType]
 
-    def _load_from_state_dict(self, state_dict: Any, prefix: str, metadata: Any, strict: bool, *lists: Any) -> None:
-        super()._load_from_state_dict(state_dict, prefix, metadata, strict and rank() == 0, *lists)  # pyright: ignore[reportUnknownMemberType]
+    def _load_from_state_dict(
+        self,
+        state_dict: Any,
+        prefix: str,
+        local_metadata: Any,
+        strict: bool,
+        missing_keys: list[str],
+        unexpected_keys: list[str],
+        error_msgs: list[str],
+    ) -> None:
+        strict = strict and rank() == 0
+        lists = missing_keys, unexpected_keys, error_msgs
+        super()._load_from_state_dict(state_dict, prefix, local_metadata, strict, *lists)  # pyright: ignore[reportUnknownMemberType]
 
 
 def _check_log(log: object) -> None:

@@ -63,6 +63,7 @@ class MovementWatch:
 
 def _parts(objective: nn.Module, encoder: object) -> dict[str, Iterable[nn.Parameter]]:
     """The parts that JEPA trains, those of the objective first."""
+    parts: dict[str, Iterable[nn.Parameter]]
     parts = {name: part.parameters() for name, part in objective.named_children() if name in ("predictor", "teacher")}
     if isinstance(encoder, nn.Module):
         own: Mapping[str, nn.Module] = dict(unwrapped(encoder).named_children())

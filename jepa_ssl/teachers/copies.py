@@ -1,6 +1,6 @@
 """A copy of the encoder that shares nothing with it, or a sentence that says what is in the way."""
 
-# pyright: reportPrivateUsage=false
+# pyright: reportPrivateUsage=false, reportPrivateImportUsage=false
 # torch tells under a private name alone whether a tensor overlaps itself.
 
 from collections.abc import Iterator
@@ -76,11 +76,21 @@ def _memory(tensor: Tensor) -> int:
 
 
 def _check_tensors(encoder: nn.Module) -> None:
-    parameters = list(encoder.named_parameters())
-    for name, tensor in [*parameters, *encoder.named_buffers()]:
+    for name, part in submodules(encoder):
+        if isinstance(part, torch.jit.ScriptModule):
+            raise ValueError(
+                f"encoder is a ScriptModule{name and ' in its ' + name}, which cannot be frozen; give EMATeacher the "
+                f"module that torch.jit compiled, or use torch.compile."
+            )
+    for name, tensor in chain(encoder.named_parameters(), encoder.named_buffers()):
         if nn.parameter.is_lazy(tensor):
             raise ValueError(
                 f"encoder's {name} has no shape yet; run the encoder on one batch before EMATeacher(encoder)."
+            )
+        if tensor.is_inference() or torch.is_inference_mode_enabled():
+            raise ValueError(
+                f"encoder's {name} is built or copied under torch.inference_mode(), which is for tensors that never "
+                f"change; build encoder and EMATeacher outside of it."
             )
         if tensor.is_nested or (tensor.layout in _SPARSE and isinstance(tensor, nn.Parameter)):
             kind = "a nested tensor" if tensor.is_nested else "a sparse parameter"
@@ -127,11 +137,13 @@ def check_runs_alone(copied: nn.Module, made: Any, encoder: object) -> bool:
         ValueError: it depends on parameters that are not the copy's.
     """
     with_gradient = [z for z in reached(made) if isinstance(z, Tensor) and z.requires_grad]
-    others = [leaf for leaf in _leaves(with_gradient) if isinstance(leaf, nn.Parameter)]
+    leaves = list(_leaves(with_gradient))
+    held = {id(thing) for _, value in attributes(copied) if leaves for thing in reached(value)}
+    others = [leaf for leaf in leaves if isinstance(leaf, nn.Parameter) or id(leaf) in held]
     if others:
         names = {id(p): n for n, p in encoder.named_parameters()} if isinstance(encoder, nn.Module) else {}
         found = sorted(names[id(p)] for p in others if id(p) in names)
-        what = f"the encoder's own {found}" if found else f"{len(others)} parameters that are not registered in it"
+        what = f"the encoder's own {found}" if found else f"{len(others)} trained tensors that are not registered in it"
         raise ValueError(f"the teacher's copy of the encoder runs {what}, which update does not move{_where(copied)}")
     return bool(with_gradient)
 
@@ -149,8 +161,11 @@ def _where(copied: nn.Module) -> str:
     if not found:
         return "; keep every module as an attribute of the encoder, and call it as self.name."
     name, value = found[0]
-    if not callable(value):
-        return f": they are in its attribute {name}, a {type(value).__name__}; use an nn.ModuleList or nn.ModuleDict."
+    if not callable(value) or isinstance(value, nn.Module):
+        return (
+            f": they are in its attribute {name}, a {type(value).__name__}; register them, in an nn.ModuleList, an "
+            f"nn.ModuleDict or as nn.Parameter."
+        )
     owner, _, last = name.rpartition(".")
     if last == "run":
         return f": its {name} calls a model from outside; call the one that it is given, run=lambda model, x: model(x)."

@@ -27,14 +27,16 @@ def attributes(module: nn.Module) -> Iterator[tuple[str, Any]]:
 
 
 def outsiders(module: nn.Module) -> list[tuple[str, Any]]:
-    """The attributes of `module` that reach a trained parameter which is not registered in it."""
+    """The attributes of `module` that reach a trained tensor which is not registered in it."""
     registered = {id(thing) for part in module.modules() for thing in (part, *part.parameters(recurse=False))}
 
     def is_outside(thing: object) -> bool:
         if id(thing) in registered:
             return False
         parameters = thing.parameters() if isinstance(thing, nn.Module) else [thing]
-        return any(isinstance(p, nn.Parameter) and p.requires_grad and id(p) not in registered for p in parameters)
+        return any(
+            isinstance(p, Tensor) and p.is_leaf and p.requires_grad and id(p) not in registered for p in parameters
+        )
 
     held = [*attributes(module), *_forwards(module)]
     return [(name, value) for name, value in held if any(map(is_outside, reached(value)))]

@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 import torch
-import torch.distributed.checkpoint as dcp
 from builders import seeded
 from torch import nn
+from torch.distributed.checkpoint.state_dict_loader import load as dcp_load
+from torch.distributed.checkpoint.state_dict_saver import save as dcp_save
 
 from jepa_ssl import (
     CollapseMonitor,
@@ -37,7 +38,7 @@ class Run:
             EntryMasker(0.5), MLPPredictor({"instance": 4}), EMATeacher(encoder), monitor=self.monitor
         )
         balance = GradientBalance(model.parameters(), every=5)
-        self.modules = nn.ModuleDict({"model": model, "term": JEPATerm(encoder, objective, balance=balance)})
+        self.modules: Any = nn.ModuleDict({"model": model, "term": JEPATerm(encoder, objective, balance=balance)})
 
     def train(self, steps: Iterable[int]) -> None:
         model, term = self.modules["model"], self.modules["term"]
@@ -80,11 +81,11 @@ def by_accelerate(modules: nn.Module, folder: Path) -> Callable[[nn.Module], obj
 
 def by_dcp(modules: nn.Module, folder: Path) -> Callable[[nn.Module], object]:
     """Which loads into the tensors of a fresh state."""
-    dcp.save(modules.state_dict(), checkpoint_id=folder / "state", no_dist=True)
+    dcp_save(modules.state_dict(), checkpoint_id=folder / "state", no_dist=True)
 
     def load(other: nn.Module) -> None:
         state = other.state_dict()
-        dcp.load(state, checkpoint_id=folder / "state", no_dist=True)
+        dcp_load(state, checkpoint_id=folder / "state", no_dist=True)
         other.load_state_dict(state)
 
     return load

@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
-import torch.distributed.checkpoint as dcp
 from builders import FlatEncoder, seeded
 from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict import (
@@ -21,6 +20,8 @@ from torch.distributed.checkpoint.state_dict import (
     set_model_state_dict,
     set_optimizer_state_dict,
 )
+from torch.distributed.checkpoint.state_dict_loader import load as dcp_load
+from torch.distributed.checkpoint.state_dict_saver import save as dcp_save
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
@@ -317,7 +318,7 @@ def monitored(rank: int, folder: Path) -> tuple[list[Any], int]:
     set_model_state_dict(nn.ModuleList([nn.Linear(2, 2), again]), gathered_state, options=SAVED)
     # So that the first process has more to save, and the other is asked for what both have.
     more = {"first": torch.ones(1000)} if rank == 0 else {}
-    dcp.save({"monitor": monitor.state_dict(), **more}, checkpoint_id=folder / "dcp")
+    dcp_save({"monitor": monitor.state_dict(), **more}, checkpoint_id=folder / "dcp")
     return watched(rank, range(60))[1], again.steps
 
 
@@ -443,7 +444,7 @@ def test_under_ddp_the_teachers_stay_alike_by_themselves(results: list[Any]):
 def test_a_monitor_that_two_processes_saved_goes_on_in_one(results: list[Any], folder: Path):
     def load(monitor: CollapseMonitor) -> None:
         state = {"monitor": monitor.state_dict()}
-        dcp.load(state, checkpoint_id=folder / "dcp", no_dist=True)
+        dcp_load(state, checkpoint_id=folder / "dcp", no_dist=True)
         monitor.load_state_dict(state["monitor"])
 
     (unbroken, steps), (silent, none) = (result["monitored"] for result in results)

@@ -76,6 +76,16 @@ def a_weak_reference(encoder: Net) -> None:
     encoder.forward = MethodType(lambda self, flat: self.other(flat), encoder)  # pyright: ignore
 
 
+class ByTensor(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = nn.Linear(6, 4)
+        self.scale = torch.ones((), requires_grad=True)
+
+    def forward(self, flat: Tensor) -> dict[str, Tensor]:
+        return {"instance": self.scale * self.net(flat)}
+
+
 class ByList(nn.Module):
     def __init__(self) -> None:
         super().__init__()
@@ -113,8 +123,15 @@ SHARED: dict[str, tuple[Callable[[], nn.Module], str]] = {
     "hook": (partial(changed, a_hook), r"encoder's own \['net.weight'\].*: its net._forward_hooks is a function"),
     "weak reference": (partial(changed, a_weak_reference), r"encoder's own .*: .*other.parent"),
     "run": (with_a_run, r"encoder's own .*: its run calls a model from outside; .*run=lambda model, x: model\(x\)"),
-    "list": (ByList, r"runs 2 parameters that are not registered.*its attribute layers, a list; use an nn.ModuleList"),
-    "global": (ByGlobal, r"runs 2 parameters that are not registered.*: its forward is a function that holds a module"),
+    "tensor": (ByTensor, r"runs 1 trained tensors that are not registered.*its attribute scale, a Tensor; register"),
+    "list": (
+        ByList,
+        r"runs 2 trained tensors that are not registered.*its attribute layers, a list; register them",
+    ),
+    "global": (
+        ByGlobal,
+        r"runs 2 trained tensors that are not registered.*: its forward is a function that holds a module",
+    ),
 }
 
 
@@ -257,6 +274,20 @@ def test_what_cannot_be_copied_is_named(change: Callable[[Net], object], sentenc
 class Uncopied(nn.Linear):
     def __deepcopy__(self, memo: Any) -> Any:
         raise NotImplementedError("it lives on a server")
+
+
+def test_what_cannot_be_trained_is_refused_by_name():
+    with torch.inference_mode():
+        encoder = Net()
+        with pytest.raises(ValueError, match=r"net.weight is built or copied under torch.inference_mode\(\)"):
+            EMATeacher(encoder)
+    with pytest.raises(ValueError, match=r"net.weight is built or copied under torch.inference_mode\(\)"):
+        EMATeacher(encoder)
+
+    class Script(torch.jit.ScriptModule): ...
+
+    with pytest.raises(ValueError, match="encoder is a ScriptModule in its 0, which cannot be frozen"):
+        EMATeacher(nn.Sequential(Script()))
 
 
 def test_a_second_encoder_serves_where_the_first_cannot_be_copied():
