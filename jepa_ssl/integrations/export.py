@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterable, Mapping
+from itertools import chain
 from pathlib import Path
 from typing import Any, cast
 
@@ -87,6 +88,11 @@ def load_encoder(encoder: nn.Module, path: str | os.PathLike[str], *, freeze: bo
     own = _state(encoder)
     _check_fit(own, stored, path)
     actual = without_wrappers(encoder, {name: name for name in encoder.state_dict()})
+    for tensor in chain(encoder.parameters(), encoder.buffers()):
+        if (
+            tensor.layout == torch.strided and 0 in tensor.stride() and tensor.numel() > 1
+        ):  # expanded, which torch does not write to
+            tensor.data = tensor.detach().clone(memory_format=torch.contiguous_format)
     encoder.load_state_dict({actual[name]: tensor for name, tensor in stored.items()})
     if freeze:
         frozen(encoder)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from jepa_ssl.checks import warn_caller
 from jepa_ssl.names import submodules
 from jepa_ssl.teachers.reach import attributes, outsiders, reached
+from jepa_ssl.teachers.shards import sharded
 
 _SPARSE = (torch.sparse_coo, torch.sparse_csr, torch.sparse_csc, torch.sparse_bsr, torch.sparse_bsc)
 
@@ -150,7 +151,8 @@ def check_runs_alone(copied: nn.Module, made: Any, encoder: object) -> bool:
 
 def warn_of_outsiders(copied: nn.Module) -> None:
     """Warn if attributes of the copy show that it may run what is not its own: for a pass that no check could see."""
-    if outsiders(copied):
+    # What is sharded knows its neighbours, in one group with it.
+    if not sharded(copied.modules()) and outsiders(copied):
         warn_caller(
             f"the teacher's copy of the encoder reaches trained parameters that update does not move{_where(copied)}"
         )

@@ -145,7 +145,7 @@ class EMATeacher(nn.Module):
         if not sharded(parts) and not any(map(is_wrapper, parts)):
             with torch.enable_grad():  # the copy is frozen, so that this costs nothing
                 made = self.target_model(target)
-            if not check_runs_alone(self.target_model, made, copied or encoder):
+            if not check_runs_alone(self.target_model, made, encoder if copied is None else copied):
                 return made
         else:
             warn_of_outsiders(self.target_model)

@@ -50,12 +50,12 @@ def _forwards(module: nn.Module) -> Iterator[tuple[str, Any]]:
                 yield f"{path}.forward".removeprefix("."), vars(kind)["forward"]
 
 
-def reached(value: object, depth: int = DEPTH, seen: set[int] | None = None) -> Iterator[object]:
+def reached(value: object, depth: int = DEPTH, seen: dict[int, object] | None = None) -> Iterator[object]:
     """The modules and tensors behind `value`, by way of containers, functions and objects; modules are not entered."""
-    seen = set() if seen is None else seen
+    seen = {} if seen is None else seen
     if id(value) in seen or depth == 0:
         return
-    seen.add(id(value))
+    seen[id(value)] = value  # kept, or another object may get its id
     if isinstance(value, nn.Module | Tensor):
         yield value
         return

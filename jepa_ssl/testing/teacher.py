@@ -130,11 +130,21 @@ class TeacherCheck:
 
 
 def _copies(*parts: Any) -> tuple[Any, ...]:
-    """Deep copies that belong together."""
+    """Deep copies that belong together.
+
+    Raises:
+        AssertionError: one of them cannot be copied.
+    """
     memo: dict[int, Any] = {}
     for part in parts:
         memo |= without_graph(part) if isinstance(part, nn.Module) else {}
-    return copy.deepcopy(parts, memo)
+    try:
+        return copy.deepcopy(parts, memo)
+    except Exception as error:
+        raise AssertionError(
+            f"teacher or encoder cannot be copied, and only copies are checked: {type(error).__name__}: {error}; leave "
+            f"out what copy.deepcopy refuses."
+        ) from error
 
 
 def _state(part: Any) -> dict[str, Tensor]:

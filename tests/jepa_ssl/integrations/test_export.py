@@ -250,8 +250,9 @@ def test_tensors_that_the_format_does_not_store_are_refused_by_name(make, tmp_pa
 )
 def test_buffers_of_any_other_kind_are_loaded(buffer, tmp_path):
     export_encoder(with_buffer(buffer), tmp_path / "file")
-    load_encoder(fresh := with_buffer(torch.zeros(buffer.shape, dtype=buffer.dtype)), tmp_path / "file")
-    assert torch.equal(fresh.get_buffer("extra").to(torch.complex64), buffer.to(torch.complex64))
+    for other in (torch.zeros(buffer.shape, dtype=buffer.dtype), torch.zeros_like(buffer[:1]).expand_as(buffer)):
+        load_encoder(fresh := with_buffer(other), tmp_path / "file")
+        assert torch.equal(fresh.get_buffer("extra").to(torch.complex64), buffer.to(torch.complex64))
 
 
 @pytest.mark.parametrize(("name", "value"), [("weight", torch.nan), ("weight", -torch.inf), ("buffer", torch.nan)])

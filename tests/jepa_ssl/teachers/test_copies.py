@@ -301,6 +301,8 @@ def test_a_second_encoder_serves_where_the_first_cannot_be_copied():
     torch.testing.assert_close(second.net.bias, (1 + before) / 2)
     with pytest.raises(ValueError, match=r"encoder lacks .* and adds"):
         EMATeacher(encoder, copy=nn.Linear(6, 4))
+    with pytest.raises(AssertionError, match=r"teacher or encoder cannot be copied, .*lock"):
+        check_teacher(teacher, encoder, FLAT)
 
 
 class SharesItsTable(nn.Module):
