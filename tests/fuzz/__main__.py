@@ -17,7 +17,7 @@ from . import __doc__ as about
 from .isolation import isolated
 from .judging import FAILED, ROOT, VERDICTS, Input, Verdict, judged
 
-TARGETS = ("files", "flags", "calls", "numbers", "graphs", "batches")
+TARGETS = ("files", "flags", "calls", "numbers", "graphs", "batches", "hetero", "streams")
 FAULTS = "faults"  # this target hangs and crashes: it tests the fuzzer
 
 

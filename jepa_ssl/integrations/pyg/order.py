@@ -72,10 +72,14 @@ def _taken_apart(batch: Any, names: dict[str, str]) -> list[Any]:
         kind.__init__(new)
         return new
 
-    return [
-        separate(blank, whole, number, slices, whole._inc_dict, decrement=True)  # pyright: ignore[reportArgumentType]
-        for number in range(whole.num_graphs)
-    ]
+    take_apart: Any = separate
+    try:
+        return [take_apart(blank, whole, number, slices, whole._inc_dict) for number in range(whole.num_graphs)]
+    except (LookupError, TypeError, AttributeError, RuntimeError) as error:
+        raise ValueError(
+            f"batch cannot be taken apart into its graphs ({type(error).__name__}: {error}), so something of it was "
+            f"taken out or changed after batching; do so with each graph before Batch.from_data_list."
+        ) from error
 
 
 def _check_slices(batch: Any, store: Any, slices: Any) -> None:
@@ -104,10 +108,15 @@ def _nodes_backwards(graph: Any) -> Any:
     for kind in graph.node_types:
         for name, value in graph[kind].items():
             if graph[kind].is_node_attr(name):
-                turned[kind][name] = value.flip(0) if isinstance(value, Tensor) else value[::-1]
+                turned[kind][name] = _backwards(value) if isinstance(value, Tensor) else value[::-1]
     for edge_type in graph.edge_types:
         last = torch.tensor([[graph[kind].num_nodes - 1] for kind in edge_type[::2]])
         for name, value in graph[edge_type].items():
             if "index" in name:  # as PyG tells what counts nodes
                 turned[edge_type][name] = last.to(value.device) - value
     return turned
+
+
+def _backwards(values: Tensor) -> Tensor:
+    # Not by flip, which sparse tensors lack.
+    return values.index_select(0, torch.arange(len(values) - 1, -1, -1, device=values.device))

@@ -62,7 +62,7 @@ def _spoil(draw: Draw, data: Any, mistyped: bool) -> str:
         return f"without {name}"
     transposed = way == "transpose" and not mistyped and values.ndim == 2
     data[name] = values.T if transposed else one(draw, OTHERS) if mistyped else odd_tensor(draw, values)
-    return f"{name} {data[name]!r}"[:300]
+    return f"{name} {data.to_dict().get(name)!r}"[:300]  # None takes the attribute away
 
 
 def _use(data: Any, g: torch.Generator) -> None:
