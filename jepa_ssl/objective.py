@@ -192,7 +192,7 @@ class JEPAObjective(nn.Module, Generic[InstanceT]):
             self._check_learnable(Encoded.of(precomputed))
 
         # An Encoded that is built in the lambda would break torch.compile's graph.
-        return Encoded.of(self.teacher(lambda _: precomputed, target))
+        return Encoded.of(self.teacher(lambda _: precomputed, target))  # pyright: ignore[reportUnknownLambdaType]
 
     def _check_learnable(self, precomputed: Encoded) -> None:
         if not any(z.requires_grad for z in precomputed.embeddings.values()):

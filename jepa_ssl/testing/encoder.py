@@ -146,7 +146,7 @@ class EncoderCheck:
             self.faults.append("the embeddings carry no gradient; is the encoder called under torch.no_grad()?")
 
     def _rewritten(self, given: Rewritten | None) -> Rewritten:
-        if given is not None and not isinstance(given, Mapping):
+        if given is not None and not isinstance(given, Mapping):  # pyright: ignore[reportUnnecessaryIsInstance]
             self.faults.append(
                 f"rewritten is a {type(given).__name__}, but must be a mapping from what is different to the batch and "
                 f"its items; give rewritten={{'the order': in_another_order(batch)}}, for example."

@@ -67,7 +67,7 @@ def _taken_apart(batch: Any, names: dict[str, str]) -> list[Any]:
         _check_slices(whole, store, slices if store._key is None or kind is Data else slices.get(store._key, {}))
 
     def blank() -> Any:
-        own = type(whole).__bases__[-1]
+        own: Any = type(whole).__bases__[-1]
         new = own.__new__(own)
         kind.__init__(new)
         return new
