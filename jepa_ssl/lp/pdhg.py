@@ -13,23 +13,21 @@ convex optimization", ICCV 2011, at alpha = 1, for the diagonal steps; Applegate
 programming using primal-dual hybrid gradient" (PDLP), NeurIPS 2021, for the weight and the restarts.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from jepa_ssl.lp.instances import DenseLP, SparseLP
+from jepa_ssl.lp.matrices import Blocks, Edges, Matrix, Product
+from jepa_ssl.lp.weight import Distances, Pair, distances
 from jepa_ssl.segments import segment_of
 
 STEP = 0.99  # below 1 the method converges whatever A is
-LEAST_WEIGHT = 1e-6  # the weight stays between this and its inverse, so that steps stay in the range of float32
 
 Point = tuple[Tensor, Tensor]
 """x and lam, each in the shape of its LPs' c and b."""
-
-Product = Callable[[Tensor, Tensor], None]
-"""`product(out, v)` adds a fixed matrix times v to out, in place."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +38,7 @@ class Problem:
     between primal and dual steps of the LP that each row or column belongs to, in a shape that broadcasts.
     """
 
-    matrix: "_Edges | _Blocks"
+    matrix: Matrix
     b: Tensor
     c: Tensor
     floor: Tensor
@@ -49,6 +47,7 @@ class Problem:
     upper: Tensor
     row_weight: Tensor
     column_weight: Tensor
+    distances: Distances
 
     @classmethod
     def of(cls, lp: SparseLP | DenseLP) -> "Problem":
@@ -101,7 +100,7 @@ def iterate(problem: Problem, steps: Sequence[int], start: Point, *, restart_eve
 def _scaled_products(problem: Problem) -> tuple[Product, Tensor, Product, Tensor]:
     """`-tau A'`, `tau c`, `sigma A` and `sigma b`, computed once for all steps."""
     matrix, transposed = problem.matrix, problem.matrix.transposed()
-    row_sums, column_sums = matrix.absolute_row_sums(), transposed.absolute_row_sums()
+    row_sums, column_sums = (part.row_sums(part.values.abs()) for part in (matrix, transposed))
     # Any step is right for an empty row or column; theirs is that of a sum of 1.
     tau = STEP / (problem.column_weight * torch.where(column_sums > 0, column_sums, 1))
     sigma = STEP * problem.row_weight / torch.where(row_sums > 0, row_sums, 1)
@@ -118,97 +117,53 @@ def residuals(problem: Problem, point: Point) -> Point:
     return reduced_cost, slack
 
 
-@dataclass(frozen=True)
-class _Edges:
-    """A by its nonzero coefficients.
-
-    Sums run over the edges in their order. So on a CPU an LP's numbers do not depend on its neighbours in the batch,
-    bit for bit. A CSR product of MKL is as fast at some 2,000 edges, but promises no order.
-    """
-
-    row: Tensor  # [E]
-    column: Tensor  # [E]
-    coefficient: Tensor  # [E]
-    rows: int
-    columns: int
-
-    def transposed(self) -> "_Edges":
-        return _Edges(self.column, self.row, self.coefficient, self.columns, self.rows)
-
-    def absolute_row_sums(self) -> Tensor:
-        size = self.coefficient.abs()
-        return size.new_zeros(self.rows).index_add_(0, self.row, size)
-
-    def product(self, factor: Tensor) -> Product:
-        """Multiplication by `diag(factor) A`; one factor per row."""
-        value = factor[self.row] * self.coefficient
-        message = torch.empty_like(value)
-
-        def add(out: Tensor, v: Tensor) -> None:
-            torch.index_select(v, 0, self.column, out=message)
-            message.mul_(value)
-            out.index_add_(0, self.row, message)
-
-        return add
-
-
-@dataclass(frozen=True)
-class _Blocks:
-    """A as one dense block per LP, `[batch, m, n]`.
-
-    Uses a product and a sum, because `bmm` adds in another order when the batch has another size. In its column form
-    `bmm` is also slower.
-    """
-
-    A: Tensor
-
-    def transposed(self) -> "_Blocks":
-        return _Blocks(self.A.mT)
-
-    def absolute_row_sums(self) -> Tensor:
-        return self.A.abs().sum(2)
-
-    def product(self, factor: Tensor) -> Product:
-        """Multiplication by `diag(factor) A`; one factor per row."""
-        matrix = (factor[:, :, None] * self.A).mT.contiguous()  # [batch, n, m]
-        message, received = torch.empty_like(matrix), torch.empty_like(factor)
-
-        def add(out: Tensor, v: Tensor) -> None:
-            torch.mul(matrix, v.unsqueeze(2), out=message)
-            torch.sum(message, 1, out=received)
-            out.add_(received)
-
-        return add
-
-
 def _of_sparse(lp: SparseLP) -> Problem:
     coefficient, b, c, lower, upper = _promoted(lp.coefficient, lp.b, lp.c, lp.lower, lp.upper)
-    row, column = lp.edge_index.unbind(0)
-    lp_of_row, lp_of_column = segment_of(lp.constraint_offsets, len(b)), segment_of(lp.variable_offsets, len(c))
-
-    def largest(values: Tensor, owner: Tensor) -> Tensor:
-        return values.new_zeros(lp.num_graphs).scatter_reduce_(0, owner, values.abs(), "amax")
-
-    reach = coefficient * _furthest(lower, upper)[column]
-    weight = _weight(largest(c, lp_of_column), largest(b, lp_of_row), largest(reach, lp_of_row[row]))
-    matrix = _Edges(row, column, coefficient, len(b), len(c))
+    matrix = Edges(*lp.edge_index.unbind(0), coefficient, len(b), len(c))
+    per_lp = _Ragged(segment_of(lp.constraint_offsets, len(b)), segment_of(lp.variable_offsets, len(c)), lp.num_graphs)
+    found = distances(matrix, b, c, lp.equality, lower, upper, per_lp)
     ceiling = torch.full_like(b, torch.inf)
-    weights = weight[lp_of_row], weight[lp_of_column]
-    return Problem(matrix, b, c, _floor(lp.equality, b), ceiling, lower, upper, *weights)
+    weights = per_lp.spread(found.weight(per_lp))
+    return Problem(matrix, b, c, _floor(lp.equality, b), ceiling, lower, upper, *weights, found)
 
 
 def _of_dense(lp: DenseLP) -> Problem:
     blocks, b, c, lower, upper = _promoted(lp.A, lp.b, lp.c, lp.lower, lp.upper)
-    blocks = torch.where(lp.mask_m[:, :, None] & lp.mask_n[:, None, :], blocks, 0)
+    matrix = Blocks(torch.where(lp.mask_m[:, :, None] & lp.mask_n[:, None, :], blocks, 0))
     b = torch.where(lp.mask_m, b, 0)
     c, lower, upper = (torch.where(lp.mask_n, part, 0) for part in (c, lower, upper))
     floor = torch.where(lp.mask_m, _floor(lp.equality, b), 0)
     ceiling = torch.where(lp.mask_m, torch.inf, torch.zeros_like(b))
-    reach = blocks * _furthest(lower, upper)[:, None, :]
-    # The column of zeros gives an LP without rows or columns a maximum too.
-    largest = (torch.nn.functional.pad(part.abs(), (0, 1)).amax(1) for part in (c, b, reach.flatten(1)))
-    weight = _weight(*largest).unsqueeze(1)
-    return Problem(_Blocks(blocks), b, c, floor, ceiling, lower, upper, weight, weight)
+    found = distances(matrix, b, c, lp.equality & lp.mask_m, lower, upper, _Padded())
+    weights = _Padded().spread(found.weight(_Padded()))
+    return Problem(matrix, b, c, floor, ceiling, lower, upper, *weights, found)
+
+
+class _Padded:
+    """Rows and columns as `[batch, m]` and `[batch, n]`."""
+
+    def largest(self, of_rows: Tensor, of_columns: Tensor) -> Tensor:
+        # The column of zeros gives an LP without rows or columns a maximum too.
+        return torch.nn.functional.pad(torch.cat((of_rows, of_columns), 1), (0, 1)).amax(1)
+
+    def spread(self, per_lp: Tensor) -> Pair:
+        return per_lp.unsqueeze(1), per_lp.unsqueeze(1)
+
+
+@dataclass(frozen=True)
+class _Ragged:
+    """Rows and columns one LP after the other."""
+
+    of_row: Tensor  # [M], the LP of each row
+    of_column: Tensor  # [N]
+    number: int
+
+    def largest(self, of_rows: Tensor, of_columns: Tensor) -> Tensor:
+        largest = of_rows.new_zeros(self.number).scatter_reduce_(0, self.of_row, of_rows, "amax")
+        return largest.scatter_reduce_(0, self.of_column, of_columns, "amax")
+
+    def spread(self, per_lp: Tensor) -> Pair:
+        return per_lp[self.of_row], per_lp[self.of_column]
 
 
 def _promoted(*parts: Tensor) -> list[Tensor]:
@@ -221,21 +176,3 @@ def _promoted(*parts: Tensor) -> list[Tensor]:
 
 def _floor(equality: Tensor, b: Tensor) -> Tensor:
     return torch.where(equality, -torch.inf, torch.zeros_like(b))
-
-
-def _furthest(lower: Tensor, upper: Tensor) -> Tensor:
-    """The distance from 0 to the further finite bound of each variable; 0 without finite bounds."""
-    return torch.maximum(*(torch.where(bound.isfinite(), bound.abs(), 0) for bound in (lower, upper)))
-
-
-def _weight(largest_c: Tensor, largest_b: Tensor, reach: Tensor) -> Tensor:
-    """max|c| / max|b| of each LP, where a maximum of 0 counts as 1.
-
-    With this weight, scaling c scales lam and nothing else, and scaling b and the bounds scales x and nothing else.
-    Where b is 0, only the bounds give x its scale. `reach`, the largest product of a coefficient and a bound, expresses
-    them in the units of b, so that the weight follows a scale of A as it does with b. PDLP takes Euclidean norms.
-    Maxima do not overflow, and do not depend on how often a row is repeated.
-    """
-    rhs = torch.where(largest_b > 0, largest_b, reach)
-    weight = torch.where(largest_c > 0, largest_c, 1) / torch.where(rhs > 0, rhs, 1)
-    return weight.clamp(LEAST_WEIGHT, 1 / LEAST_WEIGHT)

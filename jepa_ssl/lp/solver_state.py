@@ -40,8 +40,9 @@ class SolverState(StateStatistics, Generic[InstanceT]):
     Starting from zero, states follow these changes of the LP exactly: a permutation of rows or columns; the negation of
     a variable or an equality; a scale of the objective, of right-hand sides with bounds, of all rows, or of all
     columns. The weight between primal and dual steps carries the scales. It is clamped to [1e-6, 1e6] and needs a c,
-    and a b or bounds, that are not 0; rows and columns without coefficients follow no scale. A scale for each single
-    row or column, a translation, or an added row or column changes the path to the solution.
+    and a b or bounds, that are not 0; rows and columns without coefficients follow no scale. A side that never binds,
+    such as a bound of 1e10, does not slow the others down. A scale for each single row or column, a translation, or an
+    added row or column changes the path to the solution.
 
     Source of the method: see `jepa_ssl.lp.pdhg`.
 

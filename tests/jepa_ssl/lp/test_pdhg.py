@@ -28,13 +28,7 @@ def oracle(
     """The method number by number, in float64."""
     m, n = lp.A.shape
     x, lam = x_start.tolist(), lam_start.tolist()
-    largest_c = max((abs(v) for v in lp.c), default=0.0) or 1.0
-    largest_b = max((abs(v) for v in lp.b), default=0.0)
-    furthest = [
-        max((abs(v) for v in ends if np.isfinite(v)), default=0.0) for ends in zip(lp.lower, lp.upper, strict=True)
-    ]
-    reach = max((abs(lp.A[i, j]) * furthest[j] for i in range(m) for j in range(n)), default=0.0)
-    weight = largest_c / (largest_b or reach or 1.0)
+    weight = oracle_weight(lp)
     column_sums = [sum((abs(lp.A[i, j]) for i in range(m)), 0.0) for j in range(n)]
     row_sums = [sum((abs(lp.A[i, j]) for j in range(n)), 0.0) for i in range(m)]
     tau, sigma = [0.99 / weight / (s or 1) for s in column_sums], [0.99 * weight / (s or 1) for s in row_sums]
@@ -56,6 +50,25 @@ def oracle(
             x, lam = (np.mean(np.array(part), axis=0).tolist() for part in zip(*past, strict=True))
             past = []
     return reached
+
+
+def oracle_weight(lp: SmallLP) -> float:
+    m, n = lp.A.shape
+    A, largest = np.abs(lp.A), np.abs(lp.A).max(initial=0) or 1.0
+    of_row, of_column = ([max(part, default=0.0) or largest for part in parts] for parts in (A, A.T))
+    sides = [abs(lp.b[i]) / of_row[i] for i in range(m)]
+    violated = [bool(lp.equality[i]) or lp.b[i] < 0 for i in range(m)]
+    acting = [sides[i] for i in range(m) if violated[i]]
+    for j in range(n):
+        ends = [-lp.lower[j] if lp.c[j] > 0 else lp.upper[j] if lp.c[j] < 0 else np.inf]
+        for i in range(m):
+            if lp.A[i, j] * lp.c[j] < 0 and (not violated[i] or np.count_nonzero(lp.A[i]) == 1):
+                ends.append(max(lp.b[i], 0.0) / A[i, j])
+        acting += [min(ends), lp.lower[j], -lp.upper[j]]
+    lam = max((abs(lp.c[j]) / of_column[j] for j in range(n)), default=0.0) or 1.0
+    every = [*sides, *np.abs(lp.lower), *np.abs(lp.upper)]
+    x = max([s for s in acting if 0 < s < np.inf] or [s for s in every if 0 < s < np.inf] or [1.0])
+    return min(max(lam / x, 1e-6), 1e6)
 
 
 def run(problem: Problem, *steps: int, restart_every: int | None = None) -> list[Point]:
@@ -233,20 +246,68 @@ def test_random_lps_converge_to_highs_optimum():
         assert x_ @ lp.c == pytest.approx(value, rel=1e-9, abs=1e-9)
 
 
+def canonical_lp(c: Any, A: Any, b: Any) -> SmallLP:
+    """`min c'x  s.t.  Ax <= b` with bounds as rows."""
+    parts = (np.array(part, dtype=float) for part in (A, b, c))
+    A, b, c = parts
+    free = np.full(len(c), np.inf)
+    return SmallLP(A, b, c, np.zeros(len(b), dtype=bool), -free, free)
+
+
+def wide_bound(width: float) -> SmallLP:
+    return canonical_lp([1, 2], [[-1, -1], [1, -1], [1, 0], [-1, 0], [0, -1]], [-3, 1, width, 0, 0])
+
+
+def fixed_charge(big: float) -> SmallLP:
+    """`x <= big * y` for two plants that together meet a demand of 9."""
+    A = [[1, 0, -big, 0], [0, 1, 0, -big], [-1, -1, 0, 0], [1, 0, 0, 0], [0, 1, 0, 0], *-np.eye(4)]
+    return canonical_lp([2, 3, 90, 50], A, [0, 0, -9, 6, 8, 0, 0, 0, 0])
+
+
+def schedule(big: float) -> SmallLP:
+    """Two jobs of 3 and 5 hours, one after the other; y says which one is first."""
+    A = [[1, -1, 0, big], [-1, 1, 0, -big], [1, 0, -1, 0], [0, 1, -1, 0], [0, 0, 0, 1], *-np.eye(4)]
+    return canonical_lp([1, 1, 10, 0], A, [big - 3, -5, -3, -5, 1, -2, 0, 0, 0])
+
+
+def lot_size(big: float) -> SmallLP:
+    """Make or store: demands of 4 and 7, and `x <= big * y`."""
+    balance = np.array([[1, 0, -1, 0, 0], [0, 1, 1, 0, 0]])
+    A = [*balance, *-balance, [1, 0, 0, -big, 0], [0, 1, 0, 0, -big], *-np.eye(5)]
+    return canonical_lp([2, 3, 1, 40, 60], A, [4, 7, -4, -7, 0, 0, 0, 0, 0, 0, 0])
+
+
+@pytest.mark.parametrize("width", [1e2, 1e4, 1e6, 1e10])
+@pytest.mark.parametrize("make", [wide_bound, fixed_charge, schedule, lot_size])
+def test_a_side_that_never_binds_changes_no_answer(make: Any, width: float):
+    lp = make(width)
+    ((x, _),) = run(Problem.of(sparse([lp])), 2_000, restart_every=100)
+    assert lp.c @ x.numpy() == pytest.approx(float(solve(sparse([lp])).value), rel=1e-3)
+
+
+@pytest.mark.parametrize("width", [1e6, 1e10])
+def test_a_wide_bound_leaves_states_as_they_are(width: float):
+    """Bit for bit: a bound that is nowhere near has no part in an LP's state, be it a row or a bound."""
+    (near, _), (far, _) = (run(Problem.of(sparse([wide_bound(w)])), 30)[0] for w in (100.0, width))
+    assert same_bits(near, far)
+    rows = wide_bound(0.0)
+    box = replace(rows, A=rows.A[:2], b=rows.b[:2], equality=rows.equality[:2], lower=np.zeros(2))
+    boxes = [replace(box, upper=np.array([w, np.inf])) for w in (100.0, width)]
+    (near, _), (far, _) = (run(Problem.of(sparse([box])), 30)[0] for box in boxes)
+    assert same_bits(near, far)
+
+
 def small(lp: LP) -> SmallLP:
     """The example's canonical LP: all rows are inequalities, x is free."""
     free = np.full(lp.columns, np.inf)
     return SmallLP(lp.A.toarray(), lp.b, lp.c, np.zeros(lp.rows, dtype=bool), -free, free)
 
 
-# The residual that 20,000 steps from zero, restarted every 1,000, get below on these files, rescaled by Ruiz. On rgn,
-# which is left out, the objective is still off by 9%: lam has to go a thousand times further than x there.
+# The residual that 20,000 steps from zero, restarted every 1,000, get below on these files, rescaled by Ruiz.
 REACHED = {
     **dict.fromkeys(("afiro", "avgas", "egout", "flugpl"), 1e-12),
-    "standata": 1e-6,
-    **dict.fromkeys(("adlittle", "israel", "lseu"), 1e-4),
-    **dict.fromkeys(("e226", "p0548"), 1e-3),
-    "bell5": 1e-2,
+    **dict.fromkeys(("standata", "adlittle", "israel", "lseu", "rgn"), 1e-4),
+    **dict.fromkeys(("e226", "p0548", "bell5"), 1e-3),
 }
 
 

@@ -1,0 +1,93 @@
+"""The weight between primal and dual steps: how far lam has to go, relative to x.
+
+PDLP takes the Euclidean norms of c and b. One side that never binds, such as a bound of 1e10 or the side of a big-M
+row, dominates any norm, and then x hardly moves. So only sides that act give x its scale:
+
+* A row that x = 0 violates asks for `|b_i| / max_j |a_ij|`: one variable must go at least that far.
+* A row that x = 0 satisfies stops the variables that their costs push towards it, at `b_i / |a_ij|`. Only the nearest
+  row or bound stops a variable.
+
+The largest of these stands for x, and the largest `|c_j| / max_i |a_ij|` for lam.
+"""
+
+from dataclasses import dataclass
+from typing import Protocol, TypeAlias
+
+import torch
+from torch import Tensor
+
+from jepa_ssl.lp.matrices import Matrix
+
+LEAST_WEIGHT = 1e-6  # the weight stays between this and its inverse, so that steps stay in the range of float32
+
+Pair: TypeAlias = tuple[Tensor, Tensor]
+"""Numbers of rows and of columns."""
+
+
+class PerLP(Protocol):
+    """The rows and columns of each LP of a batch."""
+
+    def largest(self, of_rows: Tensor, of_columns: Tensor) -> Tensor:
+        """The largest number of each LP, at least 0."""
+        ...
+
+    def spread(self, per_lp: Tensor) -> Pair:
+        """A number per LP, as it broadcasts to rows and to columns."""
+        ...
+
+
+@dataclass(frozen=True)
+class Distances:
+    """How far the rows and the columns of a batch of LPs ask x and lam to go. None is negative; 0 asks for nothing."""
+
+    sides: Tensor  # per row: |b_i| / max_j |a_ij|
+    costs: Tensor  # per column: |c_j| / max_i |a_ij|
+    asked: Tensor  # per row: its side, if x = 0 violates it
+    reached: Tensor  # per column: where x_j is stopped, or where its bounds let it begin
+    furthest: Tensor  # per column: its furthest finite bound
+
+    def weight(self, per_lp: PerLP) -> Tensor:
+        """The weight of each LP. Where nothing acts, all sides and bounds count, and where all are 0, 1 counts."""
+        x = per_lp.largest(self.asked, self.reached)
+        x = torch.where(x > 0, x, per_lp.largest(self.sides, self.furthest))
+        lam = per_lp.largest(torch.zeros_like(self.sides), self.costs)
+        lam, x = (torch.where(part > 0, part, 1) for part in (lam, x))
+        return (lam / x).clamp(LEAST_WEIGHT, 1 / LEAST_WEIGHT)
+
+
+def distances(
+    matrix: Matrix, b: Tensor, c: Tensor, equality: Tensor, lower: Tensor, upper: Tensor, per_lp: PerLP
+) -> Distances:
+    """Compute the distances.
+
+    Scaling b and the bounds scales those of x, and scaling c those of lam. Scaling A and b divides those of lam, and
+    scaling A and c and dividing the bounds divides those of x. None depends on the order of rows and columns, or on the
+    sign of a variable or an equality.
+    """
+    size, pull = matrix.values.abs(), matrix.values * matrix.at_columns(c.sign())
+    sides, costs = _relative(matrix, b, c, per_lp)
+    violated = equality | (b < 0)
+    # A bound that is a row stops its variable at 0, too, where x = 0 violates it.
+    stops = matrix.at_rows(~violated | (matrix.row_sums((size > 0).to(size)) == 1)) & (pull < 0)
+    nearest = matrix.column_minima(torch.where(stops, matrix.at_rows(b.clamp(min=0)) / size, torch.inf))
+    end = torch.where(c < 0, upper, torch.where(c > 0, -lower, torch.inf))  # where its cost pushes x
+    reached = torch.maximum(_positive(torch.minimum(nearest, end)), _positive(torch.maximum(lower, -upper)))
+    furthest = torch.maximum(_positive(lower.abs()), _positive(upper.abs()))
+    return Distances(sides, costs, torch.where(violated, sides, 0), reached, furthest)
+
+
+def _relative(matrix: Matrix, b: Tensor, c: Tensor, per_lp: PerLP) -> Pair:
+    """`|b_i| / max_j |a_ij|` and `|c_j| / max_i |a_ij|`; without coefficients, the largest of the LP divides."""
+    size = -matrix.values.abs()
+    of_rows, of_columns = _positive(-matrix.row_minima(size)), _positive(-matrix.column_minima(size))
+    whole = per_lp.spread(per_lp.largest(of_rows, of_columns))
+    of_rows, of_columns = (
+        torch.where(own > 0, own, torch.where(largest > 0, largest, 1))
+        for own, largest in zip((of_rows, of_columns), whole, strict=True)
+    )
+    return _positive(b.abs() / of_rows), _positive(c.abs() / of_columns)
+
+
+def _positive(numbers: Tensor) -> Tensor:
+    """The numbers, where one that is negative, infinite or NaN becomes 0."""
+    return numbers.nan_to_num(0.0, 0.0, 0.0).clamp(min=0)
