@@ -27,7 +27,8 @@ def ruiz(lp: LP, iterations: int = 10) -> LP:
 
     Raises:
         ValueError: negative iterations, or an LP that is scaled already.
-        LPError: scaling the coefficients is not exact, or leaves one that float32 cannot hold.
+        LPError: scaling the coefficients is not exact, or leaves one that float32 cannot hold; or two sides, or two
+            costs, that both decide the optimum lie further apart than float32's precision.
     """
     if iterations < 0:
         raise ValueError(f"iterations is {iterations}, expected 0 or more: 10 is plenty")
@@ -36,7 +37,7 @@ def ruiz(lp: LP, iterations: int = 10) -> LP:
     if iterations == 0:
         return lp
     with np.errstate(over="ignore", invalid="ignore"):  # caught below
-        scaling = _scaling(lp, iterations)
+        scaling, optimum = _scaling(lp, iterations)
         b, c = scaling.row * lp.b / scaling.rhs, scaling.column * lp.c / scaling.objective
         scaled = replace(lp, A=rescaled(lp.A, scaling.row, scaling.column), b=b, c=c, scaling=scaling)
         back = unscaled(scaled)
@@ -49,7 +50,30 @@ def ruiz(lp: LP, iterations: int = 10) -> LP:
             f"{lp.name}: its numbers lie {sizes.max() / sizes.min():.1e} apart even when scaled, which float32 cannot"
             " hold; state the model in units nearer to each other"
         )
+    if optimum is not None:
+        x, lam = optimum.x / scaling.column / scaling.rhs, optimum.lam / scaling.row / scaling.objective
+        _check_apart(lp, "row", "side", (lp.b, b), lam)
+        _check_apart(lp, "column", "cost", (lp.c, c), x)
     return scaled
+
+
+def _check_apart(lp: LP, item: str, number: str, values: tuple[Vector, Vector], solution: Vector) -> None:
+    """Refuse two sides that bind, or two costs that are paid, of which a network sees only the larger one.
+
+    `values` are those of the LP and of the scaled one; `solution` is the scaled optimum's number per item.
+    """
+    own, size, answer = values[0], np.abs(values[1]), np.abs(solution)
+    deciding = np.flatnonzero((size > 0) & (answer > LOST * min(1.0, answer.max(initial=0))))
+    if not len(deciding):
+        return
+    ratio = size[deciding] / np.maximum(answer[deciding], 1.0)  # an answer beyond 1 is out of a network's reach, too
+    small, large = deciding[ratio.argmin()], deciding[ratio.argmax()]
+    if (apart := ratio.max() / ratio.min()) > 1 / FLOAT32.eps:
+        raise LPError(
+            f"{lp.name}: {item} {small} of its canonical form has the {number} {own[small]:g} and {item} {large} has "
+            f"{own[large]:g}, and both decide the optimum; scaled they are {apart:.1e} apart, of which a network in "
+            f"float32 sees only the larger; split the model, or state it in units nearer to each other"
+        )
 
 
 def check_float32(lp: LP, optimum: Solution) -> None:
@@ -73,13 +97,15 @@ def check_float32(lp: LP, optimum: Solution) -> None:
         )
 
 
-def _scaling(lp: LP, iterations: int) -> Scaling:
+def _scaling(lp: LP, iterations: int) -> tuple[Scaling, Solution | None]:
+    """The scaling, and the optimum if it was needed."""
     magnitude, b, c = abs(lp.A), np.abs(lp.b), np.abs(lp.c)
     row, column = _equilibrated(magnitude, (np.ones(lp.rows), np.ones(lp.columns)), (0 * b, 0 * c), iterations)
     side, cost = row * b, column * c
-    rhs, objective = side.max(), cost.max()
+    rhs, objective, optimum = side.max(), cost.max(), None
     if max(_span(side), _span(cost)) > WIDE:
-        x, lam = _reach(lp, row, column)
+        optimum = _optimum(lp)
+        x, lam = _reach(lp, optimum, row, column)
         rhs, objective = (x if rhs > WIDE * x else rhs), (lam if objective > WIDE * lam else objective)
     if wide := (rhs, objective) != (side.max(), cost.max()):
         sides = b / _one_if_zero(rhs), c / _one_if_zero(objective)
@@ -87,7 +113,14 @@ def _scaling(lp: LP, iterations: int) -> Scaling:
     row, column = _power_of_two(row), _power_of_two(column)
     if not wide:
         rhs, objective = (row * b).max(), (column * c).max()
-    return Scaling(row, column, float(_power_of_two(rhs)), float(_power_of_two(objective)))
+    return Scaling(row, column, float(_power_of_two(rhs)), float(_power_of_two(objective))), optimum
+
+
+def _optimum(lp: LP) -> Solution | None:
+    try:
+        return solve(lp)
+    except LPError:
+        return None
 
 
 def _equilibrated(
@@ -103,15 +136,13 @@ def _equilibrated(
     return row, column
 
 
-def _reach(lp: LP, row: Vector, column: Vector) -> tuple[float, float]:
+def _reach(lp: LP, optimum: Solution | None, row: Vector, column: Vector) -> tuple[float, float]:
     """The largest x and the largest multiplier of an optimum in equilibrated units; infinite where they are not known.
 
     Where x is 0, the smallest side stands for it. Only rows with several coefficients count among the multipliers:
     those of bounds are reduced costs, which a cost that is too high to be paid (a penalty of 1e9) makes just as large.
     """
-    try:
-        optimum = solve(lp)
-    except LPError:
+    if optimum is None:
         return np.inf, np.inf
     sides, several = row * np.abs(lp.b), np.diff(lp.A.indptr) > 1
     x = np.abs(optimum.x / column).max() or np.min(sides, where=sides > 0, initial=np.inf)
