@@ -4,8 +4,8 @@ PDLP takes the Euclidean norms of c and b. One side that never binds, such as a 
 row, dominates any norm, and then x hardly moves. So only sides that act give x its scale:
 
 * A row that x = 0 violates asks for `|b_i| / max_j |a_ij|`: one variable must go at least that far.
-* A row that x = 0 satisfies stops the variables that their costs push towards it, at `b_i / |a_ij|`. Only the nearest
-  row or bound stops a variable.
+* A row stops the variables that their costs push towards it, at `b_i / |a_ij|`, or at 0 if x = 0 violates it. Only the
+  nearest row or bound stops a variable.
 
 The largest of these stands for x, and the largest `|c_j| / max_i |a_ij|` for lam.
 """
@@ -67,9 +67,9 @@ def distances(
     size, pull = matrix.values.abs(), matrix.values * matrix.at_columns(c.sign())
     sides, costs = _relative(matrix, b, c, per_lp)
     violated = equality | (b < 0)
-    # A bound that is a row stops its variable at 0, too, where x = 0 violates it.
-    stops = matrix.at_rows(~violated | (matrix.row_sums((size > 0).to(size)) == 1)) & (pull < 0)
-    nearest = matrix.column_minima(torch.where(stops, matrix.at_rows(b.clamp(min=0)) / size, torch.inf))
+    # How far a row lets a variable go where its cost pushes it; an equality stops it on both sides.
+    back = torch.where(matrix.at_rows(equality) & (pull > 0), matrix.at_rows((-b).clamp(min=0)), torch.inf)
+    nearest = matrix.column_minima(torch.where(pull < 0, matrix.at_rows(b.clamp(min=0)), back) / size)
     end = torch.where(c < 0, upper, torch.where(c > 0, -lower, torch.inf))  # where its cost pushes x
     reached = torch.maximum(_positive(torch.minimum(nearest, end)), _positive(torch.maximum(lower, -upper)))
     furthest = torch.maximum(_positive(lower.abs()), _positive(upper.abs()))

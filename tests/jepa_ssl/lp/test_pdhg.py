@@ -62,8 +62,10 @@ def oracle_weight(lp: SmallLP) -> float:
     for j in range(n):
         ends = [-lp.lower[j] if lp.c[j] > 0 else lp.upper[j] if lp.c[j] < 0 else np.inf]
         for i in range(m):
-            if lp.A[i, j] * lp.c[j] < 0 and (not violated[i] or np.count_nonzero(lp.A[i]) == 1):
+            if lp.A[i, j] * lp.c[j] < 0:
                 ends.append(max(lp.b[i], 0.0) / A[i, j])
+            if lp.A[i, j] * lp.c[j] > 0 and lp.equality[i]:
+                ends.append(max(-lp.b[i], 0.0) / A[i, j])
         acting += [min(ends), lp.lower[j], -lp.upper[j]]
     lam = max((abs(lp.c[j]) / of_column[j] for j in range(n)), default=0.0) or 1.0
     every = [*sides, *np.abs(lp.lower), *np.abs(lp.upper)]
@@ -277,8 +279,14 @@ def lot_size(big: float) -> SmallLP:
     return canonical_lp([2, 3, 1, 40, 60], A, [4, 7, -4, -7, 0, 0, 0, 0, 0, 0, 0])
 
 
+def mixture(width: float) -> SmallLP:
+    """Two parts that make 3 together; the dearer one is pushed up by its price, but for its wide bound."""
+    lp = canonical_lp([-2, -1], [[1, 1]], [3])
+    return replace(lp, equality=np.array([True]), lower=np.zeros(2), upper=np.full(2, width))
+
+
 @pytest.mark.parametrize("width", [1e2, 1e4, 1e6, 1e10])
-@pytest.mark.parametrize("make", [wide_bound, fixed_charge, schedule, lot_size])
+@pytest.mark.parametrize("make", [wide_bound, fixed_charge, schedule, lot_size, mixture])
 def test_a_side_that_never_binds_changes_no_answer(make: Any, width: float):
     lp = make(width)
     ((x, _),) = run(Problem.of(sparse([lp])), 2_000, restart_every=100)
