@@ -11,6 +11,7 @@ from jepa_ssl.checks import can_read_without_sync, whole_number
 from jepa_ssl.lp.instances import DenseLP, SparseLP
 from jepa_ssl.lp.layout import flatten_states
 from jepa_ssl.lp.pdhg import Point, Problem, iterate, residuals
+from jepa_ssl.lp.soundness import Soundness
 from jepa_ssl.lp.statistics import KINDS, StateStatistics
 from jepa_ssl.lp.stored import check_states
 from jepa_ssl.protocols import CONSTRAINT, INSTANCE, VARIABLE, Views
@@ -136,10 +137,17 @@ class SolverState(StateStatistics, Generic[InstanceT]):
         A few hundred LPs of the training set are enough. A number that is the same everywhere is not divided by its
         deviation. Waits for the device.
 
+        Warns if the LPs look like others than you mean: if their bounds alone solve all of them, as happens where
+        `lp_of` takes min-max scaled features for b and c. `jepa_ssl.testing.check_lp` compares them with yours. Warns,
+        too, if sides or costs of an LP lie so far apart that its state may be far from its solution.
+
         Raises:
-            ValueError: there is no batch, a number of a batch is out of order, or a state is not finite.
+            ValueError: there is no batch, a number of a batch is out of order, a state is not finite, or numbers that
+                matter in one LP lie further apart than the precision of its type.
         """
-        self.compute(self._checked_states(instance) for instance in instances)
+        soundness = Soundness()
+        self.compute(self._checked_states(instance, soundness) for instance in instances)
+        soundness.warn(stacklevel=3)  # beyond no_grad's wrapper
         return self
 
     def lp(self, instance: InstanceT) -> SparseLP | DenseLP:
@@ -160,9 +168,10 @@ class SolverState(StateStatistics, Generic[InstanceT]):
         check_states("what states_of returned", states, lp, 2 * len(self.steps))
         return states
 
-    def _checked_states(self, instance: InstanceT) -> Mapping[str, Tensor]:
+    def _checked_states(self, instance: InstanceT, soundness: Soundness) -> Mapping[str, Tensor]:
         lp = self.lp(instance).check_values()
         states = self._states(instance, lp)
+        soundness.add(lp, states)
         if isinstance(lp, DenseLP):
             return {CONSTRAINT: states[CONSTRAINT][lp.mask_m], VARIABLE: states[VARIABLE][lp.mask_n]}
         return states

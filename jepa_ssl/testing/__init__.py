@@ -1,4 +1,4 @@
-"""Checks of your own parts, for your own tests: whether masker, encoder and teacher do what an objective counts on.
+"""Checks of your own parts, for your own tests: do masker, encoder, teacher and LPs do what an objective counts on?
 
 Each raises an AssertionError that says what is wrong.
 
@@ -7,6 +7,9 @@ Each raises an AssertionError that says what is wrong.
 
     def test_my_encoder():
         check_encoder(MyEncoder(model), batch, views=MyMasker(0.5), trunk=model.trunk)
+
+    def test_my_lps():
+        check_lp(my_lp_of, batch, [(lp.A, lp.b, lp.c) for lp in lps])
 """
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
@@ -18,11 +21,12 @@ from torch import Tensor, nn
 from jepa_ssl.protocols import Teacher, ViewMaker
 from jepa_ssl.testing.batches import Instance
 from jepa_ssl.testing.encoder import EncoderCheck
+from jepa_ssl.testing.lp import LPCheck
 from jepa_ssl.testing.masker import Check
 from jepa_ssl.testing.masker_options import check_counts, check_names, check_uniform
 from jepa_ssl.testing.teacher import TeacherCheck
 
-__all__ = ["check_encoder", "check_masker", "check_teacher"]
+__all__ = ["check_encoder", "check_lp", "check_masker", "check_teacher"]
 
 
 def check_masker(
@@ -154,5 +158,47 @@ def check_teacher(teacher: Teacher, encoder: Any, instance: Any, *, target: Any 
     with torch.random.fork_rng(devices=[]):  # pyright: ignore[reportUnknownMemberType]
         check = TeacherCheck(teacher, encoder, instance if target is None else target)
         check.run(instance)
+    if check.faults:
+        raise AssertionError("\n".join(check.faults))
+
+
+def check_lp(
+    lp_of: Callable[[Any], Any],
+    batch: Any,
+    reference: Sequence[Sequence[Any]] | None = None,
+    *,
+    objective: Callable[[list[Tensor]], Any] | None = None,
+) -> None:
+    """Raise unless `lp_of` makes your LPs of `batch`: the states that `SolverState` computes are those of its LPs.
+
+    Features that were min-max scaled or standardised make other LPs, and so do a maximised c and rows that are >=.
+
+    Args:
+        lp_of: makes a `SparseLP` or a `DenseLP` of a batch.
+        batch: a batch as your loop has it.
+        reference: `(A, b, c)` of each LP, `min c'x  s.t.  Ax <= b`, as tensors or arrays `[m, n]`, `[m]` and `[n]`, in
+            the order of `lp_of`'s rows and columns. `equality` `[m]`, `lower` `[n]` and `upper` `[n]` may follow.
+        objective: your own objective to minimise: takes a list of points, `[n]` for each LP, and returns `[LPs]`. It
+            says nothing about A and b. A constant term does not matter.
+
+    >>> from functools import partial
+    >>> from jepa_ssl.lp import DenseLP
+    >>> batch, lp_of = torch.tensor([[1.0, 2.0, 3.0, 4.0, 5.0]]), partial(DenseLP.of_vectors, m=1, n=2)
+    >>> check_lp(lp_of, batch, [([[1, 2]], [3], [4, 5])])
+    >>> check_lp(lp_of, batch, objective=lambda points: -points[0] @ torch.tensor([[4.0], [5.0]]))
+    Traceback (most recent call last):
+    AssertionError: LP 0: c'x is the negative of your objective; an LP minimises, so negate c.
+
+    Raises:
+        TypeError: neither `reference` nor `objective` is given.
+        AssertionError: the faults, a sentence each.
+    """
+    if reference is None and objective is None:
+        raise TypeError("reference is None and objective is None; give one of them to compare lp_of's LPs with.")
+    check = LPCheck(lp_of(batch))
+    if not check.faults and reference is not None:
+        check.compare(reference)
+    if not check.faults and objective is not None:
+        check.evaluate(objective)
     if check.faults:
         raise AssertionError("\n".join(check.faults))

@@ -2,12 +2,14 @@
 
 import copy
 import re
+import warnings
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from data.generators import FAMILIES, generate
 from small_lps import SmallLP, dense, random_lp, sparse
 from torch import Tensor, nn
 
@@ -304,6 +306,52 @@ def test_targets_are_finite_whatever_the_numbers_are(lp: SmallLP, finite: bool |
     if finite is not None:
         states = view.states(batch([lp], torch.float32))
         assert all(part.isfinite().all() for part in states.values()) == finite
+
+
+# LPs that are not what their owner means
+
+
+def min_max(values: Tensor) -> Tensor:
+    return ((values - values.min()) / (values.max() - values.min())).clamp(1e-5, 1)
+
+
+def triangle(rescale: Any = lambda values: values) -> SparseLP:
+    """max 2x + y  s.t.  x + y <= 4,  0 <= x <= 3,  y at least 0."""
+    A = torch.tensor([[1.0, 1], [1, 0], [-1, 0], [0, -1]])
+    edges, (b, c) = A.nonzero().T, (torch.tensor([4.0, 3, 0, 0]), torch.tensor([-2.0, -1]))
+    sizes = torch.tensor([0, 4]), torch.tensor([0, 2])
+    return SparseLP.inequalities(edges, A[tuple(edges)], rescale(b), rescale(c), *sizes)
+
+
+def test_fit_warns_of_features_that_were_rescaled():
+    assert SolverState(300).states(triangle())["variable"][:, 0].tolist() == pytest.approx([3, 1], rel=1e-3)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        SolverState(300).fit([triangle()])
+    with pytest.warns(UserWarning, match=r"In none of 2 LPs .* rescaled .* test lp_of with .*check_lp") as found:
+        SolverState(300).fit([triangle(min_max)] * 2)
+    assert [warning.filename for warning in found] == [__file__]
+
+
+@pytest.mark.parametrize("batch", [sparse, dense])
+def test_fit_names_lps_whose_numbers_lie_apart(batch: Any):
+    two = SmallLP(-np.eye(2), np.array([-3.0, -1e10]), np.ones(2), np.zeros(2, dtype=bool), np.zeros(2), FREE[[0, 0]])
+    good = replace(LPS[0], A=LPS[0].A[:2, :2], b=LPS[0].b[:2], c=LPS[0].c[:2], equality=LPS[0].equality[:2])
+    good = replace(good, lower=good.lower[:2], upper=good.upper[:2])
+    with pytest.raises(ValueError, match=r"LP 1 .* has sides of 3 and 1e\+10, .* 3\.3e\+09 apart, and torch\.float32"):
+        SolverState(3).fit([batch([good, two], torch.float32)])
+    with pytest.warns(UserWarning, match=r"LP 0 .* has sides of 3 and 1e\+10, .* may be far from"):
+        SolverState(3).fit([batch([two])])
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_fit_does_not_warn_of_generated_lps(family: str):
+    size = FAMILIES[family].default_size
+    lps = [generate(family, size, seed) for seed in range(20)]
+    every = [SmallLP(lp.A.toarray(), lp.b, lp.c, lp.b < -np.inf, lp.c - np.inf, lp.c + np.inf) for lp in lps]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        SolverState(100).fit([sparse(every, torch.float32)])
 
 
 # In an objective
