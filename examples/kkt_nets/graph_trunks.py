@@ -98,28 +98,29 @@ class GNNTrunk(nn.Module):
 
 
 class Edges(NamedTuple):
-    """The edges into the nodes of one side, which sum what comes along them."""
+    """The edges into the nodes of one side, sorted by these, which sum what comes along them."""
 
     source: Tensor  # int64 [E]
-    target: Tensor  # int64 [E]
-    scaled: Tensor  # coefficients over the sum of |coefficient| of their target, [E, 1]
-    total: Tensor  # that sum, [targets, 1]
-    degree: Tensor  # edges of each target, at least 1, [targets, 1]
+    starts: Tensor  # where the edges of each target begin, int64 [targets]
+    scaled: Tensor  # coefficients over the sum of |coefficient| of their target, [E]
+    share: Tensor  # 1 over the number of edges of their target, [E]
+    total: Tensor  # sum of |coefficient| of each target, [targets, 1]
 
     @staticmethod
     def into(targets: int, source: Tensor, target: Tensor, coefficient: Tensor) -> "Edges":
         """From coefficients `[E, 1]`."""
-        total = _summed(coefficient.abs(), target, targets).clamp(min=1e-6)
-        degree = _summed(torch.ones_like(coefficient), target, targets).clamp(min=1)
-        return Edges(source, target, coefficient / total[target], total, degree)
+        order = target.argsort(stable=True)
+        source, target, coefficient = source[order], target[order], coefficient[order].squeeze(1)
+        nothing = coefficient.new_zeros(targets)
+        total = nothing.index_add(0, target, coefficient.abs()).clamp(min=1e-6)
+        degree = nothing.index_add(0, target, torch.ones_like(coefficient))
+        starts = degree.long().cumsum(0) - degree.long()
+        return Edges(source, starts, coefficient / total[target], 1 / degree[target], total.unsqueeze(1))
 
-    def sum(self, message: Tensor) -> Tensor:
-        """Sum messages `[E, D]` at their targets, `[targets, D]`."""
-        return _summed(message, self.target, len(self.total))
-
-
-def _summed(message: Tensor, target: Tensor, targets: int) -> Tensor:
-    return message.new_zeros(targets, message.size(1)).index_add_(0, target, message)
+    def sum(self, weight: Tensor, message: Tensor) -> Tensor:
+        """Sum `weight [E]` times the sources' messages `[S, D]` at the targets: `[targets, D]`."""
+        # In half the time of message[source] and index_add, which make [E, D] numbers.
+        return F.embedding_bag(self.source, message, self.starts, mode="sum", per_sample_weights=weight.to(message))
 
 
 class HalfStep(nn.Module):
@@ -136,8 +137,8 @@ class HalfStep(nn.Module):
 
     def forward(self, h: Tensor, start: Tensor, other: Tensor, edges: Edges) -> Tensor:
         """`h` and `start` `[T, D]` of this side, normalised `other` `[S, D]` of the other, to new `h` `[T, D]`."""
-        product = edges.sum(edges.scaled * self.product(other)[edges.source])
-        mean = edges.sum(self.mean(other).relu()[edges.source]) / edges.degree
+        product = edges.sum(edges.scaled, self.product(other))
+        mean = edges.sum(edges.share, self.mean(other).relu())
         return h + self.step(torch.cat([self.norm(h), product, mean, start], dim=1))
 
 
