@@ -11,6 +11,7 @@ from jepa_ssl.encoders import unfit_signature
 from jepa_ssl.instances import FlatVectors, Graph
 from jepa_ssl.names import unwrapped
 from jepa_ssl.protocols import INSTANCE, Embeddings, Encoded, ViewMaker, Views
+from jepa_ssl.teachers.copies import without_graph
 from jepa_ssl.testing.batches import batch_size, parts_of, selected
 from jepa_ssl.testing.gradient import fault_in_gradient, of_trunk
 from jepa_ssl.testing.in_view import read_in_view
@@ -78,7 +79,7 @@ class EncoderCheck:
         if not isinstance(self.encoder, nn.Module):
             return self.encoder
         try:
-            return copy.deepcopy(self.encoder).eval()
+            return copy.deepcopy(self.encoder, without_graph(self.encoder)).eval()
         except Exception as error:
             self.faults.append(
                 f"the encoder cannot be copied, so EMATeacher cannot follow it: {type(error).__name__}: {error}"
@@ -117,7 +118,7 @@ class EncoderCheck:
         """Whether all that the encoder runs is its own, and is copied with it."""
         if not isinstance(encoder, nn.Module):
             return True
-        other = copy.deepcopy(encoder)
+        other = copy.deepcopy(encoder, without_graph(encoder))
         with torch.no_grad():
             for parameter in (p for _, p in of_trunk(other) if p.is_floating_point()):
                 parameter.add_(torch.linspace(0.5, 1.5, parameter.numel(), device=parameter.device).view_as(parameter))

@@ -9,13 +9,14 @@ from torch import Tensor, nn
 
 from jepa_ssl.names import submodules, unwrapped
 from jepa_ssl.protocols import Embeddings
+from jepa_ssl.teachers.copies import without_graph
 
 
 def fault_in_gradient(
     encoder: nn.Module, trunk: nn.Module | None, embed: Callable[[nn.Module], Embeddings]
 ) -> str | None:
     """What is wrong, in a sentence; None if nothing is. `embed` runs an encoder on the batch."""
-    awake = copy.deepcopy(encoder).train()
+    awake = copy.deepcopy(encoder, without_graph(encoder)).train()
     wanted = _wanted(encoder, awake, trunk)
     if not wanted:
         return _nothing_wanted(trunk, wanted is not None)

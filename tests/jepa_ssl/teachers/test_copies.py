@@ -17,7 +17,7 @@ from torch.nn.utils import prune
 
 from jepa_ssl import Encoded, EntryMasker, JEPAObjective, MLPPredictor, ModelEncoder
 from jepa_ssl.teachers import EMATeacher
-from jepa_ssl.testing import check_teacher
+from jepa_ssl.testing import check_encoder, check_teacher
 
 FLAT = torch.randn(5, 6, generator=torch.Generator().manual_seed(0))
 
@@ -244,6 +244,7 @@ def test_computed_tensors_are_copied_without_their_graph(change: Callable[[Net],
     for name, parameter in teacher.target_model.named_parameters():
         torch.testing.assert_close(parameter, 0.75 * encoder.get_parameter(name).detach())
     check_teacher(EMATeacher(encoder), encoder, FLAT)
+    check_encoder(encoder, FLAT)
 
 
 def locked(encoder: Net) -> None:
