@@ -72,9 +72,16 @@ def is_wrapper(module: nn.Module) -> bool:
 def key_of(stream: str) -> str:
     """The key of a stream in a `ModuleDict` or `ParameterDict`: its name, unless torch refuses that one.
 
+    Raises a TypeError if the name is not a string.
+
     >>> key_of("constraint"), key_of("items"), key_of("a.b"), key_of("")
     ('constraint', 'stream=items', 'stream=a%2Eb', 'stream=')
     """
+    if not isinstance(stream, str):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise TypeError(
+            f"a stream is called {stream!r}, a {type(stream).__name__}, but must have a string for a name; call it "
+            f"{'__'.join(map(str, stream)) if isinstance(stream, tuple) else str(stream)!r}, for example."
+        )
     if stream and "." not in stream and stream not in _TAKEN and not stream.startswith(_CODED):
         return stream
     return _CODED + stream.replace("%", "%25").replace(".", "%2E")

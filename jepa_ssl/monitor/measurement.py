@@ -10,7 +10,7 @@ from torch import Tensor
 from jepa_ssl.diagnostics import gram, mean_cosine, prediction_cosine, rank_of_gram, spread, teacher_distance
 from jepa_ssl.monitor.pool import Parts, Pool
 
-GENERAL = ""  # the stream of what concerns all of them
+GENERAL = "\0"  # in place of a stream, for what concerns all of them; streams may have any other name
 
 
 @dataclass

@@ -157,7 +157,7 @@ class CollapseMonitor(nn.Module):
         for measured in unread:
             streams = measured.read(self.items)
             row |= {"monitor/step": measured.step} | {
-                f"monitor/{name}/{stream}" if stream else f"monitor/{name}": value
+                f"monitor/{name}" if stream == GENERAL else f"monitor/{name}/{stream}": value
                 for stream, measures in streams.items()
                 for name, value in measures.items()
             }

@@ -1,13 +1,16 @@
 """Streams may have any name, also one that torch's containers cannot hold."""
 
 import copy
+from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
 from jepa_ssl import (
+    CollapseMonitor,
     EMATeacher,
+    Encoded,
     Graph,
     JEPAObjective,
     JEPATerm,
@@ -20,7 +23,9 @@ from jepa_ssl import (
 )
 from jepa_ssl.instances import Nodes
 from jepa_ssl.maskers import LearnedToken
+from jepa_ssl.monitor import CollapseWarning
 from jepa_ssl.names import key_of
+from jepa_ssl.protocols import JEPALoss
 
 ODD = [
     "items",
@@ -64,3 +69,28 @@ def test_a_stream_of_any_name_is_hidden_encoded_predicted_and_saved(stream: str)
     z = {stream: torch.randn(4, 3)}
     assert TargetNetwork({stream: (3, 2)})(None, z)[stream].shape == (4, 2)
     assert MLPProjector({stream: 3}, 5)(z)[stream].shape == (4, 5)
+
+
+@pytest.mark.parametrize(
+    ("stream", "better"), [(1, "1"), (("row", "has", "column"), "row__has__column"), (None, "None")]
+)
+def test_a_name_that_is_not_a_string_is_refused(stream: Any, better: str):
+    with pytest.raises(TypeError, match=rf"called .*must have a string for a name; call it .?{better}"):
+        MLPPredictor({stream: 4})
+
+
+@pytest.mark.parametrize("stream", ["", "a/b", "items"])
+def test_a_stream_of_any_name_is_watched(stream: str):
+    rows: list[dict[str, Any]] = []
+    monitor = CollapseMonitor(items=16, log=lambda row, step: rows.append(row))
+
+    def collapse() -> None:
+        for step in range(160):
+            z = torch.randn(16, 8) if step < 110 else torch.ones(16, 8) + 1e-4 * torch.randn(16, 8)
+            encoded = Encoded({stream: nn.functional.normalize(z, dim=1)})
+            monitor.observe(JEPALoss(torch.tensor(1.0), {}, encoded.embeddings, encoded.embeddings, encoded))
+            monitor.step()
+
+    with pytest.warns(CollapseWarning, match=rf"Stream {stream!r} has collapsed"):
+        collapse()
+    assert {f"monitor/rank/{stream}", "monitor/loss"} <= rows[-1].keys()
