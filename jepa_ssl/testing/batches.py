@@ -48,16 +48,16 @@ def batch_size(instance: Instance) -> int:
     return instance.num_graphs if isinstance(instance, Graph) else len(values_of(instance)[INSTANCE])
 
 
-def owners_of(graph: Graph) -> dict[str, Tensor]:
-    """The graph that each item belongs to, by stream."""
-    return {stream: graph.graph_of(stream) for stream in (*graph.nodes, *graph.edges)}
+def owners_of(instance: Instance) -> dict[str, Tensor]:
+    """The vector or graph that each real item belongs to, by stream."""
+    if isinstance(instance, Graph):
+        return {stream: instance.graph_of(stream) for stream in (*instance.nodes, *instance.edges)}
+    return {INSTANCE: valid_of(instance).nonzero()[:, 0]}
 
 
 def sizes_of(instance: Instance) -> dict[str, Tensor]:
     """How many real items each vector or graph has, by stream: int64 `[batch]`."""
-    if isinstance(instance, Graph):
-        return {stream: group_sizes(owner, instance.num_graphs) for stream, owner in owners_of(instance).items()}
-    return {INSTANCE: valid_of(instance).sum(1)}
+    return {stream: group_sizes(owner, batch_size(instance)) for stream, owner in owners_of(instance).items()}
 
 
 def items_of(graph: Graph, which: Sequence[int]) -> dict[str, Tensor]:

@@ -33,7 +33,8 @@ def check_counts(check: Check, ratio: float | Mapping[str, float]) -> None:
         sizes = sizes_of(check.instance)[stream]
         wanted = (sizes.double() * share).long().clamp(min=int(share > 0)).minimum(sizes - 1).clamp(min=0)
         for views in (one for seed in range(SEEDS) for one in check.views(seed)):
-            counts = _counts(hidden_items(views, check.instance, stream), check.instance, stream)
+            hidden, owner = hidden_items(views, check.instance, stream), owners_of(check.instance)[stream]
+            counts = group_sums(hidden.long(), owner, len(sizes))
             if bool((counts != wanted).any()):
                 place = int((counts != wanted).nonzero()[0])
                 check.fail(
@@ -49,7 +50,7 @@ def check_uniform(check: Check, streams: Sequence[str]) -> None:
         made = [check.views(seed, copies) for seed in range(CALLS)]
         for same_masker in zip(*made, strict=True):
             for stream in streams:
-                draws = torch.cat([_table(hidden_items(views, copies, stream), copies) for views in same_masker])
+                draws = torch.cat([hidden_items(views, copies, stream).view(COPIES, -1) for views in same_masker])
                 fault = bias_of(draws, draws.size(1)) if draws.size(1) > 1 else None
                 if fault is not None:
                     check.fail(
@@ -81,27 +82,13 @@ def check_names(check: Check, seeds: Callable[[Tensor], Any]) -> None:
 
 
 def hidden_items(views: Views[Any, Any], instance: Instance, stream: str) -> Tensor:
-    """Which items of a stream are hidden: bool `[items]`, or `[batch, entries]` of vectors."""
-    changed = changed_in(views, instance)
-    mark = views.hidden.get(stream)
-    if isinstance(instance, Graph):
-        if stream in instance.nodes and mark is not None:
-            return mark  # a node that lost some columns only is not hidden
-        return changed[stream].flatten(1).any(1) if changed[stream].ndim > 1 else changed[stream]
-    return changed[stream]
-
-
-def _counts(hidden: Tensor, instance: Instance, stream: str) -> Tensor:
-    if isinstance(instance, Graph):
-        return group_sums(hidden.long(), owners_of(instance)[stream], instance.num_graphs)
-    return hidden.sum(1)
-
-
-def _table(hidden: Tensor, copies: Instance) -> Tensor:
-    """The marks of copies of one instance: bool `[copies, items]`."""
-    if isinstance(copies, Graph):
-        return hidden.view(COPIES, -1)
-    return hidden[:, valid_of(copies)[0]]
+    """Which real items of a stream are hidden: bool `[items]`."""
+    mark, changed = views.hidden.get(stream), changed_in(views, instance)[stream]
+    if not isinstance(instance, Graph):
+        return changed[valid_of(instance)]
+    if stream in instance.nodes and mark is not None:
+        return mark  # a node that lost some columns only is not hidden
+    return changed.flatten(1).any(1) if changed.ndim > 1 else changed
 
 
 def _same_marks(old: Views[Any, Any], new: Views[Any, Any], instance: Instance, order: list[int]) -> bool:
