@@ -221,7 +221,7 @@ def _entries() -> dict[str, Entry]:
     for kind in (jepa_ssl.CosineSchedule, jepa_ssl.LinearSchedule):
         call: Any = lambda step, kind=kind, **a: kind(**a)(step)  # noqa: E731
         add(kind.__name__, call, start=0.9, end=1.0, steps=7, step=3)
-    add("JointSchedule", made(jepa_ssl.JointSchedule), jepa_weight=0.2, task_weight=1.0, pretrain=2, epoch=3)
+    add("JointSchedule", made(jepa_ssl.JointSchedule), jepa_weight=0.2, task_weight=1.0, pretrain=2, now=3)
     combined: Any = lambda task, jepa, losses: joint.LossWeights(task, jepa).combine(lambda: losses.total, lambda: losses)  # noqa: E731, E501  # fmt: skip
     add("LossWeights", combined, task=1.0, jepa=0.2, losses=Fresh(loss))
     norms = {"task": torch.tensor(2.0), "jepa": torch.tensor(0.1)}
