@@ -53,10 +53,11 @@ class DenseLP:
         return cls(A, b, c, mask_m != 0, mask_n != 0, never, -free, free)
 
     @classmethod
-    def of_vectors(cls, vectors: Tensor | FlatVectors, m: int, n: int) -> "DenseLP":
+    def of_vectors(cls, vectors: Tensor | FlatVectors, m: int, n: int, numbers: int = 0) -> "DenseLP":
         """The LPs `Ax <= b` with free x of flat vectors `[vec(A), b, c]`, padded to m rows and n columns.
 
-        The inverse of `vectors`. All entries of a bare tensor are real.
+        The inverse of `vectors`. All entries of a bare tensor are real. With `numbers=show.numbers` vectors to which
+        `show`, a `StateFeatures`, appended states are taken too; the states are not read.
 
         Raises:
             ValueError: the vectors are not of LPs with m rows and n columns.
@@ -67,6 +68,9 @@ class DenseLP:
         """
         if isinstance(vectors, Tensor):
             vectors = FlatVectors(vectors, torch.ones_like(vectors, dtype=torch.bool))
+        width = m * n + m + n
+        if vectors.values.shape[1:] == (width + numbers * (m + n),):
+            vectors = FlatVectors(vectors.values[:, :width], vectors.valid[:, :width])
         _, mask_m, mask_n = unflatten(vectors.valid, m, n)
         return cls.inequalities(*unflatten(vectors.values, m, n), mask_m, mask_n)
 

@@ -31,9 +31,16 @@ def unflatten(vectors: Tensor, m: int, n: int) -> tuple[Tensor, Tensor, Tensor]:
         ValueError: the vectors are not of LPs with m rows and n columns.
     """
     if vectors.ndim != 2 or vectors.size(1) != m * n + m + n:
+        entries, items = m * n + m + n, m + n
+        remedy = "give the padded sizes that the batch was flattened with"
+        more = vectors.shape[-1] - entries if vectors.ndim == 2 else 0
+        if more > 0 and items and more % (2 * items) == 0:
+            remedy = (
+                f"if states follow, as StateFeatures appends them, use DenseLP.of_vectors with numbers={more // items}"
+            )
         raise ValueError(
-            f"vectors is {list(vectors.shape)}, but LPs of {m} rows and {n} columns are [batch, {m * n + m + n}], "
-            f"[vec(A), b, c]; give the padded sizes that the batch was flattened with."
+            f"vectors is {list(vectors.shape)}, but LPs of {m} rows and {n} columns are [batch, {entries}], "
+            f"[vec(A), b, c]; {remedy}."
         )
     A = rearrange(vectors[:, : m * n], "batch (m n) -> batch m n", m=m, n=n)
     return A, vectors[:, m * n : m * n + m], vectors[:, m * n + m :]

@@ -45,13 +45,14 @@ class Distances:
     asked: Tensor  # per row: its side, if x = 0 violates it
     reached: Tensor  # per column: where x_j is stopped, or where its bounds let it begin
     furthest: Tensor  # per column: its furthest finite bound
+    unit: Tensor  # per LP: the largest |a_ij|
 
     def weight(self, per_lp: PerLP) -> Tensor:
-        """The weight of each LP. Where nothing acts, all sides and bounds count, and where all are 0, 1 counts."""
+        """The weight of each LP. Where nothing acts, all sides and bounds count; then, 1 / max |a_ij|."""
         x = per_lp.largest(self.asked, self.reached)
         x = torch.where(x > 0, x, per_lp.largest(self.sides, self.furthest))
         lam = per_lp.largest(torch.zeros_like(self.sides), self.costs)
-        lam, x = (torch.where(part > 0, part, 1) for part in (lam, x))
+        lam, x = (torch.where(part > 0, part, 1 / self.unit) for part in (lam, x))
         return (lam / x).clamp(LEAST_WEIGHT, 1 / LEAST_WEIGHT)
 
 
@@ -65,7 +66,7 @@ def distances(
     sign of a variable or an equality.
     """
     size, pull = matrix.values.abs(), matrix.values * matrix.at_columns(c.sign())
-    sides, costs = _relative(matrix, b, c, per_lp)
+    sides, costs, unit = _relative(matrix, b, c, per_lp)
     violated = equality | (b < 0)
     # How far a row lets a variable go where its cost pushes it; an equality stops it on both sides.
     back = torch.where(matrix.at_rows(equality) & (pull > 0), matrix.at_rows((-b).clamp(min=0)), torch.inf)
@@ -73,19 +74,19 @@ def distances(
     end = torch.where(c < 0, upper, torch.where(c > 0, -lower, torch.inf))  # where its cost pushes x
     reached = torch.maximum(_positive(torch.minimum(nearest, end)), _positive(torch.maximum(lower, -upper)))
     furthest = torch.maximum(_positive(lower.abs()), _positive(upper.abs()))
-    return Distances(sides, costs, torch.where(violated, sides, 0), reached, furthest)
+    return Distances(sides, costs, torch.where(violated, sides, 0), reached, furthest, unit)
 
 
-def _relative(matrix: Matrix, b: Tensor, c: Tensor, per_lp: PerLP) -> Pair:
-    """`|b_i| / max_j |a_ij|` and `|c_j| / max_i |a_ij|`; without coefficients, the largest of the LP divides."""
+def _relative(matrix: Matrix, b: Tensor, c: Tensor, per_lp: PerLP) -> tuple[Tensor, Tensor, Tensor]:
+    """`|b_i| / max_j |a_ij|`, `|c_j| / max_i |a_ij|`, and max |a_ij|, which divides where a row has no coefficients."""
     size = -matrix.values.abs()
     of_rows, of_columns = _positive(-matrix.row_minima(size)), _positive(-matrix.column_minima(size))
-    whole = per_lp.spread(per_lp.largest(of_rows, of_columns))
+    largest = per_lp.largest(of_rows, of_columns)
+    unit = torch.where(largest > 0, largest, 1)
     of_rows, of_columns = (
-        torch.where(own > 0, own, torch.where(largest > 0, largest, 1))
-        for own, largest in zip((of_rows, of_columns), whole, strict=True)
+        torch.where(own > 0, own, whole) for own, whole in zip((of_rows, of_columns), per_lp.spread(unit), strict=True)
     )
-    return _positive(b.abs() / of_rows), _positive(c.abs() / of_columns)
+    return _positive(b.abs() / of_rows), _positive(c.abs() / of_columns), unit
 
 
 def _positive(numbers: Tensor) -> Tensor:

@@ -67,9 +67,9 @@ def oracle_weight(lp: SmallLP) -> float:
             if lp.A[i, j] * lp.c[j] > 0 and lp.equality[i]:
                 ends.append(max(-lp.b[i], 0.0) / A[i, j])
         acting += [min(ends), lp.lower[j], -lp.upper[j]]
-    lam = max((abs(lp.c[j]) / of_column[j] for j in range(n)), default=0.0) or 1.0
+    lam = max((abs(lp.c[j]) / of_column[j] for j in range(n)), default=0.0) or 1.0 / largest
     every = [*sides, *np.abs(lp.lower), *np.abs(lp.upper)]
-    x = max([s for s in acting if 0 < s < np.inf] or [s for s in every if 0 < s < np.inf] or [1.0])
+    x = max([s for s in acting if 0 < s < np.inf] or [s for s in every if 0 < s < np.inf] or [1.0 / largest])
     return min(max(lam / x, 1e-6), 1e6)
 
 

@@ -1,5 +1,6 @@
 """Early states as features: what is added, where, and that nothing else is."""
 
+from functools import partial
 from typing import Any
 
 import pytest
@@ -116,6 +117,27 @@ def test_a_state_target_is_the_same_with_and_without_them():
     view = SolverState(30, lp_of=SparseLP.inequalities_of).fit([graph_of(LPS)])
     plain, seen = view(graph_of(LPS)), view(on_graphs()(graph_of(LPS)))
     assert torch.equal(plain.target["variable"], seen.target["variable"])
+
+
+def test_vectors_that_carry_states_still_hold_their_lps():
+    lp = dense(LPS, torch.float32, padding=0.0)
+    m, n = lp.A.shape[1:]
+    without = partial(DenseLP.of_vectors, m=m, n=n)
+    show = StateFeatures(STEPS, lp_of=without)
+    seen, lp_of = show(lp.vectors()), partial(without, numbers=show.numbers)
+    plain, again = lp_of(lp.vectors()), lp_of(seen)
+    for name, part in vars(without(lp.vectors())).items():
+        assert torch.equal(getattr(plain, name), part)
+        assert torch.equal(getattr(again, name), part)
+    assert torch.equal(lp_of(seen.values).A, plain.A)
+    later = SolverState(30, lp_of=lp_of).fit([seen])
+    assert torch.equal(later(seen).target["instance"], later(lp.vectors()).target["instance"])
+    with pytest.raises(ValueError, match=r"if states follow, .* use DenseLP\.of_vectors with numbers=4"):
+        without(seen)
+    with pytest.raises(ValueError, match=r"if states follow, .* with numbers=4"):
+        without(seen, numbers=2)
+    with pytest.raises(ValueError, match="padded sizes that the batch was flattened with"):
+        without(seen.values[:, :-1])
 
 
 def test_graphs_with_other_features_say_where_their_lp_is():
