@@ -1,7 +1,7 @@
 """Whole objectives. The study (docs/study.md) compares them with others.
 
 `later_state` is for pretraining, with `jepa_ssl.lp.StateFeatures` on the encoder's input: it then predicts a later
-state from an early one. Fit the statistics once (`objective.views.fit(batches)`), train for a few hundred steps with
+state from an early one. Fit the statistics once (`objective.views.fit(batches)`; the first step asks for it), train for a few hundred steps with
 Adam at 1e-3 and a short warm-up, then train your task from there. A frozen random network embeds the state after
 `steps` PDHG steps. Smooth L1 compares the prediction with that embedding, layer-normed. VICReg keeps the encoder's
 embeddings from collapsing. To watch for collapse, set `objective.monitor = CollapseMonitor()`.
@@ -38,7 +38,8 @@ def later_state(
     Args:
         dims: size of the encoder's L2-normalised embeddings by stream: `"constraint"` and `"variable"` on graphs,
             `"instance"` on flat vectors.
-        lp_of: turns your batch into its LPs, as in `SolverState`.
+        lp_of: turns your batch into its LPs, as in `SolverState`: `SparseLP.inequalities_of` for a `BipartiteGraph`,
+            `jepa_ssl.integrations.pyg.PyGLPs()` for PyG data.
         numbers: numbers per item in the target: 2 on graphs, 2 (m + n) on flat vectors of m rows and n columns.
         steps: take the state after this many steps.
         restart_every: as in `SolverState`.

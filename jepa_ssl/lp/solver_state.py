@@ -93,8 +93,9 @@ class SolverState(StateStatistics, Generic[InstanceT]):
         """
         if not self.fitted:
             raise RuntimeError(
-                "SolverState has no statistics to standardise its targets with; call fit(batches) once on training "
-                "batches, or load the state_dict of one that was fitted."
+                "SolverState has no statistics to standardise its targets with; before the first step call "
+                "fit(batches) once on some training batches, which for an objective is objective.views.fit(batches), "
+                "or load the state_dict of one that was fitted."
             )
         lp = self.lp(instance)
         states = self._states(instance, lp)

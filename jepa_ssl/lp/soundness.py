@@ -18,18 +18,22 @@ class Soundness:
     """Collects what is suspicious about LPs and their states, batch by batch, and warns about it once."""
 
     def __init__(self) -> None:
+        self.refuse = True
         self.lps = 0
         self.rows = 0  # LPs with a row of several variables
         self.idle = 0  # of these, those in which no such row has a multiplier
         self.furthest = 0.0
         self.where = ""
 
-    def add(self, lp: SparseLP | DenseLP, states: Mapping[str, Tensor]) -> None:
+    @torch.no_grad()
+    def add(self, lp: SparseLP | DenseLP, states: Mapping[str, Tensor], *, refuse: bool = True) -> None:
         """Look at a batch and the states that `SolverState` found; waits for the device.
 
         Raises:
-            ValueError: two sides that act, or two costs, lie so far apart that the type of the LPs holds only one.
+            ValueError: two sides that act, or two costs, lie so far apart that the type of the LPs holds only one, and
+                this is to be refused.
         """
+        self.refuse = refuse
         problem = Problem.of(lp)
         found, matrix = problem.distances, problem.matrix
         several = matrix.row_sums((matrix.values != 0).to(found.sides)) > 1
@@ -52,7 +56,7 @@ class Soundness:
         if ratio <= max(self.furthest, FAR):
             return
         where = f"LP {self.lps} (counted from 0) has {what} of {small:.3g} and {large:.3g}, relative to coefficients"
-        if min(ratio, _widest_gap(raw)[0]) > 1 / torch.finfo(relative.dtype).eps:
+        if self.refuse and min(ratio, _widest_gap(raw)[0]) > 1 / torch.finfo(relative.dtype).eps:
             raise ValueError(
                 f"{where}, which are {ratio:.1e} apart, and {relative.dtype} holds only one of them beside the other; "
                 f"rescale the LP, set to 0 what does not matter, tighten its big-M, or leave it out."

@@ -10,6 +10,7 @@ from jepa_ssl.instances import BipartiteGraph, FlatVectors
 from jepa_ssl.lp.instances import DenseLP, SparseLP
 from jepa_ssl.lp.layout import flatten_states, valid_entries
 from jepa_ssl.lp.solver_state import SolverState
+from jepa_ssl.lp.soundness import Soundness
 from jepa_ssl.lp.statistics import KINDS, LIMIT
 from jepa_ssl.protocols import CONSTRAINT, VARIABLE
 
@@ -29,6 +30,9 @@ class StateFeatures(Generic[InstanceT]):
     With a later state as the target, for example `SolverState(300, restart_every=100)`, an encoder learns to continue
     from an early one; see `jepa_ssl.recipes`. Use the returned instances in your own loss too.
 
+    The first call warns, as `SolverState.fit` does, if its LPs look like others than you mean. Later calls look at
+    nothing, so build one `StateFeatures` and keep it.
+
     Args:
         steps: append the states after these numbers of steps, in rising order. Several cost no more than the last.
         restart_every: as in `SolverState`.
@@ -36,7 +40,7 @@ class StateFeatures(Generic[InstanceT]):
             first features are b, c and the coefficient.
 
     >>> edges, ends = torch.tensor([[0, 0], [0, 1]]), torch.tensor([0, 1])
-    >>> graph = BipartiteGraph(torch.ones(1, 3), edges, torch.ones(2, 1), torch.ones(2, 5), ends, 2 * ends)
+    >>> graph = BipartiteGraph(torch.ones(1, 3), edges, torch.ones(2, 1), -torch.ones(2, 5), ends, 2 * ends)
     >>> show = StateFeatures((10, 30, 100), lp_of=SparseLP.inequalities_of)
     >>> seen = show(graph)
     >>> list(seen.constraint_features.shape), list(seen.variable_features.shape), show.numbers
@@ -51,6 +55,7 @@ class StateFeatures(Generic[InstanceT]):
         lp_of: Callable[[InstanceT], SparseLP | DenseLP],
     ) -> None:
         self.solver: SolverState[Any] = SolverState(steps, restart_every=restart_every, lp_of=lp_of)
+        self._checked = False
 
     @property
     def numbers(self) -> int:
@@ -70,14 +75,25 @@ class StateFeatures(Generic[InstanceT]):
         if not isinstance(instance, BipartiteGraph | FlatVectors):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise TypeError(
                 f"instance is a {type(instance).__name__}, but states can be added to a BipartiteGraph or to "
-                f"FlatVectors; add what SolverState.states returns to other batches yourself."
+                f"FlatVectors; for PyG data use jepa_ssl.integrations.pyg.PyGLPs(...).show(steps), and add what "
+                f"SolverState.states returns to other batches yourself."
             )
         lp = self.solver.lp(instance)
-        states = {kind: _squashed(state) for kind, state in self.solver.states(lp).items()}
+        raw = self.solver.states(lp)
+        self._check_once(lp, raw)
+        states = {kind: _squashed(state) for kind, state in raw.items()}
         if isinstance(instance, BipartiteGraph):
             _check_form(lp, SparseLP, instance)
             return _on_nodes(instance, states)
         return _on_entries(instance, _check_form(lp, DenseLP, instance), states)
+
+    def _check_once(self, lp: SparseLP | DenseLP, states: dict[str, Tensor]) -> None:
+        """Warn about the first batch. Later ones are not looked at, because looking waits for the device."""
+        if self._checked or torch.compiler.is_compiling() or lp.b.is_meta:
+            return
+        self._checked, soundness = True, Soundness()
+        soundness.add(lp, states, refuse=False)
+        soundness.warn(stacklevel=3)
 
 
 def _check_form(lp: SparseLP | DenseLP, form: type[FormT], instance: BipartiteGraph | FlatVectors) -> FormT:

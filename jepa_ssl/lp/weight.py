@@ -56,6 +56,7 @@ class Distances:
         return (lam / x).clamp(LEAST_WEIGHT, 1 / LEAST_WEIGHT)
 
 
+@torch.no_grad()
 def distances(
     matrix: Matrix, b: Tensor, c: Tensor, equality: Tensor, lower: Tensor, upper: Tensor, per_lp: PerLP
 ) -> Distances:

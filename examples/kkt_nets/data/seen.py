@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache, partial
 from typing import Any
 
 from data.batches import FlatBatch, GraphBatch, Sample
@@ -27,16 +28,19 @@ class SeenStates:
         if not self.steps:
             return batch
         if isinstance(batch, FlatBatch):
-            _, m, n = batch.A.shape
-            lp_of: Any = lambda vectors: DenseLP.of_vectors(vectors, m, n)  # noqa: E731
-            features: Any = StateFeatures(self.steps, lp_of=lp_of)
             vectors = FlatVectors(batch.model_input, valid_entries(batch.mask_m, batch.mask_n))
-            return batch._replace(model_input=features(vectors).values)
-        features = StateFeatures(self.steps, lp_of=SparseLP.inequalities_of)
-        graph = features(bipartite_graph(batch.batch_graph))
+            return batch._replace(model_input=_features(self.steps, batch.A.shape[1:])(vectors).values)
+        graph = _features(self.steps)(bipartite_graph(batch.batch_graph))
         batch.batch_graph.constraint_features = graph.constraint_features
         batch.batch_graph.variable_features = graph.variable_features
         return batch
+
+
+@cache
+def _features(steps: tuple[int, ...], flat: tuple[int, int] | None = None) -> StateFeatures[Any]:
+    """Built once, because the first call checks the LPs; `flat` is the size of padded ones."""
+    lp_of: Any = SparseLP.inequalities_of if flat is None else partial(DenseLP.of_vectors, m=flat[0], n=flat[1])
+    return StateFeatures(steps, lp_of=lp_of)
 
 
 def numbers(args: Any) -> int:

@@ -9,6 +9,7 @@ except ImportError as error:
 
 from jepa_ssl.integrations.pyg.graphs import bipartite_graph, graph_of, with_graph
 from jepa_ssl.integrations.pyg.order import in_another_order
+from jepa_ssl.integrations.pyg.states import PyGLPs
 from jepa_ssl.integrations.pyg.views import PyGViews
 
-__all__ = ["PyGViews", "bipartite_graph", "graph_of", "in_another_order", "with_graph"]
+__all__ = ["PyGLPs", "PyGViews", "bipartite_graph", "graph_of", "in_another_order", "with_graph"]

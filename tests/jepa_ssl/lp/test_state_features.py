@@ -1,5 +1,7 @@
 """Early states as features: what is added, where, and that nothing else is."""
 
+import warnings
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -173,3 +175,21 @@ def test_what_is_not_an_lp_or_another_lp_is_refused():
     )
     with pytest.raises(ValueError, match="steps is"):
         on_graphs((20, 3))
+
+
+def test_the_first_call_warns_of_features_that_were_rescaled():
+    """And no later one, for looking would wait for the device."""
+    graph = graph_of(LPS)
+    scaled = replace(
+        graph,
+        constraint_features=graph.constraint_features.abs().clamp(0.1, 1),
+        variable_features=graph.variable_features.abs().clamp(0.1, 1) * 0 + 1,
+        edge_attr=graph.edge_attr.abs() + 0.1,
+    )
+    show = on_graphs(300)
+    with pytest.warns(UserWarning, match=r"In none of 4 LPs .*check_lp"):
+        show(scaled)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        show(scaled)
+        on_graphs(300)(graph)
