@@ -3,7 +3,7 @@
 import gzip
 import os
 import re
-from dataclasses import replace
+from collections.abc import Callable
 from pathlib import Path
 
 import highspy
@@ -76,6 +76,17 @@ ENDATA
 """
 
 
+@pytest.fixture
+def read(tmp_path: Path) -> Callable[[str, str | bytes], LP]:
+    """Writes a file, and reads it."""
+
+    def call(name: str, text: str | bytes) -> LP:
+        (tmp_path / name).write_bytes(text if isinstance(text, bytes) else text.encode())
+        return read_lp(tmp_path / name)
+
+    return call
+
+
 def native(path: Path) -> tuple[str, float]:
     """HiGHS' own verdict on the file's relaxation, and optimum: no code of lp.py."""
     highs = highspy.Highs()
@@ -86,10 +97,8 @@ def native(path: Path) -> tuple[str, float]:
     return highs.modelStatusToString(highs.getModelStatus()), highs.getObjectiveValue()
 
 
-def test_reads_a_maximisation(tmp_path):
-    path = tmp_path / "my.model.lp"
-    path.write_text(MAXIMISE)
-    lp = read_lp(path)
+def test_reads_a_maximisation(read):
+    lp = read("my.model.lp", MAXIMISE)
     assert (lp.name, lp.family, lp.integers) == ("my.model", "file", 1)
     assert (lp.objective_sign, lp.objective_offset, lp.c.tolist()) == (-1, 5, [-2, -3])
     assert dense(lp) == [([1, 1], 4), ([1, -1], -1), ([-1, 1], 1), ([0, 1], 3), ([0, -1], 1)]
@@ -98,10 +107,8 @@ def test_reads_a_maximisation(tmp_path):
     assert original_objective(lp, solution.x) == pytest.approx(15.5)
 
 
-def test_reads_every_kind_of_range_and_bound(tmp_path):
-    path = tmp_path / "ranges.mps"
-    path.write_text(RANGES)
-    lp = read_lp(path)
+def test_reads_every_kind_of_range_and_bound(read, tmp_path):
+    lp = read("ranges.mps", RANGES)
     assert (lp.objective_sign, lp.objective_offset, lp.c.tolist()) == (1, 10, [1, -2, 1, 3, -1])
     assert dense(lp) == [
         ([1, 0, 1, 0, -1], 8),  # up: 3..8
@@ -120,7 +127,7 @@ def test_reads_every_kind_of_range_and_bound(tmp_path):
         ([0, 0, 0, 0, 1], 9),  # -2 <= f <= 9
         ([0, 0, 0, 0, -1], 2),
     ]
-    status, optimum = native(path)
+    status, optimum = native(tmp_path / "ranges.mps")
     solution = solve(lp)
     assert status == "Optimal"
     assert original_objective(lp, solution.x) == pytest.approx(optimum)
@@ -128,28 +135,19 @@ def test_reads_every_kind_of_range_and_bound(tmp_path):
 
 
 @pytest.mark.parametrize(("suffix", "text"), [(".lp", MAXIMISE), (".mps", RANGES)])
-def test_reads_gzip(tmp_path, suffix, text):
-    plain, packed = tmp_path / f"a{suffix}", tmp_path / f"b{suffix}.gz"
-    plain.write_text(text)
-    packed.write_bytes(gzip.compress(text.encode()))
-    lp = read_lp(str(packed))
-    assert lp.name == "b"
-    assert_same(replace(lp, name="a"), read_lp(plain))
+def test_reads_gzip(read, suffix, text):
+    assert_same(read(f"a{suffix}.gz", gzip.compress(text.encode())), read(f"a{suffix}", text))
 
 
-def test_an_empty_row_of_an_mps_file_is_a_row(tmp_path):
-    path = tmp_path / "empty_row.mps"
-    path.write_text("NAME\nROWS\n N o\n G r\n L e\nCOLUMNS\n x o 1 r 2\nRHS\n R r 1 e 3\nENDATA\n")
-    lp = read_lp(path)
+def test_an_empty_row_of_an_mps_file_is_a_row(read):
+    lp = read("a.mps", "NAME\nROWS\n N o\n G r\n L e\nCOLUMNS\n x o 1 r 2\nRHS\n R r 1 e 3\nENDATA\n")
     assert dense(lp) == [([-2], -1), ([0], 3), ([-1], 0)]
     assert_same(unscaled(ruiz(lp)), lp)
     assert_kkt(lp, solve(lp))
 
 
-def test_small_coefficients_are_kept(tmp_path):
-    path = tmp_path / "small.mps"
-    path.write_text("NAME\nROWS\n N o\n G r\nCOLUMNS\n x o 1 r 1e-11\n y o 1 r 1\nRHS\n R r 1\nENDATA\n")
-    assert read_lp(path).A.toarray()[0].tolist() == [-1e-11, -1]
+def test_small_coefficients_are_kept(read):
+    assert read("a.mps", mps_text("x o 1 r 1", "x o 1 r 1e-11")).A.toarray()[0].tolist() == [-1e-11, -1]
 
 
 @pytest.mark.skipif(not SHARED.is_dir(), reason=f"the folder of real instances is not at {SHARED}")
@@ -223,10 +221,9 @@ READ = {
 
 
 @pytest.mark.parametrize("name", READ)
-def test_what_is_read_is_what_is_written(tmp_path, name):
+def test_what_is_read_is_what_is_written(read, name):
     text, c, offset, rows = READ[name]
-    (tmp_path / name).write_text(text, newline="")
-    lp = read_lp(tmp_path / name)
+    lp = read(name, text)
     assert (lp.c.tolist(), lp.objective_offset) == (c, offset)
     assert [(b, a) for a, b in dense(lp)] == [*rows, *SIGNS]
     assert lp.objective_sign == (-1 if "max" in name or "sense" in name else 1)
@@ -248,20 +245,20 @@ def bounds_of_x(lp: LP) -> tuple[float | None, float | None, int]:
 
 
 @pytest.mark.parametrize("lines", BOUNDS)
-def test_bounds_of_every_kind(tmp_path, lines):
+def test_bounds_of_every_kind(read, lines):
     box = mps_text("x o 1", "x o 0", sections=f"BOUNDS\n{lines}\n").replace("R r 1", "R r -9")
-    (tmp_path / "a.mps").write_text(box)
-    assert bounds_of_x(read_lp(tmp_path / "a.mps")) == BOUNDS[lines]
+    assert bounds_of_x(read("a.mps", box)) == BOUNDS[lines]
 
 
 @pytest.mark.parametrize(
     ("lines", "expected"), [("", (0, 1, 2)), (" UP B x 4\n", (0, 4, 2)), (" LO B x 1\n", (1, None, 2))]
 )
-def test_integers_between_markers_are_binary_unless_bounded(tmp_path, lines, expected):
-    (tmp_path / "a.mps").write_text(INTEGERS.replace("ENDATA", f"BOUNDS\n{lines}ENDATA"))
-    assert bounds_of_x(read_lp(tmp_path / "a.mps")) == expected
+def test_integers_between_markers_are_binary_unless_bounded(read, lines, expected):
+    assert bounds_of_x(read("a.mps", INTEGERS.replace("ENDATA", f"BOUNDS\n{lines}ENDATA"))) == expected
 
 
+PACKED = gzip.compress(RANGES.encode())
+OF_OTHER_MODELS = ("SOS", "QUADOBJ", "QSECTION", "QCMATRIX", "INDICATORS", "LAZYCONS", "MAX", "OBJNAME")
 ROW = "expected a row such as"
 DISAGREE = "HiGHS, the second reader, finds other"
 BAD = {
@@ -351,6 +348,11 @@ BAD = {
     "model.txt": (lp_text(), "unknown suffix"),
     ".lp": (lp_text(), "unknown suffix"),
     "plain.mps.gz": (mps_text(), "gzip"),
+    "bom.lp.gz": (gzip.compress(("\ufeff" + lp_text()).encode()), "line 1: expected Minimize or Maximize"),
+    **{f"cut{cut}.mps.gz": (PACKED[:-cut], "not a whole gzip archive")  # HiGHS reads on without the checksum
+        for cut in (1, 8, 9, len(PACKED) // 2, len(PACKED) - 5)},
+    **{f"{section}.mps": (mps_text("COLUMNS", f"{section}\n x x 2\nCOLUMNS"),
+        f"line 5, in section '{section}': a linear model has no such section") for section in OF_OTHER_MODELS},
 }  # fmt: skip
 
 
@@ -366,44 +368,27 @@ BAD_ROWS = [
 
 
 @pytest.mark.parametrize("statement", BAD_ROWS)
-def test_rows_that_a_reader_takes_otherwise_are_refused(tmp_path, statement):
-    (tmp_path / "a.lp").write_text(lp_text(rows=f" c2: {statement}\n"))
+def test_rows_that_a_reader_takes_otherwise_are_refused(read, statement):
     with pytest.raises(LPError, match=r"a\.lp: line [5-7]: expected a row such as"):
-        read_lp(tmp_path / "a.lp")
+        read("a.lp", lp_text(rows=f" c2: {statement}\n"))
 
 
 @pytest.mark.parametrize("word", ["9/10", "4abc", "1,5", "0x10", "abc", "nan", "1e", "1_0", "--1", "\u0661"])
 @pytest.mark.parametrize("place", ["R r 1", "x o 1", "r 1\n y", "UP B x 4"])
-def test_words_that_are_not_numbers_are_refused(tmp_path, word, place):
-    text = mps_text(sections="BOUNDS\n UP B x 4\n")
-    (tmp_path / "a.mps").write_text(text.replace(place, re.sub(r"\d", word, place, count=1)))
+def test_words_that_are_not_numbers_are_refused(read, word, place):
+    text = mps_text(sections="BOUNDS\n UP B x 4\n").replace(place, re.sub(r"\d", word, place, count=1))
     with pytest.raises(LPError, match=f"a.mps: line .*{re.escape(repr(word))} is not a number"):
-        read_lp(tmp_path / "a.mps")
-
-
-@pytest.mark.parametrize("name", ["SOS", "QUADOBJ", "QSECTION", "QCMATRIX", "INDICATORS", "LAZYCONS", "MAX", "OBJNAME"])
-def test_sections_of_other_models_are_refused(tmp_path, name):
-    (tmp_path / "a.mps").write_text(mps_text("COLUMNS", f"{name}\n x x 2\nCOLUMNS"))
-    with pytest.raises(LPError, match=f"a.mps: line 5, in section '{name}': a linear model has no such section"):
-        read_lp(tmp_path / "a.mps")
+        read("a.mps", text)
 
 
 @pytest.mark.parametrize("name", BAD)
-def test_bad_files_are_refused_by_name(tmp_path, name):
+def test_bad_files_are_refused_by_name(read, tmp_path, name):
     text, says = BAD[name]
-    path = tmp_path / name
-    path.write_text(text, newline="")
     with pytest.raises(LPError, match=says) as error:
-        read_lp(path)
-    assert str(error.value).startswith(f"{path}: ")
+        read(name, text)
+    assert str(error.value).startswith(f"{tmp_path / name}: ")
     assert "\n" not in str(error.value)
-    assert path.read_bytes() == text.encode()
-
-
-def test_a_byte_order_mark_in_an_archive_is_refused(tmp_path):
-    (tmp_path / "bom.lp.gz").write_bytes(gzip.compress(("\ufeff" + lp_text()).encode()))
-    with pytest.raises(LPError, match=r"bom\.lp\.gz: line 1: expected Minimize or Maximize"):
-        read_lp(tmp_path / "bom.lp.gz")
+    assert (tmp_path / name).read_bytes() == (text if isinstance(text, bytes) else text.encode())
 
 
 def test_a_file_name_need_not_be_utf8(tmp_path):
@@ -417,39 +402,26 @@ def test_a_file_name_need_not_be_utf8(tmp_path):
         read_lp(tmp_path / "gone\udce9.lp")
 
 
-def test_their_good_twins_are_read(tmp_path):
+def test_their_good_twins_are_read(read):
     """What the bad files are made of is fine without the flaw."""
-    for name, text in (("good.lp", lp_text()), ("good.mps", mps_text())):
-        (tmp_path / name).write_text(text)
-        assert solve(read_lp(tmp_path / name)).objective == pytest.approx(1)
+    for lp in (read("good.lp", lp_text()), read("good.mps", mps_text())):
+        assert solve(lp).objective == pytest.approx(1)
 
 
-def test_what_only_looks_like_a_misreading_is_read(tmp_path):
+def test_what_only_looks_like_a_misreading_is_read(read):
     """Constants in the objective, two-sided bounds, comments, names, rows that begin with a sign."""
-    path = tmp_path / "fine.lp"
-    path.write_text(
+    lp = read(
+        "fine.lp",
         "\\ nan, 1 <= x + y <= 4\nMinimize\n obj: 3 + x1 + 2 y.2 - 1 x3n\nSubject To\n"
         " c1: x1 + 2e+0 y.2 >= 1e0\n - x1 - 3 x3n >= -8 \\ 7 <= x1\n end_3: 2e-1x1 +.5 y.2<=+4\n"
-        "Bounds\n 1 <= y.2 <= 5\n -1 <= x3n\nEnd\n"
+        "Bounds\n 1 <= y.2 <= 5\n -1 <= x3n\nEnd\n",
     )
-    lp = read_lp(path)
     assert lp.objective_offset == 3
     assert dense(lp)[:3] == [([-1, -2, 0], -1), ([1, 0, 3], 8), ([0.2, 0.5, 0], 4)]
-    rows = tmp_path / "rows.lp"  # a row may begin with a number, beside the last one's right-hand side
-    rows.write_text("min x(1) + (y) st c1: x(1) + (y) >= +- 5 6 x(1) >= 2 - (y) >= -9 Bounds x(1) <= 4\n5 <= (y) end")
-    assert dense(read_lp(rows))[:3] == [([-1, -1], 5), ([-6, 0], -2), ([0, 1], 9)]
-    names = tmp_path / "names.mps"  # "nan" within a name is fine
-    names.write_text("* nan\n" + mps_text().replace("x o", "nancy o"))
-    assert read_lp(names).columns == 2
-
-
-def test_a_truncated_archive_is_refused(tmp_path):
-    packed = gzip.compress(RANGES.encode())
-    for cut in (1, 8, 9, len(packed) // 2, len(packed) - 5):  # HiGHS reads on without the checksum
-        path = tmp_path / f"cut{cut}.mps.gz"
-        path.write_bytes(packed[:-cut])
-        with pytest.raises(LPError, match=rf"cut{cut}\.mps\.gz: not a whole gzip archive"):
-            read_lp(path)
+    # A row may begin with a number, beside the last one's right-hand side.
+    text = "min x(1) + (y) st c1: x(1) + (y) >= +- 5 6 x(1) >= 2 - (y) >= -9 Bounds x(1) <= 4\n5 <= (y) end"
+    assert dense(read("rows.lp", text))[:3] == [([-1, -1], 5), ([-6, 0], -2), ([0, 1], 9)]
+    assert read("names.mps", "* nan\n" + mps_text().replace("x o", "nancy o")).columns == 2  # "nan" within a name
 
 
 def test_missing_file_and_folder(tmp_path):
