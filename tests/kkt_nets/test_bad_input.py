@@ -197,6 +197,7 @@ def test_a_number_out_of_range_is_refused(refused, name, value, expected):
     (["--jepa_weigth=0.2"], "did you mean --jepa_weight?"),
     (["--use_jep"], "did you mean --use_jepa?"),  # no abbreviations: they hide spelling mistakes
     (["epochs"], "did you mean --epochs?"),
+    (["--resume", "auto"], "--resume is auto, but --output_dir is not given"),
     (["--qqqq"], "unknown flag or config key 'qqqq': --help lists them all"),
 ])  # fmt: skip
 def test_a_flag_that_is_unknown_or_out_of_range_is_refused(refused, flags, said):

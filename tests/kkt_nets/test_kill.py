@@ -166,13 +166,6 @@ def test_what_a_killed_run_left_half_written_is_removed_and_no_row_of_it_stays(r
     compare(folder, unbroken)
 
 
-def test_auto_needs_a_folder_to_look_in(run_training, capsys):
-    with pytest.raises(SystemExit) as stopped:
-        run_training("--resume", "auto")
-    assert stopped.value.code == 2
-    assert "--resume is auto, but --output_dir is not given" in capsys.readouterr().err
-
-
 @pytest.mark.parametrize("rank", range(2))
 def test_of_two_processes_one_of_which_is_killed_the_other_says_so_and_ends(data_root, tmp_path, rank):
     """Without torchrun, where the first one takes the count of failures along."""

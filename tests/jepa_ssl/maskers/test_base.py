@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 from builders import operations, seeded, tensors
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from random_graphs import SEEDS, SIZES, Sizes, three_types, two_types
 from torch import Tensor
@@ -65,6 +65,7 @@ def made_by(masker: Any, batch: Any, generator: Any) -> list[Tensor]:
 
 
 @EVERY
+@settings(max_examples=settings().max_examples // 2)
 @given(SIZES, SEEDS, st.sampled_from(FILLS))
 @example([], 0, Shuffled())
 @example([(0, 2, 2)] * 8, 0, GaussianNoise())  # composed maskers spare one of two in half of them

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from random_graphs import FLOATS, RATIOS, SEEDS
 from scipy.stats import chisquare
-from torch import Tensor, nn
+from torch import nn
 
 from jepa_ssl import (
     BlockMasker,
@@ -25,6 +25,7 @@ from jepa_ssl import (
     StopGradTeacher,
 )
 from jepa_ssl.maskers import GaussianNoise, GroupMasker, Zeros
+from jepa_ssl.testing.batches import same_bits
 
 
 def padded_vectors(sizes: list[int], entries: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> FlatVectors:
@@ -34,12 +35,7 @@ def padded_vectors(sizes: list[int], entries: int, seed: int = 0, dtype: torch.d
     return FlatVectors(torch.randn(len(sizes), entries, generator=g, dtype=torch.float64).to(dtype), valid)
 
 
-def same_bits(a: Tensor, b: Tensor) -> bool:
-    """Equal, NaN payloads and the sign of zero included."""
-    return a.dtype == b.dtype and a.shape == b.shape and a.numpy().tobytes() == b.numpy().tobytes()
-
-
-def test_vectors_and_masks_of_any_memory_layout_are_read_right():
+def test_vectors_and_masks_of_any_memory_layout_are_read_right_and_not_written_to():
     row = torch.tensor([True, False, True, True, True, False])
     for valid in (row.expand(4, 6), row.expand(4, 6).t().contiguous().t(), row.repeat(4, 2)[:, :6]):
         batch = FlatVectors(torch.ones(6, 4).t(), valid)
@@ -47,6 +43,14 @@ def test_vectors_and_masks_of_any_memory_layout_are_read_right():
         assert hidden.sum(-1).tolist() == [2] * 4
         assert not (hidden & ~valid).any()
         assert torch.equal(EntryMasker(0.5)(batch, generator=seeded()).context.values, 1.0 - hidden.float())
+    shared = torch.ones(1, 6).expand(4, 6)
+    for fill in (Zeros(), GaussianNoise()):
+        EntryMasker(0.5, fill)(shared, generator=seeded())
+    assert shared.eq(1.0).all()
+    leaf = torch.ones(2, 6, requires_grad=True)  # writing to it would raise
+    EntryMasker(0.5)(leaf, generator=seeded()).context.sum().backward()
+    assert leaf.grad is not None
+    assert leaf.grad.sum(-1).tolist() == [3.0, 3.0]
 
 
 # What in their place, and nothing else touched
@@ -104,17 +108,6 @@ def test_noise_has_the_asked_for_size_and_zero_by_default():
     assert GaussianNoise().std == 0.01
     assert isinstance(EntryMasker(0.5).fill, Zeros)
     assert isinstance(NodeMasker(0.5).fill, Zeros)
-
-
-def test_views_of_an_expanded_or_read_only_input_are_made_without_writing_to_it():
-    shared = torch.ones(1, 6).expand(4, 6)
-    for fill in (Zeros(), GaussianNoise()):
-        EntryMasker(0.5, fill)(shared, generator=seeded())
-    assert shared.eq(1.0).all()
-    leaf = torch.ones(2, 6, requires_grad=True)  # writing to it would raise
-    EntryMasker(0.5)(leaf, generator=seeded()).context.sum().backward()
-    assert leaf.grad is not None
-    assert leaf.grad.sum(-1).tolist() == [3.0, 3.0]
 
 
 @pytest.mark.parametrize("teacher", [StopGradTeacher(), SharedTeacher()], ids=lambda t: type(t).__name__)
@@ -182,24 +175,15 @@ def test_a_group_masker_adds_nothing_to_a_checkpoint():
     assert not GroupMasker([[0], [1]], 0.5).state_dict()
 
 
-@pytest.mark.parametrize(
-    ("groups", "said"),
-    [
-        ([], "at least two groups"),
-        ([[0, 1]], "at least two groups"),
-        ([[0], []], "at least one column"),
-        ([[0, 1], [1, 2]], r"groups\[1\] has column 1, which is named before"),
-        ([[0], [-1]], r"groups\[1\] has column -1, which is negative"),
-    ],
-)
-def test_groups_that_cannot_be_told_apart_are_refused(groups: list[list[int]], said: str):
+@pytest.mark.parametrize(("groups", "said"), [
+    ([], "at least two groups"), ([[0, 1]], "at least two groups"), ([[0], []], "at least one column"),
+    ([[0, 1], [1, 2]], r"groups\[1\] has column 1, which is named before"),
+    ([[0], [-1]], r"groups\[1\] has column -1, which is negative"),
+    ([[0], [5]], r"instance has 3 entries, but groups names column 5"),
+])  # fmt: skip
+def test_groups_that_cannot_be_told_apart_or_found_are_refused(groups: list[list[int]], said: str):
     with pytest.raises(ValueError, match=said):
-        GroupMasker(groups, 0.5)
-
-
-def test_vectors_too_short_for_the_groups_are_refused():
-    with pytest.raises(ValueError, match=r"instance has 3 entries, but groups names column 5"):
-        GroupMasker([[0], [5]], 0.5)(torch.ones(2, 3))
+        GroupMasker(groups, 0.5)(torch.ones(2, 3))
 
 
 # Bad input
@@ -214,38 +198,35 @@ def test_ratios_that_are_no_numbers_are_refused(ratio: Any):
         NodeMasker({"constraint": 0.5, "variable": None})  # pyright: ignore[reportArgumentType]
 
 
-def test_fills_generators_and_instances_of_a_wrong_type_are_refused():
-    graph = ragged_graphs([2], [2])
-    for bad in (Zeros, 0.0, "zeros"):
-        for make in (EntryMasker, NodeMasker, EdgeMasker, BlockMasker):
-            with pytest.raises(TypeError, match=r"fill is .*but must be a Fill.*use Zeros\(\)"):
-                make(0.5, fill=bad)  # pyright: ignore[reportArgumentType]
-    wrong: Any = 7
-    for use in (EntryMasker(0.5), NodeMasker(0.5), EdgeMasker(0.5), BlockMasker(0.5)):
-        with pytest.raises(TypeError, match=r"generator is 7, a int.*torch\.Generator.*manual_seed"):
-            use(torch.ones(2, 6) if isinstance(use, EntryMasker) else graph, generator=wrong)  # pyright: ignore
-    instances: list[Any] = [torch.ones(2, 6).numpy(), [[1.0, 2.0]], graph, None]
-    for instance in instances:
-        for use in (EntryMasker(0.5), EntryMasker(0.5).draw):
-            with pytest.raises(TypeError, match=r"instance is a \w+, but must be a tensor.*as_tensor.*NodeMasker"):
-                use(instance)
-    for column in (1.5, "1", None):
-        with pytest.raises(TypeError, match=r"groups\[1\] has column .*whole numbers.*int\(\)"):
-            GroupMasker([[0], [column]], 0.5)  # pyright: ignore[reportArgumentType]
+FLAT, GRAPH = torch.ones(2, 6), ragged_graphs([2], [2])
+MAKES = (EntryMasker, NodeMasker, EdgeMasker, BlockMasker)
+WRONG: list[tuple[Any, str, Any]] = [
+    *((TypeError, r"fill is .*but must be a Fill.*use Zeros\(\)", lambda make=make, bad=bad: make(0.5, fill=bad))
+        for make in MAKES for bad in (Zeros, 0.0, "zeros")),
+    *((TypeError, r"generator is 7, a int.*torch\.Generator.*manual_seed",
+        lambda make=make: make(0.5)(FLAT if make is EntryMasker else GRAPH, generator=7)) for make in MAKES),
+    *((ValueError, r"generator is on cpu.*instance is on meta.*Generator\(device='meta'\)",
+        lambda make=make: make(0.5)((FLAT if make is EntryMasker else GRAPH).to("meta"), generator=seeded()))
+        for make in MAKES),
+    *((TypeError, r"instance is a Tensor.*must be a Graph.*bipartite_graph", lambda make=make: make(0.5)(FLAT))
+        for make in MAKES[1:]),
+    *((error, said, lambda use=use, bad=bad: use(bad)) for use in (EntryMasker(0.5), EntryMasker(0.5).draw)
+        for error, said, bads in (
+            (TypeError, r"instance is a \w+, but must be a tensor.*as_tensor.*NodeMasker",
+                (FLAT.numpy(), [[1.0, 2.0]], GRAPH, None)),
+            (ValueError, r"instance is torch\.\w+ \[.*floating point \[batch, entries\].*flatten",
+                (FLAT[0], torch.ones(2, 3, 4), FLAT.long())))
+        for bad in bads),
+    *((TypeError, r"groups\[1\] has column .*whole numbers.*int\(\)", lambda bad=bad: GroupMasker([[0], [bad]], 0.5))
+        for bad in (1.5, "1", None)),
+    (ValueError, r"std is -0\.1.*at least 0", lambda: GaussianNoise(-0.1)),
+]  # fmt: skip
 
 
-def test_bad_instances_and_generators_are_refused():
-    with pytest.raises(ValueError, match=r"std is -0\.1.*at least 0"):
-        GaussianNoise(-0.1)
-    for instance in (torch.ones(6), torch.ones(2, 3, 4), torch.ones(2, 6, dtype=torch.int64)):
-        for use in (EntryMasker(0.5), EntryMasker(0.5).draw):
-            with pytest.raises(
-                ValueError, match=r"instance is torch\.\w+ \[.*floating point \[batch, entries\].*flatten"
-            ):
-                use(instance)
-    elsewhere = torch.ones(2, 6, device="meta")
-    with pytest.raises(ValueError, match=r"generator is on cpu.*instance is on meta.*Generator\(device='meta'\)"):
-        EntryMasker(0.5)(elsewhere, generator=seeded())
+@pytest.mark.parametrize(("error", "said", "call"), WRONG)
+def test_fills_generators_and_instances_of_a_wrong_kind_are_refused(error: Any, said: str, call: Any):
+    with pytest.raises(error, match=said):
+        call()
 
 
 @pytest.mark.parametrize("number", [torch.nan, torch.inf])

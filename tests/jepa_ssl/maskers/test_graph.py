@@ -507,19 +507,6 @@ def test_bad_arguments_are_refused():
         EdgeMasker({"has": 0.5, "back": 0.5}, reverse=BOTH_WAYS)
 
 
-REFUSED = {
-    "a tensor": (torch.ones(2, 2), TypeError, r"instance is a Tensor.*must be a Graph.*bipartite_graph"),
-    "on another device": (two_types([(4, 4, 9)]).to("meta"), ValueError, r"generator is on cpu.*instance is on meta"),
-}
-
-
-@pytest.mark.parametrize(("instance", "error", "said"), REFUSED.values(), ids=REFUSED)
-def test_bad_instances_are_refused(instance: Any, error: Any, said: str):
-    for masker in (NodeMasker(0.5), EdgeMasker(0.5), BlockMasker(0.5)):
-        with pytest.raises(error, match=said):
-            masker(instance, generator=seeded())
-
-
 GRAPH = two_types([(4, 4, 9), (3, 2, 4)])
 HETERO = three_types([(4, 4, 9), (3, 2, 4)])
 BACK = HETERO.edges["back"]

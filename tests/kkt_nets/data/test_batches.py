@@ -91,47 +91,30 @@ def test_preparing_leaves_the_lp_alone():
     assert lp.b.any()
 
 
-def broken(kind):
-    lp = make_lp(3, 2, name="odd one")
-    data, m, n = lp.A.data, len(lp.b), len(lp.c)
-    if kind == "one row too few in b":
-        return replace(lp, b=lp.b[1:])
-    if kind == "one column too many in c":
-        return replace(lp, c=np.append(lp.c, 1.0))
-    if kind == "no coefficient":
-        return replace(lp, A=csr_array((m, n)))
-    if kind == "only stored zeros":
-        return replace(lp, A=csr_array((0 * data, lp.A.indices, lp.A.indptr), shape=(m, n)))
-    if kind == "an edge beyond the last variable":
-        lp.A.indices[-1] = n
-    elif kind == "an edge before the first variable":
-        lp.A.indices[0] = -1
-    elif kind == "nan in A":
-        data[0] = np.nan
-    elif kind == "inf in b":
-        lp.b[0] = np.inf
-    elif kind == "float32 overflow in c":
-        lp.c[0] = 1e39
+BROKEN = {
+    "one row too few in b": (lambda lp: replace(lp, b=lp.b[1:]), r"A has shape \(3, 2\), expected \(2, 2\)"),
+    "one column too many in c": (
+        lambda lp: replace(lp, c=np.append(lp.c, 1.0)), r"A has shape \(3, 2\), expected \(3, 3\)"
+    ),
+    "no coefficient": (lambda lp: replace(lp, A=csr_array((3, 2))), "no nonzero coefficient"),
+    "only stored zeros": (lambda lp: put(lp, lp.A.data, slice(None), 0), "no nonzero coefficient"),
+    "an edge beyond the last variable": (lambda lp: put(lp, lp.A.indices, -1, 2), "columns 0 to 2, expected 0 to 1"),
+    "an edge before the first variable": (lambda lp: put(lp, lp.A.indices, 0, -1), "columns -1 to 1, expected 0 to 1"),
+    "nan in A": (lambda lp: put(lp, lp.A.data, 0, np.nan), "A has a value not finite"),
+    "inf in b": (lambda lp: put(lp, lp.b, 0, np.inf), "b has a value not finite"),
+    "float32 overflow in c": (lambda lp: put(lp, lp.c, 0, 1e39), "c has a value not finite in float32"),
+}  # fmt: skip
+
+
+def put(lp, array, place, value):
+    array[place] = value
     return lp
 
 
-@pytest.mark.parametrize(
-    ("kind", "said"),
-    [
-        ("one row too few in b", r"A has shape \(3, 2\), expected \(2, 2\)"),
-        ("one column too many in c", r"A has shape \(3, 2\), expected \(3, 3\)"),
-        ("no coefficient", "no nonzero coefficient"),
-        ("only stored zeros", "no nonzero coefficient"),
-        ("an edge beyond the last variable", "columns 0 to 2, expected 0 to 1"),
-        ("an edge before the first variable", "columns -1 to 1, expected 0 to 1"),
-        ("nan in A", "A has a value not finite"),
-        ("inf in b", "b has a value not finite"),
-        ("float32 overflow in c", "c has a value not finite in float32"),
-    ],
-)
-def test_a_graph_that_does_not_fit_is_refused_by_name(kind, said):
+@pytest.mark.parametrize(("change", "said"), BROKEN.values(), ids=BROKEN)
+def test_a_graph_that_does_not_fit_is_refused_by_name(change, said):
     with pytest.raises(ValueError, match=f"^LP 'odd one': .*{said}"):
-        LPDataset([make_lp(2, 2), broken(kind)])[1]
+        LPDataset([make_lp(2, 2), change(make_lp(3, 2, name="odd one"))])[1]
 
 
 # ---- the data set ----------------------------------------------------------------------------------------------------

@@ -29,21 +29,6 @@ def test_each_row_is_on_the_disk_at_once(tmp_path):
         assert rows(tmp_path) == [{"step": 1, "loss": 1.0}]
 
 
-def test_a_new_run_starts_a_new_log(tmp_path):
-    written(tmp_path, [1, 2, 3])
-    assert written(tmp_path, [1]) == [1]
-
-
-def test_a_resumed_run_drops_the_rows_of_steps_that_it_takes_again(tmp_path):
-    written(tmp_path, [1, 2, 3, 4])
-    assert written(tmp_path, [3], earlier=tmp_path, kept=2) == [1, 2, 3]
-
-
-def test_a_row_of_validation_is_dropped_that_was_logged_after_the_checkpoint_of_its_step(tmp_path):
-    written(tmp_path, [1, 2, 2])
-    assert written(tmp_path, [2, 3], earlier=tmp_path, kept=2) == [1, 2, 2, 3]
-
-
 def test_it_counts_its_rows_those_that_it_kept_included(tmp_path):
     written(tmp_path, [1, 2, 3])
     with RunLog(tmp_path, {}, None, tmp_path, 2) as log:
@@ -66,20 +51,22 @@ def test_a_run_resumed_without_its_log_starts_one(tmp_path):
     assert written(tmp_path / "new", [3], earlier=tmp_path, kept=2) == [3]
 
 
-@pytest.mark.parametrize("torn", ['{"step": 4, "lo', '{"step": 4}', "", "{"])
-def test_half_a_line_at_the_end_is_dropped(tmp_path, torn):
-    written(tmp_path, [1, 2, 3])
+HALF = '{"step": 4, "lo'
+
+
+@pytest.mark.parametrize(("before", "torn", "kept", "then", "found"), [
+    ([1, 2, 3], "", None, [1], [1]),  # a new run starts a new log
+    ([1, 2, 3, 4], "", 2, [3], [1, 2, 3]),  # steps that are taken again
+    ([1, 2, 2], "", 2, [2, 3], [1, 2, 2, 3]),  # validation, logged after the checkpoint of its step
+    *(([1, 2, 3], torn, 3, [4], [1, 2, 3, 4]) for torn in (HALF, '{"step": 4}', "", "{")),
+    ([1, 2], HALF, 4, [5], [1, 2, 5]),  # a power cut took two rows
+])  # fmt: skip
+def test_a_resumed_run_keeps_the_rows_of_its_checkpoint_and_no_half_line(tmp_path, before, torn, kept, then, found):
+    written(tmp_path, before)
     with (tmp_path / "metrics.jsonl").open("a") as log:
         log.write(torn)
-    assert written(tmp_path, [4], earlier=tmp_path, kept=3) == [1, 2, 3, 4]
+    assert written(tmp_path, then, earlier=None if kept is None else tmp_path, kept=kept or 0) == found
     assert all(json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines())
-
-
-def test_rows_that_a_power_cut_took_are_lacking_and_no_others(tmp_path):
-    written(tmp_path, [1, 2])
-    with (tmp_path / "metrics.jsonl").open("a") as log:
-        log.write('{"step": 3, "lo')
-    assert written(tmp_path, [5], earlier=tmp_path, kept=4) == [1, 2, 5]
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")
@@ -154,12 +141,8 @@ def test_it_returns_means_and_all_embeddings_and_starts_anew():
     assert means == {"a": 0.75, "b": 3.0}
     assert embeddings["row"].tolist() == [[0.0] * 3, [0.0] * 3, [1.0] * 3]
     assert m.read() == ({}, {})
-
-
-def test_a_single_loss_is_returned_as_it_is():
-    m = meter()
-    loss = torch.tensor(0.1)  # in float32
-    m.add(1, [0], {"a": loss}, {})
+    loss = torch.tensor(0.1)  # in float32: a single loss is returned as it is
+    m.add(3, [0], {"a": loss}, {})
     assert m.read() == ({"a": loss.item()}, {})
 
 
