@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 PATHS = {"flat": [], "graph": ["--use_bipartite_graphs"]}
 MODES = {"kkt": [], "ema": ["--use_jepa"], "simsiam": ["--use_jepa", "--jepa_mode", "simsiam"]}
@@ -57,6 +57,19 @@ def differences(a: Any, b: Any, path: str = "") -> list[str]:
     else:
         same = type(a) is type(b) and a == b
     return [] if same else [path]
+
+
+def prepared(data_root: Path, folder: Path, *flags: Any) -> Any:
+    """A tiny run that has not begun."""
+    import train  # here, because the tests of the package do not need it
+    from loop.options import parse
+
+    given = map(str, ["--data_root", data_root, "--output_dir", folder, *flags])
+    return train.Run(parse([*TINY, *given]))
+
+
+def snapshot(module: nn.Module) -> dict[str, Tensor]:
+    return {name: tensor.clone() for name, tensor in module.state_dict().items()}
 
 
 def free_port() -> int:
