@@ -4,6 +4,7 @@ import hashlib
 import json
 import shlex
 import socket
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -72,8 +73,14 @@ def snapshot(module: nn.Module) -> dict[str, Tensor]:
     return {name: tensor.clone() for name, tensor in module.state_dict().items()}
 
 
+def free_ports(count: int) -> list[int]:
+    """Ports for processes that train together, one for each of their groups."""
+    with ExitStack() as probes:
+        sockets = [probes.enter_context(socket.socket()) for _ in range(count)]
+        for probe in sockets:
+            probe.bind(("127.0.0.1", 0))
+        return [probe.getsockname()[1] for probe in sockets]
+
+
 def free_port() -> int:
-    """A port for processes that train together."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+    return free_ports(1)[0]

@@ -99,29 +99,31 @@ GRAPH = ragged_graphs([2, 2], [1, 3])
 
 SHAPE_ERRORS = {
     "integer features": (
-        {"variable_features": torch.ones(4, 2, dtype=torch.int64)},
-        r"variable_features is int64 \[4, 2\].*\.float\(\)",
+        {"variable_features": torch.ones(4, 2).long()}, r"variable_features is int64 \[4, 2\].*\.float\(\)"
     ),
     "flat features": ({"constraint_features": torch.ones(4)}, r"constraint_features is float32 \[4\].*unsqueeze"),
-    "edges by row": ({"edge_index": torch.zeros(3, 2, dtype=torch.int64)}, r"edge_index is int64 \[3, 2\].*\.t\(\)"),
+    "edges by row": ({"edge_index": torch.zeros(3, 2).long()}, r"edge_index is int64 \[3, 2\].*\.t\(\)"),
     "float edges": ({"edge_index": torch.zeros(2, 4)}, r"edge_index is float32.*\.long\(\)"),
     "attributes of other edges": (
-        {"edge_attr": torch.ones(5, 1)},
-        r"edge_attr is float32 \[5, 1\].* 4 edges.*per edge",
+        {"edge_attr": torch.ones(5, 1)}, r"edge_attr is float32 \[5, 1\].* 4 edges.*per edge"
     ),
     "float offsets": ({"variable_offsets": torch.ones(3)}, r"variable_offsets is float32.*graphs \+ 1.*ptr"),
-    "no offsets": ({"constraint_offsets": torch.ones(0, dtype=torch.int64)}, r"constraint_offsets is int64 \[0\]"),
+    "no offsets": ({"constraint_offsets": torch.ones(0).long()}, r"constraint_offsets is int64 \[0\]"),
     "offsets of two batches": (
-        {"constraint_offsets": offsets([4])},
-        r"counts 1 graphs and variable_offsets 2.*same batch",
+        {"constraint_offsets": offsets([4])}, r"counts 1 graphs and variable_offsets 2.*same batch"
     ),
-}
+    "a feature without items": ({"variable_features": torch.tensor(1.0)}, "variable_features"),
+}  # fmt: skip
 
 
 @pytest.mark.parametrize(("change", "message"), SHAPE_ERRORS.values(), ids=SHAPE_ERRORS)
 def test_graphs_of_the_wrong_shape_are_refused(change: dict[str, torch.Tensor], message: str):
     with pytest.raises(ValueError, match=message):
         replace(GRAPH, **change)
+
+
+def edges(*pairs: list[int]) -> dict[str, torch.Tensor]:
+    return {"edge_index": torch.tensor(pairs)}
 
 
 VALUE_ERRORS = {
@@ -131,19 +133,13 @@ VALUE_ERRORS = {
     ),
     "offsets start late": ({"variable_offsets": 1 + offsets([1, 2])}, r"variable_offsets goes from 1 to 4"),
     "offsets fall": ({"variable_offsets": torch.tensor([0, 5, 4])}, r"variable_offsets .*must rise"),
-    "an edge leaves": (
-        {"edge_index": torch.tensor([[0, 1, 2, 4], [0, 0, 1, 1]])},
-        r"edge_index\[0\] reaches from 0 to 4.* 4 constraint",
-    ),
-    "a negative edge": (
-        {"edge_index": torch.tensor([[0, 1, 2, 3], [0, 0, 1, -1]])},
-        r"edge_index\[1\] reaches from -1 to 1",
-    ),
+    "an edge leaves": (edges([0, 1, 2, 4], [0, 0, 1, 1]), r"edge_index\[0\] reaches from 0 to 4.* 4 constraint"),
+    "a negative edge": (edges([0, 1, 2, 3], [0, 0, 1, -1]), r"edge_index\[1\] reaches from -1 to 1"),
     "an edge crosses": (
-        {"edge_index": torch.tensor([[0, 1, 2, 3], [0, 0, 1, 0]])},
+        edges([0, 1, 2, 3], [0, 0, 1, 0]),
         r"edge_index\[:, 3\] joins a constraint of graph 1 to a variable of graph 0.*collate",
     ),
-}
+}  # fmt: skip
 
 
 @pytest.mark.parametrize(("change", "message"), VALUE_ERRORS.values(), ids=VALUE_ERRORS)
@@ -220,9 +216,3 @@ def test_a_batch_without_graphs_nodes_or_edges_is_in_order():
 def test_vectors_whose_padding_mask_does_not_fit_are_refused(values: torch.Tensor, valid: torch.Tensor, message: str):
     with pytest.raises(ValueError, match=message):
         FlatVectors(values, valid)
-
-
-def test_a_feature_without_items_is_refused():
-    edges, item = torch.zeros(2, 1, dtype=torch.int64), torch.ones(1, 1)
-    with pytest.raises(ValueError, match="variable_features"):
-        BipartiteGraph.single(item, edges, item, torch.tensor(1.0))

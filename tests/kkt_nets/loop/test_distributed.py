@@ -1,7 +1,6 @@
 """Two processes train as one does: the same curves, weights and teacher, whatever the recipe."""
 
 import os
-import socket
 import sys
 from datetime import timedelta
 from pathlib import Path
@@ -9,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from runs import PATHS, STATES, TINY, checkpoint, differences, rows
+from runs import PATHS, STATES, TINY, checkpoint, differences, free_ports, rows
 from torch import Tensor
 
 # Fourteen LPs in steps of five, five and four: of an odd number one process has more than the other.
@@ -84,12 +83,8 @@ def first_gradients(folder: Path, ports: list[int] | None = None) -> dict[str, d
         pieces: list[str] = []
         if ports:
             os.environ["MASTER_PORT"], pieces = str(ports.pop()), IN_PIECES.get(name, [])
-        given = [
-            "--data_root",
-            str(folder / "data"),
-            "--output_dir",
-            str(folder / ("begun by two" if ports else "begun by one") / name),
-        ]
+        begun_by = folder / ("begun by two" if ports else "begun by one") / name
+        given = ["--data_root", str(folder / "data"), "--output_dir", str(begun_by)]
         with distributed.group():
             begun = train.Run(parse([*TINY, *SIZES, *RECIPES[name], *given, *pieces]))
             assert begun.jepa
@@ -121,16 +116,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     resume = ["--resume", str(folder / "two for an epoch" / "last.pt")]
     run(folder, *RECIPES[RESUMED], *resume, "--output_dir", str(folder / "two, then one"))
     return folder
-
-
-def free_ports(count: int) -> list[int]:
-    sockets = [socket.socket() for _ in range(count)]
-    for some in sockets:
-        some.bind(("127.0.0.1", 0))
-    ports = [some.getsockname()[1] for some in sockets]
-    for some in sockets:
-        some.close()
-    return ports
 
 
 def ends(folder: Path) -> list[Any]:
