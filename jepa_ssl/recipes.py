@@ -1,10 +1,11 @@
 """Whole objectives. The study (docs/study.md) compares them with others.
 
 `later_state` is for pretraining, with `jepa_ssl.lp.StateFeatures` on the encoder's input: it then predicts a later
-state from an early one. Fit the statistics once (`objective.views.fit(batches)`; the first step asks for it), train for a few hundred steps with
-Adam at 1e-3 and a short warm-up, then train your task from there. A frozen random network embeds the state after
-`steps` PDHG steps. Smooth L1 compares the prediction with that embedding, layer-normed. VICReg keeps the encoder's
-embeddings from collapsing. To watch for collapse, set `objective.monitor = CollapseMonitor()`.
+state from an early one. Fit the statistics once with `term.fit(batches)` or `objective.views.fit(batches)`; the first
+step asks for it. Train for a few hundred steps with Adam at 1e-3 and a short warm-up, then train your task from there.
+A frozen random network embeds the state after `steps` PDHG steps. Smooth L1 compares the prediction with that
+embedding, layer-normed. VICReg keeps the encoder's embeddings from collapsing. To watch for collapse, set
+`objective.monitor = CollapseMonitor()`.
 """
 
 from collections.abc import Callable, Mapping

@@ -1,7 +1,7 @@
 """The controls of a comparison: a random encoder, raw features, and training from scratch that is long enough."""
 
-from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from jepa_ssl.checks import warn_caller, whole_number
 from jepa_ssl.evaluation.arms import RANDOM, RAW, SCRATCH, Arm, Features, Outcome, Split, Task, embed, features_of
 from jepa_ssl.evaluation.pieces import digest
+from jepa_ssl.seeds import seeded
 
 CHUNK = 256  # instances that a random encoder sees at once
 
@@ -102,14 +103,14 @@ class Supervised:
     cap: int = 5000
 
     def __call__(self, task: Task, split: Split, /) -> Outcome:
-        with seeded(split.seed):
+        with _seeded(split.seed):
             encoder = self.make_encoder()
             width = embed(encoder, [self.take(split.training[:1])], self.stream).size(1)
             head = nn.Linear(width, task.targets.size(1)).to(next(encoder.parameters()).device)
             return self._trained(task, split, nn.ModuleDict({"encoder": encoder, "head": head}))
 
     def settings(self) -> Any:
-        with seeded(0):
+        with _seeded(0):
             state = self.make_encoder().state_dict()
         numbers = [self.stream, self.lr, self.batch_size, self.every, self.patience, self.cap]
         return ["supervised", {name: digest(tensor) for name, tensor in state.items()}, numbers]
@@ -179,7 +180,7 @@ def standard_controls(
     """
 
     def untrained(seed: int) -> Tensor:
-        with seeded(seed):
+        with _seeded(seed):
             encoder = make_encoder()
             chunks = torch.arange(task.instances).tensor_split(-(-task.instances // CHUNK))
             return embed(encoder, map(take, chunks), stream)
@@ -191,10 +192,5 @@ def standard_controls(
     }
 
 
-@contextmanager
-def seeded(seed: int) -> Generator[None, None, None]:
-    """Seed torch's global generators for a block, and put them back afterwards."""
-    devices = list(range(torch.cuda.device_count()))
-    with torch.random.fork_rng(devices=devices):  # pyright: ignore[reportUnknownMemberType]
-        torch.manual_seed(seed)  # pyright: ignore[reportUnknownMemberType]
-        yield
+def _seeded(seed: int) -> AbstractContextManager[None]:
+    return seeded(seed, torch.device("cuda") if torch.cuda.is_available() else None)

@@ -1,7 +1,6 @@
 """A separate network as the teacher, for targets that the encoder cannot read."""
 
-from collections.abc import Generator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from numbers import Integral
 from typing import Any, cast
 
@@ -13,6 +12,7 @@ from jepa_ssl.checks import check_items, whole_number
 from jepa_ssl.freezing import freeze
 from jepa_ssl.names import key_of
 from jepa_ssl.protocols import Embeddings, Encoded, Encoder
+from jepa_ssl.seeds import seeded
 
 
 class TargetNetwork(nn.Module):
@@ -53,7 +53,7 @@ class TargetNetwork(nn.Module):
             self.network = sizes
         else:
             _check(sizes, hidden)
-            with _seeded(seed), torch.device("cpu"):
+            with seeded(_seed(seed)), torch.device("cpu"):
                 self.network = _StateMLPs(sizes, hidden)
         if not learned:
             freeze(self.network, for_good=True)
@@ -110,14 +110,10 @@ class _StateMLPs(nn.Module):
         return states
 
 
-@contextmanager
-def _seeded(seed: int) -> Generator[None, None, None]:
-    """Start the CPU's global random numbers from `seed` inside the context, and restore them after it."""
+def _seed(seed: int) -> int:
     if isinstance(seed, bool) or not isinstance(seed, Integral) or not 0 <= seed < 2**63:
         raise ValueError(f"the seed is {seed!r}, but must be a whole number from 0 to 2**63 - 1; give an int.")
-    with torch.random.fork_rng(devices=[]):  # pyright: ignore[reportUnknownMemberType]
-        torch.default_generator.manual_seed(int(seed))  # torch.manual_seed would seed every device
-        yield
+    return int(seed)
 
 
 def _mlp(inputs: int, hidden: int, outputs: int) -> nn.Sequential:
