@@ -119,7 +119,8 @@ def residuals(problem: Problem, point: Point) -> Point:
 
 def _of_sparse(lp: SparseLP) -> Problem:
     coefficient, b, c, lower, upper = _promoted(lp.coefficient, lp.b, lp.c, lp.lower, lp.upper)
-    matrix = Edges(*lp.edge_index.unbind(0), coefficient, len(b), len(c))
+    row, column = lp.edge_index.unbind(0)
+    matrix = Edges(row, column, coefficient, len(b), len(c))
     per_lp = _Ragged(segment_of(lp.constraint_offsets, len(b)), segment_of(lp.variable_offsets, len(c)), lp.num_graphs)
     found = distances(matrix, b, c, lp.equality, lower, upper, per_lp)
     ceiling = torch.full_like(b, torch.inf)

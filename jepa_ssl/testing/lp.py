@@ -1,5 +1,8 @@
 """Check that a function makes your own LPs of your batches."""
 
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
+# torch's tolist, unique and lstsq have no types.
+
 from collections.abc import Callable, Sequence
 from typing import Any
 
