@@ -1,13 +1,15 @@
 """The weight between primal and dual steps: how far lam has to go, relative to x.
 
 PDLP takes the Euclidean norms of c and b. One side that never binds, such as a bound of 1e10 or the side of a big-M
-row, dominates any norm, and then x hardly moves. So only sides that act give x its scale:
+row, dominates any norm, and then x hardly moves. So a side that is more than `WIDE` times as far away as those that act
+gives x no scale:
 
 * A row that x = 0 violates asks for `|b_i| / max_j |a_ij|`: one variable must go at least that far.
 * A row stops the variables that their costs push towards it, at `b_i / |a_ij|`, or at 0 if x = 0 violates it. Only the
   nearest row or bound stops a variable.
 
-The largest of these stands for x, and the largest `|c_j| / max_i |a_ij|` for lam.
+The largest side stands for x, but where it is wide, the largest that acts. The largest `|c_j| / max_i |a_ij|` stands
+for lam.
 """
 
 from dataclasses import dataclass
@@ -18,6 +20,9 @@ from torch import Tensor
 
 from jepa_ssl.lp.matrices import Matrix
 
+WIDE = (
+    16.0  # of the public LPs tried, those with a larger ratio converge faster without the wide side, the others with it
+)
 LEAST_WEIGHT = 1e-6  # the weight stays between this and its inverse, so that steps stay in the range of float32
 
 Pair: TypeAlias = tuple[Tensor, Tensor]
@@ -48,9 +53,9 @@ class Distances:
     unit: Tensor  # per LP: the largest |a_ij|
 
     def weight(self, per_lp: PerLP) -> Tensor:
-        """The weight of each LP. Where nothing acts, all sides and bounds count; then, 1 / max |a_ij|."""
-        x = per_lp.largest(self.asked, self.reached)
-        x = torch.where(x > 0, x, per_lp.largest(self.sides, self.furthest))
+        """The weight of each LP. Without any side or cost, 1 / max |a_ij| stands for it."""
+        acting, x = per_lp.largest(self.asked, self.reached), per_lp.largest(self.sides, self.furthest)
+        x = torch.where((acting > 0) & (x > WIDE * acting), acting, x)
         lam = per_lp.largest(torch.zeros_like(self.sides), self.costs)
         lam, x = (torch.where(part > 0, part, 1 / self.unit) for part in (lam, x))
         return (lam / x).clamp(LEAST_WEIGHT, 1 / LEAST_WEIGHT)

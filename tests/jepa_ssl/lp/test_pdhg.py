@@ -69,7 +69,8 @@ def oracle_weight(lp: SmallLP) -> float:
         acting += [min(ends), lp.lower[j], -lp.upper[j]]
     lam = max((abs(lp.c[j]) / of_column[j] for j in range(n)), default=0.0) or 1.0 / largest
     every = [*sides, *np.abs(lp.lower), *np.abs(lp.upper)]
-    x = max([s for s in acting if 0 < s < np.inf] or [s for s in every if 0 < s < np.inf] or [1.0 / largest])
+    act, x = (max((s for s in some if 0 < s < np.inf), default=0.0) for some in (acting, every))
+    x = act if 0 < act < x / 16 else x or 1.0 / largest
     return min(max(lam / x, 1e-6), 1e6)
 
 
