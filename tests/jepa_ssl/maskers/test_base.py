@@ -26,7 +26,7 @@ from jepa_ssl.maskers import GaussianNoise, GroupMasker, LearnedToken, Seeds, Sh
 from jepa_ssl.testing import check_masker
 
 STREAMS = ("instance", "constraint", "variable", "edge", "row", "column", "goal", "has", "back", "near", "prices")
-FILLS = [None, Zeros(), GaussianNoise(), Shuffled(), LearnedToken(dict.fromkeys(STREAMS, 1))]
+FILLS = [Zeros(), GaussianNoise(), Shuffled(), LearnedToken(dict.fromkeys(STREAMS, 1))]
 SOME = {"has": 0.5, "near": 0.4, "prices": 0}
 DERIVED = {"constraint": [1]}, {"row": [1]}
 MASKERS: dict[str, Callable[[Any], Any]] = {
@@ -64,12 +64,19 @@ def made_by(masker: Any, batch: Any, generator: Any) -> list[Tensor]:
     return tensors(views)
 
 
+def each_fill(test: Any) -> Any:
+    """Show a test each fill, on graphs among which some are tiny."""
+    for fill in FILLS:
+        test = example([(6, 5, 12), (1, 1, 1), (0, 3, 0), (2, 0, 0), (0, 0, 0)], 0, fill)(test)
+    return test
+
+
 @EVERY
-@settings(max_examples=settings().max_examples // 2)
+@settings(max_examples=settings().max_examples // 4)
 @given(SIZES, SEEDS, st.sampled_from(FILLS))
+@each_fill
 @example([], 0, Shuffled())
 @example([(0, 2, 2)] * 8, 0, GaussianNoise())  # composed maskers spare one of two in half of them
-@example([(1, 1, 1), (0, 3, 0), (2, 0, 0), (0, 0, 0)], 0, Zeros())
 def test_no_promise_of_check_masker_is_broken_in_any_batch(name: str, sizes: Sizes, seed: int, fill: Any):
     """The generator or the names alone decide, an instance loses the same in any company, nothing else is touched."""
     if name.startswith("flat"):
