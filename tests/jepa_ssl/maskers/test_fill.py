@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 from builders import FlatEncoder, GraphEncoder, ragged_graphs, seeded
-from hypothesis import strategies as st
+from random_graphs import FLOATS
 from torch import Tensor, nn
 
 from jepa_ssl import (
@@ -24,9 +24,7 @@ from jepa_ssl import (
 from jepa_ssl.maskers import GaussianNoise, LearnedToken, Shuffled, Zeros
 from jepa_ssl.protocols import Teacher
 
-FLOATS = [torch.float16, torch.bfloat16, torch.float32, torch.float64]
 WIDTHS = {"constraint": 3, "variable": 2}
-SEEDS = st.integers(0, 99)
 
 
 # Learned tokens
