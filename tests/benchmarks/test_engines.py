@@ -54,7 +54,8 @@ class GraphEncoder(nn.Module):
         self.run: Callable[..., Any] = direct
 
     def forward(self, graph: BipartiteGraph) -> dict[str, Tensor]:
-        trunk, (row, column) = self.trunk, graph.edge_index
+        trunk: Any = self.trunk
+        row, column = graph.edge_index
         c = trunk.constraint_embedding(graph.constraint_features)
         v = trunk.variable_embedding(graph.variable_features)
         edge = trunk.edge_embedding(graph.edge_attr)

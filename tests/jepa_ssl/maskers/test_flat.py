@@ -199,7 +199,9 @@ def test_ratios_that_are_no_numbers_are_refused(ratio: Any):
 
 
 FLAT, GRAPH = torch.ones(2, 6), ragged_graphs([2], [2])
-MAKES = (EntryMasker, NodeMasker, EdgeMasker, BlockMasker)
+MAKES: Any = (EntryMasker, NodeMasker, EdgeMasker, BlockMasker)
+USES: Any = (EntryMasker(0.5), EntryMasker(0.5).draw)
+GROUPED: Any = GroupMasker
 WRONG: list[tuple[Any, str, Any]] = [
     *((TypeError, r"fill is .*but must be a Fill.*use Zeros\(\)", lambda make=make, bad=bad: make(0.5, fill=bad))
         for make in MAKES for bad in (Zeros, 0.0, "zeros")),
@@ -210,14 +212,14 @@ WRONG: list[tuple[Any, str, Any]] = [
         for make in MAKES),
     *((TypeError, r"instance is a Tensor.*must be a Graph.*bipartite_graph", lambda make=make: make(0.5)(FLAT))
         for make in MAKES[1:]),
-    *((error, said, lambda use=use, bad=bad: use(bad)) for use in (EntryMasker(0.5), EntryMasker(0.5).draw)
+    *((error, said, lambda use=use, bad=bad: use(bad)) for use in USES
         for error, said, bads in (
             (TypeError, r"instance is a \w+, but must be a tensor.*as_tensor.*NodeMasker",
                 (FLAT.numpy(), [[1.0, 2.0]], GRAPH, None)),
             (ValueError, r"instance is torch\.\w+ \[.*floating point \[batch, entries\].*flatten",
                 (FLAT[0], torch.ones(2, 3, 4), FLAT.long())))
         for bad in bads),
-    *((TypeError, r"groups\[1\] has column .*whole numbers.*int\(\)", lambda bad=bad: GroupMasker([[0], [bad]], 0.5))
+    *((TypeError, r"groups\[1\] has column .*whole numbers.*int\(\)", lambda bad=bad: GROUPED([[0], [bad]], 0.5))
         for bad in (1.5, "1", None)),
     (ValueError, r"std is -0\.1.*at least 0", lambda: GaussianNoise(-0.1)),
 ]  # fmt: skip
