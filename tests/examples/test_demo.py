@@ -4,16 +4,12 @@ import demo
 import pytest
 
 
-def test_a_folder_of_someone_else_is_left_alone(tmp_path, refused):
+def test_a_folder_of_someone_else_and_a_file_are_left_alone(tmp_path, refused):
     (tmp_path / "thesis.txt").write_text("ten years")
-    assert "is not the demo's" in refused(demo.main, "--folder", tmp_path)
+    for folder in (tmp_path, tmp_path / "thesis.txt"):
+        assert "is not the demo's" in refused(demo.main, "--folder", folder)
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
-
-
-def test_a_file_is_not_a_folder(tmp_path, refused):
-    (tmp_path / "file").write_text("text")
-    assert "is not the demo's" in refused(demo.main, "--folder", tmp_path / "file")
-    assert (tmp_path / "file").read_text() == "text"
+    assert (tmp_path / "thesis.txt").read_text() == "ten years"
 
 
 def test_clearing_takes_only_what_the_demo_made(tmp_path):
