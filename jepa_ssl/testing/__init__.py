@@ -23,7 +23,7 @@ from jepa_ssl.testing.batches import Instance
 from jepa_ssl.testing.encoder import EncoderCheck
 from jepa_ssl.testing.lp import LPCheck
 from jepa_ssl.testing.masker import Check
-from jepa_ssl.testing.masker_options import check_counts, check_names, check_uniform
+from jepa_ssl.testing.masker_counts import check_counts
 from jepa_ssl.testing.teacher import TeacherCheck
 
 __all__ = ["check_encoder", "check_lp", "check_masker", "check_teacher"]
@@ -34,8 +34,6 @@ def check_masker(
     instances: Iterable[Instance],
     *,
     ratio: float | Mapping[str, float] | None = None,
-    uniform: Sequence[str] = (),
-    seeds: Callable[[Tensor], Any] | None = None,
 ) -> None:
     """Raises unless `masker` keeps its promises on each of `instances`, each a batch, under twenty seeds.
 
@@ -57,14 +55,10 @@ def check_masker(
         ratio: if given, exactly `int(ratio * items)` of each instance are hidden, at least one and never all: of the
             real entries of a vector, or the nodes of each stream of a graph; or stream -> ratio, where a stream of
             edges counts coefficients.
-        uniform: the streams whose items are drawn uniformly: each as likely as any other, each pair as any other pair,
-            and independently of the other instances. Drawn four thousand times from each instance; give small ones.
-        seeds: makes of int64 names `[batch]` what the masker takes in place of a generator, `jepa_ssl.maskers.Seeds`
-            for example. What an instance loses then depends on its name alone, in any order and company.
 
     >>> import torch
     >>> from jepa_ssl import EntryMasker, Views
-    >>> check_masker(EntryMasker(0.5), [torch.randn(3, 8)], ratio=0.5, uniform=["instance"])
+    >>> check_masker(EntryMasker(0.5), [torch.randn(3, 8)], ratio=0.5)
     >>> check_masker(lambda flat, generator=None: Views(flat.relu(), flat), [torch.randn(3, 30)])
     Traceback (most recent call last):
     AssertionError: instances[0]: seeds 0 to 19 all give the same views, ...
@@ -77,10 +71,6 @@ def check_masker(
         check.run()
         if ratio is not None:
             check_counts(check, ratio)
-        if uniform:
-            check_uniform(check, uniform)
-        if seeds is not None:
-            check_names(check, seeds)
 
 
 def check_encoder(

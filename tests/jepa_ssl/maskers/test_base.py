@@ -8,6 +8,7 @@ import torch
 from builders import operations, seeded, tensors
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from masker_checks import check_masker
 from random_graphs import SEEDS, SIZES, Sizes, three_types, two_types
 from torch import Tensor
 
@@ -23,7 +24,6 @@ from jepa_ssl import (
 )
 from jepa_ssl.lp import StructureMasker
 from jepa_ssl.maskers import GaussianNoise, GroupMasker, LearnedToken, Seeds, Shuffled, Zeros
-from jepa_ssl.testing import check_masker
 
 STREAMS = ("instance", "constraint", "variable", "edge", "row", "column", "goal", "has", "back", "near", "prices")
 FILLS = [Zeros(), GaussianNoise(), Shuffled(), LearnedToken(dict.fromkeys(STREAMS, 1))]

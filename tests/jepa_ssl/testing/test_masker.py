@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 from builders import ragged_graphs, seeded
+from masker_checks import check_masker
 from random_graphs import three_types
 from torch import Tensor
 
@@ -26,7 +27,6 @@ from jepa_ssl.instances import Edges, Nodes
 from jepa_ssl.lp import StructureMasker
 from jepa_ssl.maskers import GaussianNoise, GroupMasker, LearnedToken, Seeds, Shuffled, Zeros
 from jepa_ssl.protocols import ViewMaker
-from jepa_ssl.testing import check_masker
 
 Random = Any  # plain functions draw with torch alone
 ENTRIES = 11  # LPs of 2 rows and 3 columns
