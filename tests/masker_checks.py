@@ -48,7 +48,7 @@ def check_uniform(check: Check, streams: Sequence[str]) -> None:
     """Raises where some items are hidden more often than others, or together, or as in the instance before."""
     for place in range(batch_size(check.instance)):
         copies = selected(check.instance, [place] * COPIES)
-        made = [check.views(seed, copies) for seed in range(CALLS)]
+        made = [check.made(copies, torch.Generator(check.device).manual_seed(seed)) for seed in range(CALLS)]
         for same_masker in zip(*made, strict=True):
             for stream in streams:
                 draws = torch.cat([hidden_items(views, copies, stream).view(COPIES, -1) for views in same_masker])

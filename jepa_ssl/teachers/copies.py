@@ -138,7 +138,7 @@ def check_runs_alone(copied: nn.Module, made: Any, encoder: object) -> bool:
         ValueError: it depends on parameters that are not the copy's.
     """
     with_gradient = [z for z in reached(made) if isinstance(z, Tensor) and z.requires_grad]
-    leaves = list(_leaves(with_gradient))
+    leaves = list(leaves_of(with_gradient))
     held = {id(thing) for _, value in attributes(copied) if leaves for thing in reached(value)}
     others = [leaf for leaf in leaves if isinstance(leaf, nn.Parameter) or id(leaf) in held]
     if others:
@@ -182,7 +182,8 @@ def _where(copied: nn.Module) -> str:
     )
 
 
-def _leaves(tensors: list[Tensor]) -> Iterator[Tensor]:
+def leaves_of(tensors: list[Tensor]) -> Iterator[Tensor]:
+    """The tensors in which the graph of `tensors`, which require gradients, ends."""
     nodes: list[Any] = [cast(Any, torch.autograd.graph.get_gradient_edge(z)).node for z in tensors]
     seen: set[Any] = set()
     while nodes:

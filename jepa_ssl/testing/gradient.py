@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from jepa_ssl.names import submodules, unwrapped
 from jepa_ssl.protocols import Embeddings
-from jepa_ssl.teachers.copies import without_graph
+from jepa_ssl.teachers.copies import leaves_of, without_graph
 
 
 def fault_in_gradient(
@@ -24,7 +24,7 @@ def fault_in_gradient(
         return "the trunk is the encoder's projector, which JEPA adds; name the submodule of your model before it."
     loss = _loss(embed(awake))
     own = set(map(id, awake.parameters()))
-    if any(id(leaf) not in own for leaf in _leaves(loss)):
+    if any(id(leaf) not in own for leaf in leaves_of([loss] if loss.requires_grad else [])):
         return (
             "the embeddings depend on weights that are not the encoder's: it calls a model captured in a closure, so a "
             "copy would share its weights; store the model as an attribute."
@@ -94,17 +94,3 @@ def _reached(loss: Tensor, wanted: dict[str, nn.Parameter]) -> dict[str, Tensor]
         return {}
     found: Any = torch.autograd.grad(loss, list(wanted.values()), allow_unused=True)
     return {name: gradient for name, gradient in zip(wanted, found, strict=True) if gradient is not None}
-
-
-def _leaves(loss: Tensor) -> Iterator[Tensor]:
-    """The tensors in which the graph of `loss` ends."""
-    seen: set[Any] = set()
-    nodes: list[Any] = [loss.grad_fn]
-    while nodes:
-        node = nodes.pop()
-        if node is None or node in seen:
-            continue
-        seen.add(node)
-        if hasattr(node, "variable"):
-            yield node.variable
-        nodes += [following for following, _ in node.next_functions]

@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from jepa_ssl.instances import FlatVectors, Graph
+from jepa_ssl.maskers.graph import nodes_at
 from jepa_ssl.protocols import INSTANCE, ViewMaker, Views
-from jepa_ssl.segments import any_in_groups, group_sums
+from jepa_ssl.segments import group_sums
 from jepa_ssl.testing.batches import (
     Instance,
     equal_bits,
@@ -61,10 +62,8 @@ class Check:
             state = torch.cat([state, torch.cuda.get_rng_state(self.device)])
         return state
 
-    def views(self, seed: int, instance: Instance | None = None) -> tuple[Views[Any, Any], ...]:
-        """The views of `instance`, or of the one that is checked."""
-        generator = torch.Generator(self.device).manual_seed(seed)
-        return self.made(self.instance if instance is None else instance, generator)
+    def views(self, seed: int) -> tuple[Views[Any, Any], ...]:
+        return self.made(self.instance, torch.Generator(self.device).manual_seed(seed))
 
     def made(self, instance: Instance, generator: Any) -> tuple[Views[Any, Any], ...]:
         made = self.masker(instance, generator=generator)
@@ -178,21 +177,21 @@ class Check:
         self.check_something_is_hidden(graph, changed, owners)
         lost = {stream: changed[stream] for stream in graph.edges if stream in changed}
         kept = {stream: ~mark for stream, mark in lost.items()}
-        at_lost_edge, at_kept_edge = (
-            {stream: self.at_edge(graph, stream, marks) for stream in graph.nodes} for marks in (lost, kept)
-        )
         for stream in graph.nodes:
+            none = torch.zeros_like(changed[stream])
+            ends = (nodes_at(marks, graph, stream) for marks in (lost, kept))
+            at_lost_edge, at_kept_edge = (none if marks is None else marks for marks in ends)
             # A node that lost columns, perhaps all, because they follow from a hidden coefficient is not hidden.
             # A stream that hidden leaves out, though it names others, is not predicted.
             named = not views.hidden or stream in views.hidden
             hidden = views.hidden.get(stream)
             hidden = torch.full_like(changed[stream], named) if hidden is None else hidden
             if graph.features(stream).size(1):
-                derived = at_lost_edge[stream] & (~hidden | at_kept_edge[stream])
+                derived = at_lost_edge & (~hidden | at_kept_edge)
                 self.check_something_is_visible(graph, stream, columns[stream].all(1) & ~derived, owners[stream])
             if views.hidden.get(stream) is not None:
-                self.check_announced(stream, hidden, changed[stream] | at_lost_edge[stream])
-            if bool((unannounced := changed[stream] & ~hidden & ~at_lost_edge[stream]).any()):
+                self.check_announced(stream, hidden, changed[stream] | at_lost_edge)
+            if bool((unannounced := changed[stream] & ~hidden & ~at_lost_edge).any()):
                 node = int(unannounced.nonzero()[0])
                 self.fail(f"{stream} {node} differs in the context, but hidden says that it is visible.")
             if stream in views.weight:
@@ -226,16 +225,6 @@ class Check:
                 f"hidden says that {stream} {int(ignored.nonzero()[0])} is hidden, but the context has all of it and "
                 f"of its coefficients; hide what is announced."
             )
-
-    def at_edge(self, graph: Graph, stream: str, marks: Mapping[str, Tensor]) -> Tensor:
-        """Which nodes of a stream are an end of an edge that is marked."""
-        found = torch.zeros(len(graph.features(stream)), dtype=torch.bool, device=self.device)
-        for name, mark in marks.items():
-            ends, index, _ = graph.edges[name]
-            for row, end in enumerate(ends):
-                if end == stream:
-                    found |= any_in_groups(mark, index[row], len(found))
-        return found
 
     def check_both_directions(self, graph: Graph, lost: Mapping[str, Tensor]) -> None:
         """Fails where the coefficient of a hidden edge stands in plain view on the edge in the other direction."""
