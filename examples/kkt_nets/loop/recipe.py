@@ -2,6 +2,7 @@
 
 from argparse import Namespace
 from collections.abc import Callable
+from functools import partial
 from typing import Any, cast
 
 from loop.options import READERS
@@ -9,7 +10,7 @@ from models import GNNPolicy, KKTNetMLP
 from torch import nn
 
 import jepa_ssl
-from jepa_ssl import FlatVectors, lp
+from jepa_ssl import lp
 from jepa_ssl.integrations.flags import from_args
 from jepa_ssl.maskers import BlockMasker, EdgeMasker, EntryMasker, NodeMasker
 from jepa_ssl.teachers import TargetNetwork
@@ -41,9 +42,7 @@ def lp_of(model: KKTNetMLP | GNNPolicy) -> Callable[[Any], Any]:
     """From a batch to its LPs; in both the bounds of x are rows. States that are shown come after the LP."""
     if isinstance(model, GNNPolicy):
         return lp.SparseLP.inequalities_of
-    m, n = model.m, model.n
-    width = m * n + m + n
-    return lambda flat: lp.DenseLP.of_vectors(FlatVectors(flat.values[:, :width], flat.valid[:, :width]), m, n)
+    return partial(lp.DenseLP.of_vectors, m=model.m, n=model.n, numbers=model.state_numbers)
 
 
 def _reader(encoder: Any, model: Any, args: Namespace) -> Any:
