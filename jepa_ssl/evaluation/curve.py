@@ -1,18 +1,20 @@
 """The label curve: every arm with every number of labels and every seed."""
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 from torch import Tensor
 
 from jepa_ssl.checks import non_negative, whole_number
-from jepa_ssl.evaluation.arms import CONSTANT, NOISE_FLOOR, RANDOM, RAW, SCRATCH, Arm, Outcome, Split, Task
+from jepa_ssl.evaluation.arms import CONSTANT, NOISE_FLOOR, RANDOM, RAW, SCRATCH, Arm, Outcome, Split, Task, Trained
 from jepa_ssl.evaluation.intervals import Curve
 from jepa_ssl.evaluation.pieces import piece
 from jepa_ssl.evaluation.report import Report
 
-Job: TypeAlias = tuple[str, int, int, Callable[[], Any]]
+Job: TypeAlias = tuple[str, int, tuple[int, int]]  # an arm, a seed, and a count with its place
 OTHER_SEEDS = 1_000_003  # added to a seed for the second run of an arm
 
 
@@ -55,13 +57,17 @@ def label_curve(
             finite or of a wrong shape, or an arm has no `settings` though there is a folder.
     """
     counts, numbers = _counts(label_counts, task), _seeds(seeds)
-    everything = _everything(arms, controls, refuse, noise_floor_of)
-    where = None if folder is None else Path(folder)
-    jobs = list(_jobs(task, everything, counts, numbers, where))
-    found: dict[tuple[str, int, int], Any] = {}
-    for name, count, seed, compute in _with_progress(jobs):
-        found[name, count, seed] = compute()
-    grid = {name: [[found[name, count, seed] for seed in numbers] for count in counts] for name in everything}
+    everything = _everything(task, arms, controls, refuse, noise_floor_of)
+    asked = {} if folder is None else _settings(task, everything)
+    grid: dict[str, list[list[Any]]] = {name: [[] for _ in counts] for name in everything}
+    # All counts of a seed in a row, because the features of a seed serve them all.
+    for name, seed, (row, count) in _with_progress([*product(everything, numbers, enumerate(counts))]):
+        compute = partial(_measured, task, name, everything[name], count, seed)
+        if folder is None:
+            grid[name][row].append(compute())
+        else:
+            key = [*asked[name], count, seed]
+            grid[name][row].append(piece(Path(folder), f"{name}-{count}-labels-seed-{seed}", key, compute))
     return Report(
         metric=task.metric_name,
         counts=counts,
@@ -76,15 +82,14 @@ def label_curve(
     )
 
 
-class _Constant:
-    """Predicts the mean of the labels that it is given: what can be had without any features."""
+def _constant(task: Task) -> Trained:
+    """The mean of the labels that are given: what can be had without any features."""
 
-    def __call__(self, task: Task, split: Split, /) -> Tensor:
+    def train(split: Split) -> Tensor:
         mean = task.targets[task.items(split.labelled)].mean(0)
         return mean.expand(len(task.test_items), -1).reshape(-1, *task.labels.shape[1:])
 
-    def settings(self) -> Any:
-        return CONSTANT
+    return Trained(train, CONSTANT)
 
 
 class _Again:
@@ -102,7 +107,7 @@ class _Again:
 
 
 def _everything(
-    arms: Mapping[str, Arm], controls: Mapping[str, Arm], refuse: Collection[str], noise_floor_of: str
+    task: Task, arms: Mapping[str, Arm], controls: Mapping[str, Arm], refuse: Collection[str], noise_floor_of: str
 ) -> dict[str, Arm]:
     if unknown := set(refuse) - {RANDOM, RAW, SCRATCH, NOISE_FLOOR}:
         raise ValueError(f"refuse names {sorted(unknown)}, but can name {[RANDOM, RAW, SCRATCH, NOISE_FLOOR]} only.")
@@ -114,7 +119,7 @@ def _everything(
     kept = {name: arm for name, arm in controls.items() if name not in refuse}
     if not arms or set(arms) & {*kept, CONSTANT, NOISE_FLOOR}:
         raise ValueError(f"arms is {sorted(arms)}, but must name at least one, and none as a control is called.")
-    everything = {**arms, **kept, CONSTANT: _Constant()}
+    everything = {**arms, **kept, CONSTANT: _constant(task)}
     if NOISE_FLOOR not in refuse:
         if noise_floor_of not in everything:
             raise ValueError(
@@ -125,40 +130,30 @@ def _everything(
     return everything
 
 
-def _jobs(
-    task: Task, arms: Mapping[str, Arm], counts: list[int], seeds: list[int], folder: Path | None
-) -> Iterator[Job]:
-    about = None if folder is None else task.settings()
+def _settings(task: Task, arms: Mapping[str, Arm]) -> dict[str, Any]:
+    """What the results of each arm depend on."""
+    about, asked = task.settings(), {name: arm.settings() for name, arm in arms.items()}
     for name, arm in arms.items():
-        asked = None if folder is None else arm.settings()
-        if folder is not None and asked is None:
+        if asked[name] is None:
             raise ValueError(
                 f"arm {name!r} does not say what it depends on, but must if folder is given, so that pieces of other "
                 f"settings are not mixed; give {type(arm).__name__} its settings."
             )
-        for seed in seeds:  # the features of a seed serve all counts
-            for count in counts:
-                key = [about, asked, name, count, seed]
-                yield name, count, seed, _job(task, name, arm, count, seed, folder, key)
+    return {name: [about, settings, name] for name, settings in asked.items()}
 
 
-def _job(
-    task: Task, name: str, arm: Arm, count: int, seed: int, folder: Path | None, key: list[Any]
-) -> Callable[[], Any]:
-    def measured() -> Any:
-        found = arm(task, task.split(count, seed))
-        found = found if isinstance(found, Outcome) else Outcome(found)
-        predictions, items = found.predictions.detach().cpu(), len(task.test_items)
-        if len(predictions) != items or not bool(predictions.isfinite().all()):
-            raise ValueError(
-                f"arm {name!r} with {count} labels and seed {seed} returned {list(predictions.shape)} with "
-                f"{int((~predictions.isfinite()).sum())} numbers that are not finite, but must predict the {items} "
-                f"items of the test; if its training diverged, lower its learning rate."
-            )
-        score, without = task.score(predictions)
-        return {"score": _or_none(score), "without": [*map(_or_none, without)], "hit_cap": found.hit_cap}
-
-    return lambda: piece(folder, f"{name}-{count}-labels-seed-{seed}", key, measured)
+def _measured(task: Task, name: str, arm: Arm, count: int, seed: int) -> dict[str, Any]:
+    found = arm(task, task.split(count, seed))
+    found = found if isinstance(found, Outcome) else Outcome(found)
+    predictions, items = found.predictions.detach().cpu(), len(task.test_items)
+    if len(predictions) != items or not bool(predictions.isfinite().all()):
+        raise ValueError(
+            f"arm {name!r} with {count} labels and seed {seed} returned {list(predictions.shape)} with "
+            f"{int((~predictions.isfinite()).sum())} numbers that are not finite, but must predict the {items} "
+            f"items of the test; if its training diverged, lower its learning rate."
+        )
+    score, without = task.score(predictions)
+    return {"score": _or_none(score), "without": [*map(_or_none, without)], "hit_cap": found.hit_cap}
 
 
 def _or_none(value: float) -> float | None:

@@ -23,14 +23,12 @@ def digest(value: Tensor | str) -> str:
     return found.hexdigest()[:16]
 
 
-def piece(folder: Path | None, name: str, asked: Any, compute: Callable[[], Any]) -> Any:
+def piece(folder: Path, name: str, asked: Any, compute: Callable[[], Any]) -> Any:
     """What `compute` returns, as JSON takes it; read from the folder if the same was asked before.
 
     The file's name holds a digest of `asked`, and the file holds `asked` itself, so other settings are computed anew
     and never mixed. A file that cannot be read is computed anew too.
     """
-    if folder is None:
-        return compute()
     asked = json.loads(json.dumps(asked))  # tuples are lists there
     slug = re.sub(r"\W+", "-", name)
     path = folder / f"{slug}-{digest(json.dumps(asked, sort_keys=True))}.json"
