@@ -21,6 +21,8 @@ from jepa_ssl.processes import all_reduce_sum, rank, world_size
 from jepa_ssl.protocols import Embeddings
 from jepa_ssl.seeds import Randomness, Seeds, batch_normal, batch_uniform
 
+POINTS, STEP = 5, 0.7  # where SIGReg takes its integrand: at t = 0.7, 1.4, ..., 3.5, which those below 0 mirror
+
 
 class _StreamRegularizer(nn.Module, ABC):
     """The mean over streams of the term that a subclass computes for one stream."""
@@ -102,7 +104,6 @@ class SIGReg(_StreamRegularizer):
     Args:
         slices: random directions per call; more of them reduce the noise of the gradient.
         items: upper limit on the items of each stream, drawn uniformly without replacement; at least 2.
-        points: number of points t = 0.7, 1.4, ... at which the integrand is taken; those below 0 mirror them.
         on_sphere: multiplies the embeddings by sqrt(dim) first, as L2-normalised ones need: no sample of N(0, I) lies
             on the unit sphere, but at radius sqrt(dim) the uniform distribution is close to it.
 
@@ -115,26 +116,24 @@ class SIGReg(_StreamRegularizer):
     (True, True)
     """
 
-    def __init__(self, slices: int = 128, items: int = 256, points: int = 5, *, on_sphere: bool = False) -> None:
+    def __init__(self, slices: int = 128, items: int = 256, *, on_sphere: bool = False) -> None:
         super().__init__(on_sphere)
         self.slices = whole_number("slices", slices, least=1)
         self.items = whole_number("items", items, least=2)
-        self.points = whole_number("points", points, least=1)
 
     def _term(self, z: Tensor, valid: Tensor, generator: Randomness) -> Tensor:
         z, weight = self._sample(z, valid, generator)
-        step = 0.7
-        waves = _waves(step * (z @ self._directions(z, generator)))
+        waves = _waves(STEP * (z @ self._directions(z, generator)))
         # Sums over items alone are passed between processes: of the waves [2 * points, slices], weights, their squares.
-        sums = [weight @ wave for pair in islice(waves, self.points) for wave in pair]
+        sums = [weight @ wave for pair in islice(waves, POINTS) for wave in pair]
         packed = all_reduce_sum(torch.cat([*sums, torch.stack((weight.sum(), weight.square().sum()))]), self.training)
         weights, squares = packed[-2], packed[-1].clamp(min=1.0)
-        mean = (packed[:-2] / weights.clamp(min=1.0)).view(self.points, 2, self.slices)
-        t = step * torch.arange(1, self.points + 1, dtype=z.dtype, device=z.device).unsqueeze(1)
+        mean = (packed[:-2] / weights.clamp(min=1.0)).view(POINTS, 2, self.slices)
+        t = STEP * torch.arange(1, POINTS + 1, dtype=z.dtype, device=z.device).unsqueeze(1)
         gaussian = (-0.5 * t * t).exp()
         error = (mean[:, 0] - gaussian).square() + mean[:, 1].square()
         # At t = 0 there is no error; of a smooth curve over the whole line the trapezoid rule misses next to nothing.
-        integral = 2.0 * step * (error * gaussian).sum(0)
+        integral = 2.0 * STEP * (error * gaussian).sum(0)
         size = weights.square() / squares  # Kish's effective sample size; the number of items, where all weigh the same
         return torch.where(size > 1.0, size * integral.mean(), 0.0)
 

@@ -104,12 +104,12 @@ def test_the_variance_of_a_tiny_cloud_far_from_the_origin_is_seen():
 # SIGReg.
 
 
-@given(st.integers(2, 7), st.integers(1, 4), seeds, st.floats(0.1, 3.0), st.integers(1, 8))
-def test_sigreg_is_the_formula_at_its_points(items: int, dim: int, seed: int, scale: float, points: int):
+@given(st.integers(2, 7), st.integers(1, 4), seeds, st.floats(0.1, 3.0))
+def test_sigreg_is_the_formula_at_its_points(items: int, dim: int, seed: int, scale: float):
     z = scale * cloud(items, dim, seed) + 0.3
-    line = [0.7 * k for k in range(-points, points + 1)]
+    line = [0.7 * k for k in range(-5, 6)]
     for on_sphere, factor in ((False, 1.0), (True, math.sqrt(dim))):
-        got = value(SIGReg(3, 7, points, on_sphere=on_sphere), z)
+        got = value(SIGReg(3, 7, on_sphere=on_sphere), z)
         assert got.item() == pytest.approx(plain_sigreg(factor * z, 3, line, 0.7), rel=1e-10)
 
 

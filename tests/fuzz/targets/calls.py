@@ -209,7 +209,7 @@ def _entries() -> dict[str, Entry]:
         add(function.__name__, function, predictions=rows, targets=rows)
     regularized = {"embeddings": clouds, "valid": valid, "generator": G, "on_sphere": True}
     add("VICReg", made(jepa_ssl.VICReg), regularized, variance_weight=1.0, covariance_weight=0.04)
-    add("SIGReg", made(jepa_ssl.SIGReg), regularized, slices=8, items=4, points=3)
+    add("SIGReg", made(jepa_ssl.SIGReg), regularized, slices=8, items=4)
     parts: dict[str, Any] = {"encoder": Fresh(lambda g: Encoder()), "teacher": jepa_ssl.StopGradTeacher()}
     parts |= {"views": jepa_ssl.NodeMasker(0.5), "predictor": Fresh(lambda g: jepa_ssl.MLPPredictor(DIMS))}
     parts |= {"regularizer": jepa_ssl.VICReg(), "regularizer_weight": 0.3}
@@ -232,7 +232,7 @@ def _entries() -> dict[str, Entry]:
     add("spread_and_rank", diagnostics.spread_and_rank, embeddings=clouds)
     share: Any = lambda losses, w: diagnostics.gradient_share({k: v * w.sum() for k, v in losses.items()}, [w])  # noqa: E731
     add("gradient_share", share, losses=norms, w=Fresh(lambda g: torch.ones(3, requires_grad=True)))
-    for name in ("spread", "spread_per_dimension", "effective_rank", "mean_cosine"):
+    for name in ("spread", "effective_rank", "mean_cosine"):
         add(name, getattr(diagnostics, name), embeddings=rows, valid=marks)
     for name in ("teacher_distance", "prediction_cosine"):
         add(name, partial(_of_two, getattr(diagnostics, name)), a=rows, b=rows, valid=marks)
