@@ -21,16 +21,6 @@ from jepa_ssl.protocols import Embeddings
 TINY = torch.finfo(torch.float64).tiny
 
 
-def spread_per_dimension(embeddings: Tensor, valid: Tensor | None = None) -> Tensor:
-    """Standard deviation over the items in each dimension: `[items, dim]` -> `[dim]`. It is 0 for fewer than two items.
-
-    >>> spread_per_dimension(torch.tensor([[1.0, 5.0], [-1.0, 5.0]]))
-    tensor([1., 0.])
-    """
-    z, weight = _items(embeddings, valid)
-    return (_centred(z, weight).square().sum(dim=0) / _at_least_one(_count(z, weight))).sqrt().float()
-
-
 def spread(embeddings: Tensor, valid: Tensor | None = None) -> Tensor:
     """Mean over the dimensions of the standard deviation over the items, times sqrt(dim): `[items, dim]` -> scalar.
 
@@ -40,7 +30,9 @@ def spread(embeddings: Tensor, valid: Tensor | None = None) -> Tensor:
     >>> spread(torch.eye(4)).item(), spread(torch.ones(4, 4)).item()
     (0.866025..., 0.0)
     """
-    return spread_per_dimension(embeddings, valid).mean() * embeddings.size(1) ** 0.5
+    z, weight = _items(embeddings, valid)
+    deviations = (_centred(z, weight).square().sum(dim=0) / _at_least_one(_count(z, weight))).sqrt()
+    return deviations.float().mean() * embeddings.size(1) ** 0.5
 
 
 def effective_rank(embeddings: Tensor, valid: Tensor | None = None) -> Tensor:

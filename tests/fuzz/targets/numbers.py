@@ -134,7 +134,7 @@ def _regularizers(draw: Draw, g: torch.Generator) -> Any:
 def _measures(draw: Draw, g: torch.Generator) -> Any:
     a, b = (_strange(draw, g, 7, 4) for _ in range(2))
     valid = None if draw(st.booleans()) else torch.rand(7, generator=g) < 0.6
-    cloud = ("spread_per_dimension", "spread", "effective_rank", "mean_cosine")
+    cloud = ("spread", "effective_rank", "mean_cosine")
 
     def run() -> None:
         real = a if valid is None else a[valid]
