@@ -29,7 +29,7 @@ class MovementWatch:
         self._steps = 0
         self._warned = False
         self._before: dict[str, State] = {}
-        self._samples: dict[str, Tensor] = {}
+        self._samples: dict[str, list[Tensor]] = {}
 
     def __reduce__(self) -> Any:
         return MovementWatch, ()  # a copy watches its own parameters
@@ -44,7 +44,7 @@ class MovementWatch:
         now = {name: _state(parameters) for name, parameters in _parts(objective, encoder).items()}
         if place == 0:
             self._before = now
-            self._samples = {name: _smallest(state).detach().clone() for name, state in now.items() if state}
+            self._samples = {name: _samples(state) for name, state in now.items()}
             return
         still = [name for name, state in now.items() if state and self._is_still(name, state)]
         self._before, self._samples = {}, {}
@@ -57,8 +57,7 @@ class MovementWatch:
         if len(before) != len(state) or any(p is not q or n != m for (p, n), (q, m) in zip(before, state, strict=True)):
             return False
         # Fused optimizers, and those that write to `p.data`, do not count as writing.
-        smallest = _smallest(state).detach()
-        return type(smallest) is not Tensor or torch.equal(smallest, self._samples[name])
+        return all(map(torch.equal, self._samples[name], _samples(state)))
 
 
 def _parts(objective: nn.Module, encoder: object) -> dict[str, Iterable[nn.Parameter]]:
@@ -68,8 +67,9 @@ def _parts(objective: nn.Module, encoder: object) -> dict[str, Iterable[nn.Param
     if isinstance(encoder, nn.Module):
         own: Mapping[str, nn.Module] = dict(unwrapped(encoder).named_children())
         if "projector" in own:
-            parts["projector"] = own["projector"].parameters()
-        parts["encoder"] = encoder.parameters()
+            parts["projector"] = list(own["projector"].parameters())
+        added = set(parts.get("projector", ()))
+        parts["encoder"] = [p for p in encoder.parameters() if p not in added]
     return parts
 
 
@@ -77,8 +77,11 @@ def _state(parameters: Iterable[nn.Parameter]) -> State:
     return [(p, p._version) for p in parameters if p.requires_grad]
 
 
-def _smallest(state: State) -> Tensor:
-    return min((p for p, _ in state), key=Tensor.numel)
+def _samples(state: State) -> list[Tensor]:
+    """Some numbers of each parameter, for the head of a model may be the only part that no JEPA loss moves."""
+    held: list[Any] = [p.detach() for p, _ in state]
+    here: list[Tensor] = [p.to_local() if hasattr(p, "to_local") else p for p in held]  # FSDP2's, without a message
+    return [p.reshape(-1)[:: p.numel() // 64 + 1].clone() for p in here]
 
 
 def _warn(still: list[str]) -> None:

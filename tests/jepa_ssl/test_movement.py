@@ -9,7 +9,16 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from jepa_ssl import EMATeacher, EntryMasker, JEPAObjective, JEPATerm, MLPPredictor, ModelEncoder, TargetNetwork
+from jepa_ssl import (
+    EMATeacher,
+    EntryMasker,
+    JEPAObjective,
+    JEPATerm,
+    JointSchedule,
+    MLPPredictor,
+    ModelEncoder,
+    TargetNetwork,
+)
 from jepa_ssl.monitor.movement import PERIOD, STEPS, MovementWatch
 from jepa_ssl.protocols import Views
 
@@ -68,6 +77,12 @@ def test_a_forgotten_trunk_is_said():
         run.train(sgd(run.term.objective.parameters()))
 
 
+def test_a_trunk_is_said_to_be_forgotten_if_its_projector_is_not():
+    run = Run()
+    with pytest.warns(UserWarning, match="no parameter of the encoder was changed.*give the encoder's parameters to"):
+        run.train(sgd(run.term.parameters()))
+
+
 def test_a_learned_target_network_is_a_part_too():
     views = lambda x, generator=None: Views(x, {"instance": x})  # noqa: E731
     run = Run(lambda _: TargetNetwork({"instance": (6, 4)}, learned=True), views)
@@ -103,6 +118,18 @@ class ByData(torch.optim.SGD):
 
 def by_data(run: Run) -> None:
     run.train(ByData(all_of(run)))
+
+
+def a_head_that_jepa_does_not_train(run: Run, by: Callable[..., Any] = ByData) -> None:
+    run.model = nn.Sequential(nn.Linear(6, 8), nn.Linear(8, 1))
+    run.encoder = ModelEncoder(run.model, {"instance": 8}, dim=4, captured={"instance": "0"})
+    objective = JEPAObjective(EntryMasker(0.5), MLPPredictor({"instance": 4}), EMATeacher(run.encoder, 1.0))
+    run.term = JEPATerm(run.encoder, objective, JointSchedule(pretrain=10**6, per="step"))
+    run.train(by(all_of(run)))
+
+
+def the_same_by_a_fused_optimizer(run: Run) -> None:
+    a_head_that_jepa_does_not_train(run, lambda parameters: torch.optim.Adam(parameters, fused=True))
 
 
 def frozen_trunk(run: Run) -> None:
@@ -153,6 +180,8 @@ def resumed(run: Run) -> None:
         warm_up,
         fused,
         by_data,
+        a_head_that_jepa_does_not_train,
+        the_same_by_a_fused_optimizer,
         frozen_trunk,
         skipped_at_first,
         task_alone,
