@@ -102,7 +102,12 @@ class JointSchedule:
         whole_number("pretrain", self.pretrain, least=0, remedy="use 0 for none.")
         if self.per not in ("epoch", "step"):
             raise ValueError(f"per is {self.per!r}, but must be 'epoch' or 'step'.")
-        self(self.pretrain)  # a bad weight is refused now, not hours later
+        weights = self(self.pretrain)  # a bad weight is refused now, not hours later
+        if weights.task == weights.jepa == 0.0:
+            raise ValueError(
+                f"jepa_weight is {self.jepa_weight} and task_weight {self.task_weight}, which is 0 for both after "
+                f"{self.pretrain} {self.per}s of pretraining, so nothing would be trained; raise one of them."
+            )
 
     @property
     def is_constant(self) -> bool:

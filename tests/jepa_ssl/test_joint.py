@@ -63,6 +63,9 @@ def test_the_task_alone_is_the_task_bit_for_bit():
 def test_nothing_to_train_is_refused():
     with pytest.raises(ValueError, match=r"both losses have weight 0.*raise one"):
         LossWeights(task=0.0, jepa=0.0).combine(lambda: torch.tensor(1.0), lambda: jepa_loss(1.0))
+    for weight in (0.0, LinearSchedule(0.0, 1.0, 5)):
+        with pytest.raises(ValueError, match=r"0 for both after 5 epochs of pretraining.*raise one"):
+            JointSchedule(jepa_weight=0.0, task_weight=weight, pretrain=5)
 
 
 @pytest.mark.parametrize("bad", [-0.1, math.nan, math.inf])
