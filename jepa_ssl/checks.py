@@ -11,9 +11,9 @@ from torch import Tensor
 MOST = 2**31 - 1  # a larger count is a mistake, and overflows later
 
 
-def _number(name: str, value: object) -> None:
+def _number(name: str, value: object, remedy: str = "give an int or a float.") -> None:
     if isinstance(value, bool) or not isinstance(value, Real):
-        raise TypeError(f"{name} is {value!r}, a {type(value).__name__}, but must be a number; give an int or a float.")
+        raise TypeError(f"{name} is {value!r}, a {type(value).__name__}, but must be a number; {remedy}")
 
 
 def open_fraction(name: str, value: float) -> float:
@@ -45,7 +45,7 @@ def non_negative(name: str, value: float) -> float:
 
 def whole_number(name: str, value: int, least: int, remedy: str = "give an int.") -> int:
     """`value`, if it is an integer from `least` to `MOST`; 2.0 is not an integer."""
-    _number(name, value)
+    _number(name, value, "give an int.")
     if not isinstance(value, Integral) or value < least:
         raise ValueError(f"{name} is {value}, but must be a whole number that is at least {least}; {remedy}")
     if value > MOST:

@@ -6,6 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeAlias
 
+import torch
+
 from jepa_ssl.checks import non_negative, whole_number
 
 Scheduled: TypeAlias = float | Callable[[int], float]
@@ -75,6 +77,8 @@ def value_at(scheduled: Scheduled, step: int, name: str, check: Callable[[str, f
     """The checked value at `step`. Both ends of a `Schedule` are checked, so that a bad one raises at step 0."""
     if not callable(scheduled):
         return check(name, scheduled)
+    if torch.compiler.is_compiling():  # where a check cannot read what depends on the step
+        return scheduled(step)
     if isinstance(scheduled, Schedule):
         check(f"{name}.start", scheduled.start)
         check(f"{name}.end", scheduled.end)

@@ -1,7 +1,7 @@
 """The JEPA term of a plain loop: the loss of a step, the teacher's update, and a block in the checkpoint."""
 
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from copy import copy
 from typing import Any
@@ -73,6 +73,8 @@ class JEPATerm(nn.Module):
         self.schedule = schedule
         self.balance = balance
         self._seed, self._losses, self.steps = torch.initial_seed() & (2**62 - 1), 0, 0
+        self._placed = False  # on the encoder's device, as the first JEPA loss finds
+        self._weights = schedule(0)  # now, if the schedule counts steps
         if (like := _weights_of(encoder)) is not None:
             self.to(like.device)
             if isinstance(objective.predictor, nn.Module):
@@ -122,39 +124,44 @@ class JEPATerm(nn.Module):
         """
 
         def jepa() -> Any:
+            if not (self._placed or torch.compiler.is_compiling()):
+                self._check_device()
             with self._own_random_numbers(generator):
                 return self.objective(
                     self.encoder, instance, generator=generator, precomputed_target=precomputed_target
                 )
 
-        weights = self.schedule(self._now(epoch))
-        if not self._losses:
-            self._check_device()
-        self._losses += 1
+        weights = self._weights if self.schedule.per == "step" else self.schedule(self._epoch(epoch))
+        if not torch.compiler.is_compiling():
+            self._losses += 1
         return weights.combine(task, jepa, self.balance)
 
     def update(self) -> None:
         """Update the teacher and the monitor: call it once after each optimizer step."""
         self.objective.update(self.encoder)
         self.steps += 1
+        self._take_weights()
 
-    def _now(self, epoch: int | None) -> int:
+    def _take_weights(self) -> None:
+        if self.schedule.per == "step":  # now, because a compiler takes the number of a step for a constant
+            self._weights = self.schedule(self.steps)
+
+    def _epoch(self, epoch: int | None) -> int:
         if self.schedule.is_constant:
             return 0
-        if self.schedule.per == "step":
-            return self.steps
         if epoch is None:
             raise ValueError(
                 "epoch is missing, but the schedule's weights depend on it; give loss(..., epoch=...), counted from 0, "
                 "or count optimizer steps with JointSchedule(per='step')."
             )
-        if epoch == 1 and not self._losses and not torch.compiler.is_compiling():
+        now = whole_number("epoch", epoch, least=0, remedy="count epochs from 0.")
+        if now == 1 and not torch.compiler.is_compiling() and not self._losses:
             warnings.warn(
                 "the first epoch of this JEPATerm is 1, but epochs count from 0, so pretraining would end one epoch "
                 "early; give epoch - 1 if your loop counts from 1.",
                 stacklevel=3,
             )
-        return whole_number("epoch", epoch, least=0, remedy="count epochs from 0.")
+        return now
 
     def _check_device(self) -> None:
         model, own = _weights_of(self.encoder), _weights_of(self.objective.predictor)
@@ -163,6 +170,7 @@ class JEPATerm(nn.Module):
                 f"the encoder is on {model.device}, but this JEPATerm is on {own.device}; move both, or build the term "
                 f"after you have moved your model."
             )
+        self._placed = True
 
     def _own_random_numbers(self, generator: Randomness) -> AbstractContextManager[None]:
         if generator is not None or torch.compiler.is_compiling():
@@ -175,6 +183,28 @@ class JEPATerm(nn.Module):
 
     def set_extra_state(self, state: Tensor) -> None:
         self._seed, self._losses, self.steps = (int(number) for number in state)
+        self._take_weights()
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
+        """Load a saved `state_dict`, as any module does.
+
+        Raises:
+            ValueError: it is of a run without JEPA, or of a term that was built otherwise.
+        """
+        try:
+            return super().load_state_dict(state_dict, strict, assign)
+        except RuntimeError as error:
+            raise ValueError(self._unlike(state_dict, error)) from None
+
+    def _unlike(self, state: Mapping[str, Any], error: RuntimeError) -> str:
+        if not state:
+            return (
+                "state is empty, as that of a run without JEPA is (a NoTerm); to add JEPA to that run, load the model "
+                "and leave out the term's state."
+            )
+        if bool(_of_teacher(state)) != bool(_of_teacher(self.state_dict())):
+            return f"state is of a JEPATerm with another teacher; call resume(state), which loads the rest. {error}"
+        return f"state is of a JEPATerm that was built otherwise; build this one alike. {error}"
 
     def resume(self, state: dict[str, Any]) -> bool:
         """Load a saved `state_dict`, even one of a run whose teacher kept no state, or that of a run whose did.
@@ -183,8 +213,10 @@ class JEPATerm(nn.Module):
         state of a teacher that this term does not keep is ignored. Both make the result False.
 
         Raises:
-            ValueError: the term was built otherwise than the one that was saved.
+            ValueError: as `load_state_dict`.
         """
+        if not state:
+            self.load_state_dict(state)
         own, saved = _of_teacher(self.state_dict()), _of_teacher(state)
         restarted = bool(own) != bool(saved)
         teacher = unwrapped(self.objective.teacher)
@@ -193,12 +225,7 @@ class JEPATerm(nn.Module):
             for name in saved:
                 del state[name]
             state.update(own)
-        try:
-            self.load_state_dict(state)
-        except RuntimeError as error:
-            raise ValueError(
-                f"state is of a JEPATerm that was built otherwise; build this one alike. {error}"
-            ) from None
+        self.load_state_dict(state)
         if restarted and own:
             teacher.restart(self.encoder)
         return not restarted
@@ -222,6 +249,15 @@ class NoTerm(nn.Module):
     def update(self) -> None:
         """Do nothing."""
 
+    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
+        """Take an empty state; raise a ValueError for that of a run with JEPA."""
+        if state_dict and strict:
+            raise ValueError(
+                "state is of a run with JEPA, but JEPA is off (this is a NoTerm); add --use_jepa, or leave out the "
+                "term's state, or call resume(state), which ignores it."
+            )
+        return super().load_state_dict(state_dict, strict, assign)
+
     def resume(self, state: dict[str, Any]) -> bool:
         """Ignore the state of a run with JEPA; was there none?"""
         return not state
@@ -243,5 +279,5 @@ def _weights_of(part: object) -> Tensor | None:
     return next((weights for weights in parameters if weights.is_floating_point()), None)
 
 
-def _of_teacher(state: dict[str, Any]) -> dict[str, Any]:
+def _of_teacher(state: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in state.items() if name.startswith(_TEACHER)}

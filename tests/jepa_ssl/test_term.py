@@ -1,5 +1,6 @@
 """`JEPATerm` in a plain loop: it trains what it should, and goes on where it was saved."""
 
+import copy
 import io
 import warnings
 from typing import Any
@@ -8,6 +9,7 @@ import pytest
 import safetensors.torch as safetensors
 import torch
 from torch import Tensor, nn
+from torch._dynamo.testing import CompileCounterWithBackend
 from torch.utils.data import DataLoader, TensorDataset
 
 from jepa_ssl import (
@@ -242,6 +244,25 @@ def test_a_task_that_is_not_a_loss_is_refused(task: Any, error: type[Exception],
             Run().term.loss(BATCHES[0], task=given)
 
 
+def test_a_run_that_is_continued_with_or_without_jepa_is_named():
+    run, off = Run(), NoTerm()
+    for load in (run.term.load_state_dict, run.term.resume, Run("simsiam").term.resume):
+        with pytest.raises(ValueError, match=r"state is empty, as that of a run without JEPA.*leave out the term's"):
+            load(off.state_dict())
+    with pytest.raises(ValueError, match=r"of a run with JEPA, but JEPA is off.*add --use_jepa, or .*resume"):
+        off.load_state_dict(run.term.state_dict())
+    assert not off.resume(run.term.state_dict())
+    off.load_state_dict(off.state_dict())
+    with pytest.raises(ValueError, match=r"with another teacher; call resume\(state\)"):
+        run.term.load_state_dict(Run("simsiam").term.state_dict())
+
+
+@pytest.mark.parametrize("epoch", [0.0, True, "0", torch.tensor(0), torch.tensor([0, 1])])
+def test_an_epoch_that_is_not_a_whole_number_is_named(epoch: Any):
+    with pytest.raises((TypeError, ValueError), match=r"epoch is .*(give an int|count epochs from 0)\."):
+        Run(schedule=JointSchedule(pretrain=2)).term.loss(BATCHES[0], task=torch.tensor(1.0), epoch=epoch)
+
+
 def test_a_schedule_of_epochs_asks_for_the_epoch_and_notices_a_first_one_of_1():
     run = Run(schedule=JointSchedule(pretrain=2))
     with pytest.raises(ValueError, match=r"epoch is missing.*counted from 0, or count optimizer steps"):
@@ -270,6 +291,35 @@ def test_a_schedule_may_count_optimizer_steps_and_goes_on_counting_after_a_resum
         state, run = torch_file(run.term.state_dict()), Run(schedule=schedule)
         run.term.load_state_dict(state)
     assert computed == pytest.approx([1.0, 1.0, 0.4, 0.2, 0.0])
+
+
+@pytest.mark.parametrize(
+    "schedule",
+    [
+        JointSchedule(),
+        JointSchedule(pretrain=3, per="step"),
+        JointSchedule(jepa_weight=LinearSchedule(0.0, 0.4, 9), per="step"),
+        JointSchedule(jepa_weight=LinearSchedule(0.1, 0.4, 9)),
+    ],
+    ids=["constant", "steps of JEPA alone", "a weight by step", "a weight by epoch"],
+)
+def test_a_compiled_step_is_not_compiled_for_each_number_of_a_step(schedule: JointSchedule):
+    model = nn.Linear(6, 16)
+    term = JEPATerm(encoder := ModelEncoder(model, {"instance": 16}, 8), flat_objective(EMATeacher(encoder)), schedule)
+    eager = copy.deepcopy(term)
+
+    def step(term: Any, batch: Tensor, epoch: int) -> Tensor:
+        task = model(batch).square().mean()
+        return term.loss(batch, task=task, epoch=epoch, generator=Seeds(torch.arange(5), epoch)).total
+
+    counter = CompileCounterWithBackend("eager")
+    torch.compiler.reset()
+    compiled = torch.compile(lambda batch, epoch: step(term, batch, epoch), fullgraph=True, backend=counter)  # pyright: ignore
+    for number in range(10):
+        torch.testing.assert_close(compiled(BATCHES[0], number), step(eager, BATCHES[0], number))
+        term.update()
+        eager.update()
+    assert counter.frame_count <= 3
 
 
 class Dropping(nn.Module):
@@ -338,9 +388,24 @@ def test_everything_is_where_the_model_is(device: str, dtype: torch.dtype):
     assert (joint.total.device.type, joint.total.dtype) == (device, dtype)
 
 
-def test_a_model_that_moved_after_the_term_was_built_is_named():
-    model = nn.Linear(6, 16)
-    term = JEPATerm(encoder := ModelEncoder(model, {"instance": 16}, 8), flat_objective(EMATeacher(encoder)))
+def loaded(run: Run) -> None:
+    other = Run()
+    other.step(0)
+    run.term.load_state_dict(other.term.state_dict())
+
+
+def trained_on_the_task(run: Run) -> None:
+    run.term.schedule = JointSchedule(jepa_weight=0.0)
+    run.step(0)
+    run.term.schedule = JointSchedule()
+
+
+@pytest.mark.parametrize("before", [None, loaded, trained_on_the_task])
+def test_a_model_that_moved_after_the_term_was_built_is_named(before: Any):
+    run = Run()
+    if before:
+        before(run)
+    model, term = run.model, run.term
     model.to("meta")
     with pytest.raises(ValueError, match="the encoder is on meta, but this JEPATerm is on cpu; move both"):
         term.loss(torch.randn(4, 6, device="meta"), task=torch.tensor(1.0))
