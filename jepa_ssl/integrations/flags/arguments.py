@@ -35,8 +35,8 @@ def add_jepa_arguments(
         parser: has `add_argument`; takes `--use_jepa`, the teacher, the weights, the ratios and the momentum.
         beyond: takes the flags beyond the plain recipe: views, loss, regulariser, balance, schedule and monitor;
             `parser` by default.
-        modes: the choices of `--jepa_mode`, name -> description of the teacher. Give teachers of your own to
-            `from_args`.
+        modes: the choices of `--jepa_mode`, name -> description of the teacher; the first is the default. Give
+            teachers of your own to `from_args`.
         views: the choices of `--jepa_views`, name -> description; the first is the default. Give views of your own to
             `from_args`.
 
@@ -49,7 +49,7 @@ def add_jepa_arguments(
     """
     add = parser.add_argument
     add("--use_jepa", action="store_true", help="add the JEPA term")
-    add("--jepa_mode", choices=modes, default="ema", help=f"choose the teacher: {_said(modes)}")
+    add("--jepa_mode", choices=modes, default=next(iter(modes)), help=f"choose the teacher: {_said(modes)}")
     add(
         "--jepa_weight",
         type=float,
@@ -87,8 +87,13 @@ def check_jepa_arguments(args: Namespace) -> None:
     """Raise a ValueError for a flag of `add_jepa_arguments` that is out of range or contradicts another.
 
     The message names the flag, its value, and what to do. `from_args` calls this. Call it yourself where the flags are
-    parsed, to fail before any data is read.
+    parsed, to fail before any data is read. Raises a TypeError if `args` has no such flags.
     """
+    if not hasattr(args, "use_jepa"):
+        raise TypeError(
+            f"args is a {type(args).__name__} without use_jepa, but must have the flags of add_jepa_arguments; call "
+            f"add_jepa_arguments(parser) before parser.parse_args(), and give Namespace(**config) for a dict."
+        )
     for name in ("jepa_mask_ratio_entries", "jepa_mask_ratio_nodes"):
         require(args, name, "strictly between 0 and 1", lambda value: 0 < value < 1)
     require(args, "ema_momentum", "in [0, 1]", lambda value: 0 <= value <= 1)

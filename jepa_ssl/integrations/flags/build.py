@@ -65,7 +65,7 @@ def from_args(
 
     Raises:
         ValueError: a flag is out of range, contradicts another, or asks for what is not given here.
-        TypeError: `model` is neither an encoder nor given with `widths`.
+        TypeError: `model` is neither an encoder nor given with `widths`; `widths` or `trunk` is something else.
 
     >>> from argparse import ArgumentParser
     >>> from jepa_ssl.integrations.flags import add_jepa_arguments
@@ -78,10 +78,10 @@ def from_args(
     check_jepa_arguments(args)
     if not args.use_jepa:
         return NoTerm()
-    balance = _balance(args, trunk)  # before a copy of the encoder is made
+    balance = _balance(args, model, trunk)  # before a copy of the encoder is made
     encoder = _encoder(model, widths, dim, run, captured, activation)
     if args.jepa_views == "solver_state" and views is None:
-        objective = _recipe(args, encoder.dims, lp_of, numbers, activation)
+        objective = _recipe(args, encoder.dims, lp_of, numbers, activation, teacher)
     else:
         views = _views(args, encoder.dims) if views is None else views
         teacher = _teacher(args, encoder, updates) if teacher is None else teacher
@@ -93,24 +93,43 @@ def from_args(
 def _encoder(
     model: Any, widths: Mapping[str, int] | None, dim: int | None, run: Any, captured: Any, activation: Any
 ) -> SizedEncoder[Any]:
+    given = {name: part for name, part in {"run": run, "captured": captured}.items() if part is not None}
     if widths is not None:
-        parts = {"run": run, "captured": captured}
-        given = {name: part for name, part in parts.items() if part is not None}
-        return ModelEncoder(model, widths, dim or max(widths.values()), activation=activation, **given)
+        if not isinstance(widths, Mapping) or not widths:  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise TypeError(
+                f"widths is {widths!r}, but must be a mapping from streams to the widths of their features; give "
+                f"{{'instance': 64}}, for example."
+            )
+        return ModelEncoder(model, widths, max(widths.values()) if dim is None else dim, activation=activation, **given)
     if not isinstance(model, SizedEncoder):
         raise TypeError(
             f"model is a {type(model).__name__}, which does not tell the size of its embeddings in dims, and widths is "
             f"None; give from_args the widths of its features, stream -> width, or a ModelEncoder."
         )
+    if unused := [*given, *["dim"] * (dim is not None)]:
+        raise ValueError(
+            f"{unused} is given without widths, but model is a {type(model).__name__}, which is built already; give "
+            f"these to it."
+        )
     return cast(SizedEncoder[Any], model)
 
 
 def _recipe(
-    args: Namespace, dims: Mapping[str, int], lp_of: Any, numbers: int, activation: Callable[[], nn.Module]
+    args: Namespace,
+    dims: Mapping[str, int],
+    lp_of: Any,
+    numbers: int,
+    activation: Callable[[], nn.Module],
+    teacher: Teacher | None,
 ) -> JEPAObjective[Any]:
     if lp_of is None:
         raise ValueError(
             "--jepa_views is solver_state, but lp_of is None; give from_args a function from your batch to its LPs."
+        )
+    if teacher is not None:
+        raise ValueError(
+            f"teacher is a {type(teacher).__name__}, but --jepa_views solver_state is a whole recipe with a teacher of "
+            f"its own; leave teacher out, or build a JEPAObjective."
         )
     for name in changed(args, OF_THE_RECIPE):
         raise ValueError(
@@ -139,13 +158,20 @@ def _schedule(args: Namespace, steps_per_epoch: int | None) -> JointSchedule:
     return JointSchedule(jepa_weight=args.jepa_weight, pretrain=steps, per="step")
 
 
-def _balance(args: Namespace, trunk: nn.Module | None) -> GradientBalance | None:
+def _balance(args: Namespace, model: Any, trunk: nn.Module | None) -> GradientBalance | None:
     if not args.jepa_balance:
         return None
     if trunk is None:
         raise ValueError(
             "--jepa_balance compares gradients on the trunk, but trunk is None; give from_args the part of the model "
             "that both losses train."
+        )
+    if not isinstance(trunk, nn.Module):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise TypeError(f"trunk is {trunk!r}, but must be an nn.Module; give a part of the model, model.body perhaps.")
+    if isinstance(model, nn.Module) and set(trunk.parameters()).isdisjoint(model.parameters()):
+        raise ValueError(
+            f"trunk is a {type(trunk).__name__} without a parameter of the model, so no gradient could be compared on "
+            f"it; give a part of the model that from_args gets."
         )
     return GradientBalance(trunk.parameters())
 

@@ -100,8 +100,9 @@ def test_the_mode_names_the_teacher(mode: str, teacher: type[Teacher]):
 def test_the_flags_beyond_the_plain_recipe_are_heard():
     flags = "--jepa_loss smooth_l1 --jepa_regularizer sigreg --jepa_regularize embeddings --jepa_regularizer_weight 0.7"
     rows: list[Any] = []
+    own = encoder()
     made = term(*flags.split(), "--jepa_balance", "--ema_schedule", "cosine", "--monitor_every", "2",
-                trunk=nn.Linear(2, 2), updates=100, log=lambda row, step: rows.append(step))  # fmt: skip
+                encoder=own, trunk=own.model, updates=100, log=lambda row, step: rows.append(step))  # fmt: skip
     objective = made.objective
     assert objective.loss is smooth_l1_loss
     assert isinstance(objective.regularizer, SIGReg)
@@ -194,6 +195,29 @@ def test_what_cannot_be_is_refused_by_the_name_of_the_flag(flags: str, message: 
         term(*flags.split())
 
 
+@pytest.mark.parametrize(
+    ("flags", "given", "message"),
+    [
+        ("", {"widths": 8}, r"widths is 8, but must be a mapping.*give \{'instance': 64\}"),
+        ("", {"widths": {}}, r"widths is \{\}, but must be a mapping"),
+        ("", {"widths": {"instance": 8}, "dim": 0}, "size of stream 'instance' is 0"),
+        ("", {"captured": {"instance": "0"}, "dim": 4}, r"\['captured', 'dim'\] is given without widths"),
+        ("--jepa_balance", {"trunk": "body"}, "trunk is 'body', but must be an nn.Module"),
+        ("--jepa_balance", {"trunk": nn.Linear(2, 2)}, "trunk is a Linear without a parameter of the model"),
+        ("--jepa_views solver_state", {"lp_of": len, "teacher": StopGradTeacher()}, "teacher is a StopGradTeacher"),
+    ],
+)
+def test_what_is_given_in_vain_or_is_something_else_is_refused(flags: str, given: dict[str, Any], message: str):
+    with pytest.raises((ValueError, TypeError), match=message):
+        term(*flags.split(), **given)
+
+
+@pytest.mark.parametrize("args", [ArgumentParser().parse_args([]), vars(parsed())])
+def test_arguments_without_the_flags_are_named(args: Any):
+    with pytest.raises(TypeError, match=r"without use_jepa.*before parser.parse_args\(\)"):
+        from_args(args, encoder())
+
+
 @pytest.mark.parametrize("flags", ["--jepa_pretrain_epochs 2", "--jepa_loss squared", "--jepa_balance"])
 def test_flags_of_a_term_that_is_off_are_refused(flags: str):
     with pytest.raises(ValueError, match="but JEPA is off; add --use_jepa"):
@@ -210,6 +234,9 @@ def test_streams_and_modes_of_your_own_need_parts_of_your_own():
     args = parser.parse_args(["--use_jepa", "--jepa_mode", "mine"])
     with pytest.raises(ValueError, match="--jepa_mode is mine, of which from_args knows no teacher"):
         from_args(args, encoder())
+    only = ArgumentParser()
+    add_jepa_arguments(only, modes={"mine": "a teacher of mine"})
+    assert only.parse_args([]).jepa_mode == "mine"
     mine = StopGradTeacher()
     made: Any = from_args(args, encoder(), teacher=mine)
     assert made.objective.teacher is mine
