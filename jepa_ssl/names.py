@@ -82,6 +82,6 @@ def key_of(stream: str) -> str:
             f"a stream is called {stream!r}, a {type(stream).__name__}, but must have a string for a name; call it "
             f"{'__'.join(map(str, stream)) if isinstance(stream, tuple) else str(stream)!r}, for example."
         )
-    if stream and "." not in stream and stream not in _TAKEN and not stream.startswith(_CODED):
+    if stream and "." not in stream and stream not in _TAKEN and not stream.startswith(("_", _CODED)):
         return stream
     return _CODED + stream.replace("%", "%25").replace(".", "%2E")

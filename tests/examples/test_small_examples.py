@@ -162,7 +162,7 @@ def test_beside_kkt_the_term_is_learned(tmp_path: Path, capsys: pytest.CaptureFi
 @pytest.mark.slow
 def test_without_sigreg_it_collapses_and_with_it_it_does_not(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     with pytest.warns(CollapseWarning, match="spread") as warned:
-        lejepa.main(["--folder", str(tmp_path), "--steps", "150"])
+        lejepa.main(["--folder", str(tmp_path)])
     assert len(warned) == 1
     found = [numbers(line.replace("->", "")) for line in capsys.readouterr().out.splitlines()[:2]]
     (_, with_loss, _, with_deviation, _, with_rank, _), (_, loss, before, deviation, *_) = found
