@@ -8,7 +8,7 @@ from jepa_ssl.instances import FlatVectors, Graph
 from jepa_ssl.protocols import INSTANCE, Views
 
 
-def hidden_share(views: Views[Any, Any], instance: Any = None) -> dict[str, Tensor]:
+def hidden_share(views: Views[Any, Any]) -> dict[str, Tensor]:
     """Share of the real values in which context and target differ: stream -> scalar; does not wait for the device.
 
     A fill that equals the old value hides nothing: filling half of the entries of a matrix that is nine tenths zero
@@ -16,8 +16,7 @@ def hidden_share(views: Views[Any, Any], instance: Any = None) -> dict[str, Tens
     attributes. A stream without values hides 0.
 
     Args:
-        views: of `[batch, entries]`, `FlatVectors` or a `Graph`.
-        instance: what the masker was given, if it appended indicator columns: these are not counted.
+        views: of `[batch, entries]`, `FlatVectors` or a `Graph`, by a masker without an indicator.
 
     >>> import torch
     >>> from jepa_ssl import EntryMasker
@@ -25,40 +24,32 @@ def hidden_share(views: Views[Any, Any], instance: Any = None) -> dict[str, Tens
     {'instance': tensor(0.2500)}
 
     Raises:
-        TypeError: the views are of something else, or context, target and instance of different things.
+        TypeError: the views are of something else, or context and target of different things.
         ValueError: context and target differ in shape.
     """
     context, target = views.context, views.target
-    whole = target if instance is None else instance
-    known = isinstance(target, Tensor | FlatVectors | Graph)
-    if not known or not type(context) is type(target) is type(whole):
+    if not isinstance(target, Tensor | FlatVectors | Graph) or type(context) is not type(target):
         raise TypeError(
-            f"context is a {type(context).__name__}, target a {type(target).__name__} and instance a "
-            f"{type(whole).__name__}, but all must be tensors, FlatVectors or Graphs; other views do not say what "
-            f"became of a value."
+            f"context is a {type(context).__name__} and target a {type(target).__name__}, but both must be tensors, "
+            f"FlatVectors or Graphs; other views do not say what became of a value."
         )
-    of_context, of_target = _values(context), _values(target)
-    real = whole.valid if isinstance(whole, FlatVectors) else None
-    return {
-        stream: _share(stream, of_context[stream], of_target[stream], values, real)
-        for stream, values in _values(whole).items()
-    }
+    before, real = values_of(target), target.valid if isinstance(target, FlatVectors) else None
+    return {stream: _share(stream, values, before[stream], real) for stream, values in values_of(context).items()}
 
 
-def _values(view: Tensor | FlatVectors | Graph) -> dict[str, Tensor]:
+def values_of(view: Tensor | FlatVectors | Graph) -> dict[str, Tensor]:
+    """What can be hidden, by stream."""
     if isinstance(view, Graph):
         return view.values()
     return {INSTANCE: view.values if isinstance(view, FlatVectors) else view}
 
 
-def _share(stream: str, context: Tensor, target: Tensor, whole: Tensor, real: Tensor | None) -> Tensor:
+def _share(stream: str, context: Tensor, target: Tensor, real: Tensor | None) -> Tensor:
     if context.shape != target.shape:
         raise ValueError(
             f"{stream!r} has {list(context.shape)} values in the context and {list(target.shape)} in the target, but "
             f"views of a masker have equally many; compare a masker's views."
         )
-    if whole.ndim > 1:
-        context, target = context[:, : whole.size(1)], target[:, : whole.size(1)]
     differ = (context != target) & ~(context.isnan() & target.isnan())
     if real is None:
         return differ.sum() / max(differ.numel(), 1)

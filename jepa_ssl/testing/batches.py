@@ -8,6 +8,7 @@ from torch import Tensor
 
 from jepa_ssl.instances import FlatVectors, Graph
 from jepa_ssl.instances.streams import Edges, Nodes
+from jepa_ssl.maskers.share import values_of
 from jepa_ssl.protocols import INSTANCE
 from jepa_ssl.segments import group_sizes, offsets_of
 
@@ -31,13 +32,6 @@ def wiring_of(graph: Graph) -> dict[str, Tensor]:
 def same_contents(a: Instance, b: Instance) -> bool:
     of_a, of_b = parts_of(a), parts_of(b)
     return of_a.keys() == of_b.keys() and all(same_bits(of_a[name], of_b[name]) for name in of_a)
-
-
-def values_of(instance: Instance) -> dict[str, Tensor]:
-    """What can be hidden, by stream."""
-    if isinstance(instance, Graph):
-        return instance.values()
-    return {INSTANCE: instance.values if isinstance(instance, FlatVectors) else instance}
 
 
 def valid_of(instance: Tensor | FlatVectors) -> Tensor:

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from jepa_ssl.instances import FlatVectors, Graph
 from jepa_ssl.maskers.graph import nodes_at
+from jepa_ssl.maskers.share import values_of
 from jepa_ssl.protocols import INSTANCE, ViewMaker, Views
 from jepa_ssl.segments import group_sums
 from jepa_ssl.testing.batches import (
@@ -22,7 +23,6 @@ from jepa_ssl.testing.batches import (
     share_memory,
     sizes_of,
     valid_of,
-    values_of,
     wiring_of,
 )
 

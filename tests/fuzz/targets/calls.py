@@ -63,8 +63,8 @@ def loss(g: torch.Generator) -> protocols.JEPALoss:
     return protocols.JEPALoss(torch.tensor(0.5), {"total": torch.tensor(0.5)}, cloud(g), cloud(g), encoded)
 
 
-def views_of(g: torch.Generator, indicator: bool = False) -> jepa_ssl.Views[Any, Any]:
-    return jepa_ssl.NodeMasker(0.5, indicator=indicator)(graph(g), generator=g)
+def views_of(g: torch.Generator) -> jepa_ssl.Views[Any, Any]:
+    return jepa_ssl.NodeMasker(0.5)(graph(g), generator=g)
 
 
 class Encoder(torch.nn.Module):
@@ -170,7 +170,7 @@ def _entries() -> dict[str, Entry]:
     add("NodeMasker", made(jepa_ssl.NodeMasker), nodes, on_graph)
     add("BlockMasker", made(jepa_ssl.BlockMasker), nodes, on_graph, hops=2, blocks=2)
     add("EdgeMasker", made(jepa_ssl.EdgeMasker), on_graph, ratio=0.5, indicator=True, derived={"variable": [0]})
-    add("hidden_share", maskers.hidden_share, views=Fresh(lambda g: views_of(g, indicator=True)), instance=g_graph)
+    add("hidden_share", maskers.hidden_share, views=Fresh(views_of))
     token = filled(maskers.LearnedToken, jepa_ssl.NodeMasker, hide_edges=True)
     add("LearnedToken", token, on_graph, widths={"constraint": 3, "variable": 1, "edge": 1})
     add("GaussianNoise", filled(maskers.GaussianNoise, jepa_ssl.EntryMasker), on_padded, std=0.1)
