@@ -177,7 +177,8 @@ class CollapseMonitor(nn.Module):
         watch = self._watches.setdefault(stream, Watch(step, now))
         watch.weigh(step, now)
         if watch.has_collapsed and not self._lasts(stream):
-            self._begin(stream, watch.since, watch.message(stream, step, now, self._setup))
+            message = watch.message(stream, step, now, self._setup)
+            self.episodes.append(Episode(stream, watch.since, None, message))
         elif watch.is_well:
             self._end(stream, step)
 
@@ -191,13 +192,11 @@ class CollapseMonitor(nn.Module):
         if side == "between":
             self._end(GRADIENTS, step)
         elif not self._lasts(GRADIENTS):
-            self._begin(GRADIENTS, self._shares[0][0], gradient_message(side, self._shares[0][0], task, jepa))
+            since = self._shares[0][0]
+            self.episodes.append(Episode(GRADIENTS, since, None, gradient_message(side, since, task, jepa)))
 
     def _lasts(self, what: str) -> bool:
         return any(episode.what == what and episode.until is None for episode in self.episodes)
-
-    def _begin(self, what: str, since: int, message: str) -> None:
-        self.episodes.append(Episode(what, since, None, message))
 
     def _end(self, what: str, step: int) -> None:
         self.episodes = [
