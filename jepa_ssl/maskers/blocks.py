@@ -19,8 +19,7 @@ class BlockMasker(NodeMasker):
     """Hides neighbourhoods: the nodes within `hops` edges of random seeds, until the ratio is met.
 
     A hidden node among visible neighbours can often be guessed from them; in a hidden neighbourhood it cannot. As many
-    nodes are hidden as by `NodeMasker`: exactly `int(ratio * nodes)` of each stream and graph, at least one and never
-    all.
+    nodes are hidden as by `NodeMasker`.
 
     The nodes of a graph, of all streams that `ratio` names, are its seeds in random order. The first seed hides its
     ball, the nearest nodes first; the second hides what is left of its own, and so on. A stream whose share is met

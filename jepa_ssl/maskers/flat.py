@@ -18,11 +18,7 @@ from jepa_ssl.seeds import Randomness, check_randomness, normal_like
 
 
 class FlatMasker(Masker):
-    """Base of the maskers of vectors, `[batch, entries]` or `FlatVectors`: `_hidden` says which entries are hidden.
-
-    A vector has one embedding, so the loss is taken on every instance of which something is hidden: not on vectors with
-    a single real entry, which show all they have.
-    """
+    """Base of the maskers of vectors, `[batch, entries]` or `FlatVectors`: `_hidden` says which entries are hidden."""
 
     @abstractmethod
     def _hidden(self, values: Tensor, valid: Tensor | None, generator: Randomness) -> Tensor:

@@ -24,12 +24,7 @@ Derived = Mapping[str, Sequence[int]]
 class GraphMasker(Masker):
     """Base of the maskers of graphs: `_hidden` says which nodes or edges are hidden.
 
-    Every graph weighs the same in the loss.
-
-    Args:
-        ratio: share of the items to hide, in (0, 1), for all streams; or stream -> share, where 0 hides nothing.
-        fill, indicator: as in `Masker`.
-        derived: stream of nodes -> columns of its features that are computed from coefficients.
+    Every graph weighs the same in the loss. The arguments are as in `NodeMasker`, the streams those of what is hidden.
     """
 
     def __init__(self, ratio: Ratio, fill: Fill | None, indicator: bool, derived: Derived | None) -> None:

@@ -1,15 +1,6 @@
 """Checks of your own parts, for your own tests: do masker, encoder, teacher and LPs do what an objective counts on?
 
 Each raises an AssertionError that says what is wrong.
-
-    def test_my_masker():
-        check_masker(MyMasker(0.5), [torch.randn(4, 20), FlatVectors(values, valid)])
-
-    def test_my_encoder():
-        check_encoder(MyEncoder(model), batch, views=MyMasker(0.5), trunk=model.trunk)
-
-    def test_my_lps():
-        check_lp(my_lp_of, batch, [(lp.A, lp.b, lp.c) for lp in lps])
 """
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
