@@ -90,7 +90,7 @@ class Supervised:
         take: from numbers of instances, int64, to one batch of them as the encoder takes it, items in their order.
         stream: the stream that has the labels, see `embed`.
         batch_size: in instances.
-        every, patience, cap: see `train_until_it_stops`.
+        patience, cap: see `train_until_it_stops`.
     """
 
     make_encoder: Callable[[], nn.Module]
@@ -98,7 +98,6 @@ class Supervised:
     stream: str | None = None
     lr: float = 1e-3
     batch_size: int = 32
-    every: int = 20
     patience: int = 10
     cap: int = 5000
 
@@ -112,7 +111,7 @@ class Supervised:
     def settings(self) -> Any:
         with _seeded(0):
             state = self.make_encoder().state_dict()
-        numbers = [self.stream, self.lr, self.batch_size, self.every, self.patience, self.cap]
+        numbers = [self.stream, self.lr, self.batch_size, self.patience, self.cap]
         return ["supervised", {name: digest(tensor) for name, tensor in state.items()}, numbers]
 
     def _trained(self, task: Task, split: Split, model: nn.ModuleDict) -> Outcome:
@@ -138,7 +137,7 @@ class Supervised:
             model.eval()
             return loss(split.validation).item()
 
-        stopped = train_until_it_stops(model, step, validate, every=self.every, patience=self.patience, cap=self.cap)
+        stopped = train_until_it_stops(model, step, validate, patience=self.patience, cap=self.cap)
         model.eval()
         with torch.no_grad():
             found = scores(split.test).cpu().double() * scale + mean

@@ -136,7 +136,7 @@ def test_the_standard_controls_run_and_are_reproducible(probe: Any, metric: str)
 def test_fine_tuning_starts_from_the_given_weights_and_leaves_them_alone():
     task, pretrained = Task(Y, OWNER), make()
     before = deepcopy(pretrained.state_dict())
-    arm = Supervised(lambda: deepcopy(pretrained), take, cap=40, every=20, patience=3)
+    arm = Supervised(lambda: deepcopy(pretrained), take, cap=40, patience=3)
     with pytest.warns(StillImproving):
         predictions = arm(task, task.split(10, 0)).predictions
     assert predictions.shape == (24,)
