@@ -93,7 +93,14 @@ class Graph:
         # Not by assignment, which a frozen subclass refuses.
         object.__setattr__(self, "_nodes", dict(nodes))
         object.__setattr__(self, "_edges", dict(edges))
-        self._check_shapes()
+        check_nodes(nodes, self.name_of)
+        check_edges(edges, nodes, self.name_of)
+        tensors: list[tuple[str, str, Tensor | None]] = []
+        for stream, (features, offsets) in nodes.items():
+            tensors += [(stream, "features", features), (stream, "offsets", offsets)]
+        for stream, (_, index, attr) in edges.items():
+            tensors += [(stream, "index", index), (stream, "attr", attr)]
+        check_one_device(tensors, self.name_of)
 
     @property
     def nodes(self) -> Mapping[str, Nodes]:
@@ -180,17 +187,6 @@ class Graph:
                         if end not in graph_of:
                             graph_of[end] = self.graph_of(end).int()  # more of int32 stay in a CPU's cache
                     check_crossing(stream, edges, graph_of, self.name_of)
-
-    def _check_shapes(self) -> None:
-        nodes, edges = self.nodes, self.edges
-        check_nodes(nodes, self.name_of)
-        check_edges(edges, nodes, self.name_of)
-        tensors: list[tuple[str, str, Tensor | None]] = []
-        for stream, (features, offsets) in nodes.items():
-            tensors += [(stream, "features", features), (stream, "offsets", offsets)]
-        for stream, (_, index, attr) in edges.items():
-            tensors += [(stream, "index", index), (stream, "attr", attr)]
-        check_one_device(tensors, self.name_of)
 
     def name_of(self, stream: str, part: str) -> str:
         """What an error calls a part of a stream: `"features"`, `"offsets"`, `"index"` or `"attr"`."""

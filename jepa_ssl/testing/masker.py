@@ -70,10 +70,7 @@ class Check:
         return made if isinstance(made, tuple) else (made,)
 
     def hides_something(self, made: tuple[Views[Any, Any], ...]) -> bool:
-        return any(bool(changed.any()) for views in made for changed in self.changed(views).values())
-
-    def changed(self, views: Views[Any, Any]) -> dict[str, Tensor]:
-        return changed_in(views, self.instance)
+        return any(bool(changed.any()) for views in made for changed in changed_in(views, self.instance).values())
 
     def check(self, views: Views[Any, Any]) -> None:
         for name, view in (("context", views.context), ("target", views.target)):
@@ -126,7 +123,7 @@ class Check:
     def check_flat(self, instance: Tensor | FlatVectors, views: Views[Any, Any]) -> None:
         values = values_of(instance)[INSTANCE]
         valid = valid_of(instance)
-        changed = self.changed(views)[INSTANCE]
+        changed = changed_in(views, self.instance)[INSTANCE]
         if bool((changed & ~valid).any()):
             self.fail("the context differs from the instance in its padding; leave padding as it is.")
         self.check_counts(changed.sum(1), valid.sum(1), "vector", "real entries")
@@ -170,7 +167,7 @@ class Check:
             self.fail(f"the {stream!r} indicator of the context is not 1 where something is hidden, and 0 elsewhere.")
 
     def check_graph(self, graph: Graph, views: Views[Any, Any]) -> None:
-        columns = self.changed(views)
+        columns = changed_in(views, self.instance)
         changed = {stream: mark.flatten(1).any(1) if mark.ndim > 1 else mark for stream, mark in columns.items()}
         self.check_marks(views, {stream: len(graph.features(stream)) for stream in graph.nodes})
         owners = owners_of(graph)
