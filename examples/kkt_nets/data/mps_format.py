@@ -83,8 +83,9 @@ class _MPS:
 
     def sense(self, words: Words) -> None:
         said = " ".join(words)
-        if re.fullmatch(SENSE, said, re.IGNORECASE) is None:
-            raise LPError(f"the sense is {said[:40]!r}; write MAX or MIN")
+        if re.fullmatch(SENSE, said, re.IGNORECASE) is None or self.sets["OBJSENSE"]:
+            raise LPError(f"the sense is {said[:40]!r}; write MAX or MIN, once")
+        self.sets["OBJSENSE"] = words
         self.model.maximize = said.lower().startswith("max")
 
     def row(self, words: Words) -> None:
@@ -155,6 +156,8 @@ class _MPS:
     def finished(self, section: str) -> Model:
         if section != "ENDATA" or OBJECTIVE not in self.rows.values() or self.integer:
             raise LPError("it has no ENDATA, no row of kind N, or no marker 'INTEND'; write or fetch it again")
+        if "OBJSENSE" in self.sets and not self.sets["OBJSENSE"]:
+            raise LPError("section OBJSENSE is empty; write MAX or MIN in it, or remove it")
         for row, kind in enumerate(self.kinds):
             rhs, span = self.rhs.get(row, 0.0), self.ranges.get(row)
             if kind == "E":
