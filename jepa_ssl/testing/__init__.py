@@ -146,7 +146,7 @@ def check_teacher(teacher: Teacher, encoder: Any, instance: Any, *, target: Any 
 def check_lp(
     lp_of: Callable[[Any], Any],
     batch: Any,
-    reference: Sequence[Sequence[Any]] | None = None,
+    reference: Iterable[Sequence[Any]] | None = None,
     *,
     objective: Callable[[list[Tensor]], Any] | None = None,
 ) -> None:
@@ -157,8 +157,9 @@ def check_lp(
     Args:
         lp_of: makes a `SparseLP` or a `DenseLP` of a batch.
         batch: a batch as your loop has it.
-        reference: `(A, b, c)` of each LP, `min c'x  s.t.  Ax <= b`, as tensors or arrays `[m, n]`, `[m]` and `[n]`, in
-            the order of `lp_of`'s rows and columns. `equality` `[m]`, `lower` `[n]` and `upper` `[n]` may follow.
+        reference: `(A, b, c)` of each LP, `min c'x  s.t.  Ax <= b` with free x, as tensors or arrays `[m, n]`, `[m]`
+            and `[n]`, in the order of `lp_of`'s rows and columns. `equality` `[m]`, `lower` `[n]` and `upper` `[n]`
+            follow where your LP has them; A may be sparse.
         objective: your own objective to minimise: takes a list of points, `[n]` for each LP, and returns `[LPs]`. It
             says nothing about A and b. A constant term does not matter.
 

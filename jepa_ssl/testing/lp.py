@@ -3,7 +3,7 @@
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
 # torch's tolist, unique and lstsq have no types.
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -21,22 +21,36 @@ class LPCheck:
         self.faults: list[str] = []
         self.lps: list[dict[str, Tensor]] = []
         if isinstance(lp, SparseLP | DenseLP):
-            self.lps = _dense_parts(lp) if isinstance(lp, DenseLP) else _sparse_parts(lp)
+            try:
+                self.lps = _dense_parts(lp) if isinstance(lp, DenseLP) else _sparse_parts(lp)
+            except ValueError as error:
+                self.faults.append(str(error))
             if any(not bool(one[name].isfinite().all()) for one in self.lps for name in ("A", "b", "c")):
                 self.faults.append("a number of A, b or c is not finite; bounds alone may be infinite.")
         else:
             self.faults.append(f"lp_of returned a {type(lp).__name__}, but must return a SparseLP or a DenseLP.")
 
-    def compare(self, reference: Sequence[Sequence[Any]]) -> None:
+    def compare(self, reference: Iterable[Sequence[Any]]) -> None:
+        reference = list(reference)
         if len(reference) != len(self.lps):
             self.faults.append(f"lp_of makes {len(self.lps)} LPs, but reference has {len(reference)}.")
             return
         for number, (own, given) in enumerate(zip(self.lps, reference, strict=True)):
-            for name, values in zip(PARTS, given, strict=False):
-                expected = torch.as_tensor(values).to(own[name])
+            if not 3 <= len(given) <= len(PARTS):
+                self._add(
+                    f"LP {number}: reference has {len(given)} parts, but must have A, b, c, and at most {PARTS[3:]}."
+                )
+                continue
+            # What is not given is of an LP of free x and inequalities.
+            free = torch.full_like(own["c"], torch.inf)
+            rest = (torch.zeros_like(own["equality"]), -free, free)[len(given) - 3 :]
+            for name, values in zip(PARTS, (*given, *rest), strict=True):
+                expected = _tensor(values).to(own[name])
                 if expected.shape != own[name].shape:
                     shapes = f"{list(own[name].shape)}, but reference has {list(expected.shape)}"
                     self._add(f"LP {number}: {name} is {shapes}; give every row, bounds too, in lp_of's order.")
+                elif not _close(own[name], expected) and PARTS.index(name) >= len(given):
+                    self._add(f"LP {number}: it has {name} of its own, but reference has none; add it there.")
                 elif not _close(own[name], expected):
                     self._add(f"LP {number}: {name} {_difference(own[name], expected)}")
 
@@ -45,7 +59,9 @@ class LPCheck:
         costs = [one["c"] for one in self.lps]
         zero = torch.as_tensor(objective([torch.zeros_like(c) for c in costs])).double()
         for _ in range(3):
-            points = [torch.randn(c.shape, generator=generator, dtype=c.dtype) for c in costs]
+            # A step of about 1 / |c|, so that a small cost counts as much as a large one.
+            draws = [torch.randn(c.shape, generator=generator, dtype=c.dtype) for c in costs]
+            points = [draw / torch.where(c != 0, c.abs(), 1) for draw, c in zip(draws, costs, strict=True)]
             yours = torch.as_tensor(objective(points)).double() - zero
             if list(yours.shape) != [len(costs)]:
                 self._add(
@@ -55,7 +71,8 @@ class LPCheck:
             own = torch.stack([c @ point for c, point in zip(costs, points, strict=True)]).double()
             size = torch.stack([c.abs() @ point.abs() for c, point in zip(costs, points, strict=True)]).double()
             size = torch.maximum(size, yours.abs())
-            for number in ((own - yours).abs() > 1e-4 * size + 1e-12).nonzero().flatten().tolist():
+            near = (own - yours).abs() <= 1e-4 * size + 1e-12  # NaN is not
+            for number in (~near).nonzero().flatten().tolist():
                 if _close(-own[number], yours[number]):
                     self._add(f"LP {number}: c'x is the negative of your objective; an LP minimises, so negate c.")
                 else:
@@ -72,10 +89,19 @@ class LPCheck:
             self.faults.append(fault)
 
 
+def _tensor(values: Any) -> Tensor:
+    """A dense tensor of an array, a list, or a sparse matrix of torch or scipy."""
+    if isinstance(values, Tensor):
+        return values.to_dense()
+    return torch.as_tensor(values.toarray() if hasattr(values, "toarray") else values)
+
+
 def _close(own: Tensor, expected: Tensor) -> bool:
-    if own.dtype == torch.bool:
+    if own.dtype == torch.bool or not own.numel():
         return torch.equal(own, expected)
-    return torch.allclose(own, expected, rtol=1e-4, atol=1e-5 * float(expected.nan_to_num(0, 0, 0).abs().max()))
+    lost = ((own == 0) & (expected != 0)).any()  # however small it is beside the others
+    largest = float(expected.nan_to_num(0, 0, 0).abs().max())
+    return not lost and torch.allclose(own, expected, rtol=1e-4, atol=1e-6 * largest)
 
 
 def _difference(own: Tensor, expected: Tensor) -> str:
