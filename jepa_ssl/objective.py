@@ -106,12 +106,16 @@ class JEPAObjective(nn.Module, Generic[InstanceT]):
         self.regularizer = regularizer
         self.regularizer_weight = non_negative("regularizer_weight", regularizer_weight)
         self.regularize = regularize
-        if isinstance(monitor, AdvisingMonitor):
-            weight = 0.0 if regularizer is None else self.regularizer_weight
-            monitor.inform(Setup(weight, regularize == "features", isinstance(unwrapped(teacher), TargetNetwork)))
         self.condition = condition
         self.monitor = monitor
         self._movement = MovementWatch()
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        super().__setattr__(name, value)
+        if name == "monitor" and isinstance(value, AdvisingMonitor):
+            weight = 0.0 if self.regularizer is None else self.regularizer_weight
+            network = isinstance(unwrapped(self.teacher), TargetNetwork)
+            value.inform(Setup(weight, self.regularize == "features", network))
 
     def forward(
         self,
@@ -144,7 +148,8 @@ class JEPAObjective(nn.Module, Generic[InstanceT]):
         for views in made if isinstance(made, tuple) else (made,):
             # Before the teacher: older autocast would keep the weights it cast without gradient, and use them here.
             context = Encoded.of(encoder(views.context))
-            predictions = in_target_order(self._predict(context.embeddings, views), views)
+            told = () if self.condition is None else (self.condition(views),)
+            predictions = in_target_order(self.predictor(context.embeddings, *told), views)
             # The teacher sees each target once, however many views predict it. Not a dict by `id`: a compiler would
             # take that for a constant, and compile again for each batch.
             target = next((encoded for seen, encoded in targets if seen is views.target), None)
@@ -175,9 +180,6 @@ class JEPAObjective(nn.Module, Generic[InstanceT]):
     def _teacher_learns(self) -> bool:
         return unwrapped(self.teacher).learns
 
-    def _predict(self, embeddings: Embeddings, views: Views[Any, Any]) -> Embeddings:
-        return self.predictor(embeddings, *(() if self.condition is None else (self.condition(views),)))
-
     def _teach(
         self, encoder: Encoder[InstanceT], instance: InstanceT, target: Any, precomputed: Embeddings | Encoded | None
     ) -> Encoded:
@@ -190,7 +192,6 @@ class JEPAObjective(nn.Module, Generic[InstanceT]):
             )
         if self._teacher_learns and torch.is_grad_enabled():
             self._check_learnable(Encoded.of(precomputed))
-
         # An Encoded that is built in the lambda would break torch.compile's graph.
         return Encoded.of(self.teacher(lambda _: precomputed, target))  # pyright: ignore[reportUnknownLambdaType]
 

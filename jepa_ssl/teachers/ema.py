@@ -141,7 +141,7 @@ class EMATeacher(nn.Module):
         copied = None if self._copied is None else self._copied()
         if copied is not None and self._is_stale(copied, encoder):
             self._paired(copied).move(1.0)
-        parts = list(self.target_model.modules())
+        parts = list(self.target_model.requires_grad_(False).modules())  # a model around it may have been unfrozen
         if not sharded(parts) and not any(map(is_wrapper, parts)):
             with torch.enable_grad():  # the copy is frozen, so that this costs nothing
                 made = self.target_model(target)

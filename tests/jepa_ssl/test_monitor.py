@@ -114,11 +114,13 @@ def test_the_sentence_names_stream_step_numbers_and_a_remedy():
         (VICReg(), True, r"; raise regularizer_weight, which is 0\.3, or lower the learning rate\.$"),
     ],
 )
-def test_the_remedy_is_not_what_the_objective_does_already(regularizer: Any, network: bool, advice: str):
+@pytest.mark.parametrize("later", [False, True], ids=["", "set later"])
+def test_the_remedy_is_not_what_the_objective_does_already(regularizer: Any, network: bool, advice: str, later: bool):
     monitor = CollapseMonitor()
     teacher: Any = TargetNetwork({"node": (16, 16)}) if network else StopGradTeacher()
     predictor, options = MLPPredictor({"node": 16}), {"regularizer": regularizer, "regularizer_weight": 0.3}
-    JEPAObjective(EntryMasker(0.5), predictor, teacher, monitor=monitor, **options)
+    objective = JEPAObjective(EntryMasker(0.5), predictor, teacher, monitor=None if later else monitor, **options)
+    objective.monitor = monitor
     (message,) = watch(monitor, map(collapsing, range(1, 161)))
     assert re.search(advice, message)
 
