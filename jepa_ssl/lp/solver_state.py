@@ -140,7 +140,8 @@ class SolverState(StateStatistics, Generic[InstanceT]):
 
         Warns if the LPs look like others than you mean: if their bounds alone solve all of them, as happens where
         `lp_of` takes min-max scaled features for b and c. `jepa_ssl.testing.check_lp` compares them with yours. Warns,
-        too, if sides or costs of an LP lie so far apart that its state may be far from its solution.
+        too, if sides or costs of an LP lie so far apart that its state may be far from its solution, or if PDHG runs
+        away in an LP of the first batch, because its solution lies on bounds that are out of reach (1e6, say).
 
         Raises:
             ValueError: there is no batch, a number of a batch is out of order, a state is not finite, or numbers that
@@ -172,7 +173,7 @@ class SolverState(StateStatistics, Generic[InstanceT]):
     def _checked_states(self, instance: InstanceT, soundness: Soundness) -> Mapping[str, Tensor]:
         lp = self.lp(instance).check_values()
         states = self._states(instance, lp)
-        soundness.add(lp, states)
+        soundness.add(lp, states, self.steps[-1])
         if isinstance(lp, DenseLP):
             return {CONSTRAINT: states[CONSTRAINT][lp.mask_m], VARIABLE: states[VARIABLE][lp.mask_n]}
         return states

@@ -1,17 +1,21 @@
 """Whether LPs are what their owner means, and whether their numbers lie near enough to each other for PDHG."""
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
 
 from jepa_ssl.lp.instances import DenseLP, SparseLP
-from jepa_ssl.lp.pdhg import Problem
+from jepa_ssl.lp.pdhg import Problem, iterate
 from jepa_ssl.lp.stored import split_states
+from jepa_ssl.lp.weight import WIDE
 from jepa_ssl.protocols import CONSTRAINT, VARIABLE
 
-FAR = 2.0**20  # numbers further apart are reported: among many random ones a small one comes by chance; beyond float32 refused
+# Numbers that lie further apart are reported: nearer, a small one comes by chance. Beyond float32's precision: refused.
+FAR = 2.0**20
+REST = 1024  # steps after which ordinary LPs, even slow ones, have come to rest
 
 
 class Soundness:
@@ -24,10 +28,14 @@ class Soundness:
         self.idle = 0  # of these, those in which no such row has a multiplier
         self.furthest = 0.0
         self.where = ""
+        self.drifting = ""
 
     @torch.no_grad()
-    def add(self, lp: SparseLP | DenseLP, states: Mapping[str, Tensor], *, refuse: bool = True) -> None:
-        """Look at a batch and the states that `SolverState` found; waits for the device.
+    def add(self, lp: SparseLP | DenseLP, states: Mapping[str, Tensor], steps: int, *, refuse: bool = True) -> None:
+        """Look at a batch and the states that `SolverState` found after `steps` steps; waits for the device.
+
+        For the first batch PDHG runs for `REST` steps or more. An LP in which it does not come to rest, and whose
+        numbers lie apart, is named.
 
         Raises:
             ValueError: two sides that act, or two costs, lie so far apart that the type of the LPs holds only one, and
@@ -35,20 +43,29 @@ class Soundness:
         """
         self.refuse = refuse
         problem = Problem.of(lp)
-        found, matrix = problem.distances, problem.matrix
-        several = matrix.row_sums((matrix.values != 0).to(found.sides)) > 1
-        multiplier = states[CONSTRAINT][..., -2].to(found.sides)  # after the most steps
+        found = problem.distances
+        steps = max(REST, steps)
+        x, lam = _halves(problem, 0 if self.lps else steps)
         raw = torch.where(found.asked > 0, problem.b.abs(), 0)
-        of_rows = torch.stack([found.asked, raw, several.to(found.sides), multiplier], -1)
-        of_columns = torch.stack([found.reached, found.costs, problem.c.abs()], -1)
+        multiplier = states[CONSTRAINT][..., -2].to(found.sides)  # after the most steps
+        of_rows = torch.stack([found.asked, found.sides, raw, *_in_rows(problem), multiplier, *lam], -1)
+        of_columns = torch.stack([found.reached, found.furthest, found.costs, problem.c.abs(), *x], -1)
         for one in split_states(lp, {CONSTRAINT: of_rows, VARIABLE: of_columns}):
-            asked, raw, bundled, lam = one[CONSTRAINT].unbind(-1)
-            reached, costs, raw_costs = one[VARIABLE].unbind(-1)
-            self._compare("sides", torch.cat((asked, reached)), torch.cat((raw, reached)))
+            asked, sides, raw, number, apart, multiplier, *of_lam = one[CONSTRAINT].unbind(-1)
+            reached, furthest, costs, raw_costs, *of_x = one[VARIABLE].unbind(-1)
+            acting = torch.cat((asked, reached))
+            self._compare("sides", acting, torch.cat((raw, reached)))
             self._compare("costs", costs, raw_costs)
-            self.rows += bool(bundled.any())
-            self.idle += bool(bundled.any()) and not bool((lam * bundled).any())
+            if bool(torch.cat((sides, furthest)).max() > WIDE * acting.max()) or bool((apart > FAR).any()):
+                self._look_for_drift(steps, x=of_x, lam=of_lam)
+            self.rows += bool((number > 1).any())
+            self.idle += bool((number > 1).any()) and not bool((multiplier * (number > 1)).any())
             self.lps += 1
+
+    def _look_for_drift(self, steps: int, **halves: Sequence[Tensor]) -> None:
+        for what, (first, second) in halves.items():
+            if not self.drifting and _runs_away(first, second):
+                self.drifting = f"LP {self.lps} (counted from 0): after {steps} steps {what}"
 
     def _compare(self, what: str, relative: Tensor, raw: Tensor) -> None:
         """Compare numbers relative to their coefficients. Refused is only what lies apart as it stands, too."""
@@ -73,12 +90,46 @@ class Soundness:
                 f"jepa_ssl.testing.check_lp.",
                 stacklevel=stacklevel + 1,
             )
+        elif self.drifting:
+            warnings.warn(
+                f"{self.drifting} still moves on in a straight line, because some of its sides or coefficients lie far "
+                f"apart, so its states say little about its solution; tighten wide bounds and big-Ms, rescale the LP, "
+                f"or leave it out.",
+                stacklevel=stacklevel + 1,
+            )
         elif self.furthest:
             warnings.warn(
                 f"{self.where}, which are {self.furthest:.1e} apart, so its state after a few steps may be far from "
                 f"its solution; rescale such LPs, or tighten their big-M.",
                 stacklevel=stacklevel + 1,
             )
+
+
+def _in_rows(problem: Problem) -> tuple[Tensor, Tensor]:
+    """Of each row, how many coefficients are not 0, and the ratio of the largest to the smallest of these."""
+    size = problem.matrix.values.abs()
+    number = problem.matrix.row_sums((size > 0).to(size))
+    smallest = problem.matrix.row_minima(torch.where(size > 0, size, torch.inf))
+    return number, -problem.matrix.row_minima(-size) / smallest
+
+
+Halves: TypeAlias = tuple[Tensor, Tensor]
+"""How far each number moves in the first and in the second half of a run."""
+
+
+def _halves(problem: Problem, steps: int) -> tuple[Halves, Halves]:
+    """Those of x and of lam, from zero; 0 for no steps."""
+    begin = problem.zero()
+    middle, end = iterate(problem, (steps // 2, steps), begin) if steps else (begin, begin)
+    x, lam = ((q - p, r - q) for p, q, r in zip(begin, middle, end, strict=True))
+    return x, lam
+
+
+def _runs_away(first: Tensor, second: Tensor) -> bool:
+    """Whether the second half repeats the first. Near a solution PDHG slows down, or circles around it."""
+    first, second = first.double(), second.double()
+    sizes = first.norm(), second.norm()
+    return bool((sizes[1] > 0.85 * sizes[0]) & (first @ second > 0.95 * sizes[0] * sizes[1]))
 
 
 def _widest_gap(numbers: Tensor) -> tuple[float, float, float]:

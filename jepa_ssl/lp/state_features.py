@@ -92,7 +92,7 @@ class StateFeatures(Generic[InstanceT]):
         if self._checked or torch.compiler.is_compiling() or lp.b.is_meta:
             return
         self._checked, soundness = True, Soundness()
-        soundness.add(lp, states, refuse=False)
+        soundness.add(lp, states, self.solver.steps[-1], refuse=False)
         soundness.warn(stacklevel=3)
 
 
