@@ -126,7 +126,7 @@ def assert_same_training(found: Path, expected: Path) -> None:
     """Curves and weights to what float32 rounds off in six steps."""
     curves = [[{k: v for k, v in row.items() if not k.startswith(OWN)} for row in rows(f)] for f in (found, expected)]
     assert any("train/loss_jepa" in row for row in curves[0])
-    torch.testing.assert_close(*curves, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(*curves, rtol=3e-5, atol=1e-6)
     a, b = (checkpoint(f) for f in (found, expected))
     torch.testing.assert_close(a["model"], b["model"], rtol=0, atol=2e-5)
     for part in ("projector", "predictor"):
