@@ -128,7 +128,7 @@ def _halves(problem: Problem, steps: int) -> tuple[Halves, Halves]:
 def _runs_away(first: Tensor, second: Tensor) -> bool:
     """Whether the second half repeats the first. Near a solution PDHG slows down, or circles around it."""
     first, second = first.double(), second.double()
-    sizes = first.norm(), second.norm()
+    sizes = (first @ first).sqrt(), (second @ second).sqrt()
     return bool((sizes[1] > 0.85 * sizes[0]) & (first @ second > 0.95 * sizes[0] * sizes[1]))
 
 
