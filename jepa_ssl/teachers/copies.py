@@ -16,6 +16,7 @@ from jepa_ssl.names import submodules
 from jepa_ssl.teachers.reach import attributes, outsiders, reached
 from jepa_ssl.teachers.shards import sharded
 
+_PLAIN = (bool, int, float, type(None))
 _SPARSE = (torch.sparse_coo, torch.sparse_csr, torch.sparse_csc, torch.sparse_bsr, torch.sparse_bsc)
 
 
@@ -64,6 +65,17 @@ def check_separate(copied: nn.Module, encoder: nn.Module) -> None:
             f"the copy of encoder shares {shared} with it, but EMATeacher needs weights of its own; let __deepcopy__ "
             f"copy them, or build a second encoder alike and give it: EMATeacher(encoder, copy=second)."
         )
+
+
+def take_plain_attributes(copied: nn.Module, encoder: nn.Module) -> None:
+    """Set flags and numbers of the copy to those of the encoder, such as the `self.ready = True` of a first batch."""
+    named = dict(submodules(encoder))
+    for path, part in submodules(copied):
+        of_encoder = vars(named[path]) if path in named else {}
+        for name, value in vars(part).items():
+            new = of_encoder.get(name, value)
+            if name != "training" and type(value) in _PLAIN and type(new) in _PLAIN and new != value:
+                vars(part)[name] = new
 
 
 def _tensors(module: nn.Module) -> Iterator[Tensor]:

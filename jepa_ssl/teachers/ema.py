@@ -14,7 +14,13 @@ from jepa_ssl.freezing import freeze
 from jepa_ssl.names import is_wrapper, unwrapped
 from jepa_ssl.protocols import Embeddings, Encoded, Encoder
 from jepa_ssl.schedules import Scheduled, value_at, warmed_up
-from jepa_ssl.teachers.copies import check_runs_alone, check_separate, independent_copy, warn_of_outsiders
+from jepa_ssl.teachers.copies import (
+    check_runs_alone,
+    check_separate,
+    independent_copy,
+    take_plain_attributes,
+    warn_of_outsiders,
+)
 from jepa_ssl.teachers.shards import sharded
 from jepa_ssl.teachers.tensors import Pairs, version
 from jepa_ssl.teachers.watch import StepWatch
@@ -34,8 +40,9 @@ class EMATeacher(nn.Module):
     given the encoder itself, a missing call is reported when the state is next saved.
 
     The encoder is copied when the teacher is built, and once more at the teacher's first pass if that comes before the
-    first `update`: what a first batch initialises, such as the scale of a normalisation, is then in the copy too. A
-    teacher that was loaded keeps what was loaded. The first pass also checks that the copy runs its own weights.
+    first `update`: what a first batch initialises, such as the scale of a normalisation and the flag that says so, is
+    then in the copy too. A teacher that was loaded keeps what was loaded. The first pass also checks that the copy runs
+    its own weights.
 
     With FSDP2 (fully sharded data parallel) build the teacher first. Then give encoder and `teacher.target_model` to
     the same `fully_shard`, and `teacher.average` too if the encoder is in half precision. Each process then updates its
@@ -196,6 +203,7 @@ class EMATeacher(nn.Module):
         _check_module(encoder)
         if not self._passes_checked:
             warn_of_outsiders(self.target_model)
+        take_plain_attributes(self.target_model, unwrapped(encoder))
         average, run = (self.target_model, None) if self.average is None else (self.average, self.target_model)
         return Pairs(self, average, run, encoder)
 

@@ -405,12 +405,12 @@ def test_parameters_without_an_average_are_refused_by_name():
 
 
 class PreNorm(nn.Module):
-    """Sets its scale on the first batch in training."""
+    """Sets its scale on the first batch, in training or in any mode."""
 
-    def __init__(self, as_parameter: bool) -> None:
+    def __init__(self, as_parameter: bool, in_training: bool = True) -> None:
         super().__init__()
         self.net = nn.Linear(6, 4)
-        self.ready = False
+        self.ready, self.in_training = False, in_training
         scale = torch.ones(4)
         if as_parameter:
             self.scale = nn.Parameter(scale)
@@ -419,15 +419,16 @@ class PreNorm(nn.Module):
 
     def forward(self, flat: Tensor) -> dict[str, Tensor]:
         z = self.net(flat)
-        if self.training and not self.ready:
+        if (self.training or not self.in_training) and not self.ready:
             self.ready = True
             self.scale.data = 1.0 / z.detach().std(0)
         return {"instance": z * self.scale}
 
 
+@pytest.mark.parametrize("in_training", [False, True])
 @pytest.mark.parametrize("as_parameter", [False, True])
-def test_the_first_pass_takes_what_the_first_batch_initialised(as_parameter: bool):
-    encoder = PreNorm(as_parameter)
+def test_the_first_pass_takes_what_the_first_batch_initialised(as_parameter: bool, in_training: bool):
+    encoder = PreNorm(as_parameter, in_training)
     jepa = JEPAObjective(EntryMasker(0.5), MLPPredictor({"instance": 4}), EMATeacher(encoder, 0.9))
     jepa(encoder, 100 * FLAT)
     scale = dict(jepa.teacher.target_model.state_dict())["scale"]  # pyright: ignore
@@ -435,6 +436,15 @@ def test_the_first_pass_takes_what_the_first_batch_initialised(as_parameter: boo
     encoder.scale.data = encoder.scale + 1.0  # from now on in update alone
     jepa(encoder, FLAT)
     torch.testing.assert_close(scale, encoder.scale.detach() - 1.0)
+
+
+def test_an_update_before_the_first_pass_takes_the_flag_of_a_first_batch():
+    encoder = PreNorm(False, in_training=False)
+    teacher = EMATeacher(encoder, 0.5)
+    encoder(FLAT)
+    teacher.update(encoder)
+    teacher(encoder, 100 * FLAT)
+    torch.testing.assert_close(teacher.target_model.get_buffer("scale"), (1.0 + encoder.get_buffer("scale")) / 2)
 
 
 @pytest.mark.parametrize("reason", ["loaded", "written by hand", "updated", "momentum 1", "another encoder"])
@@ -451,6 +461,13 @@ def test_a_teacher_that_is_not_as_it_was_built_is_left_alone(reason: str):
     nn.init.ones_(encoder.net.weight)
     teacher(Net() if reason == "another encoder" else encoder, FLAT)
     assert torch.equal(teacher.target_model.get_parameter("net.weight"), before)
+
+
+def test_a_copy_that_a_module_around_it_woke_is_frozen_again_in_the_first_pass():
+    encoder = Net()
+    teacher = EMATeacher(encoder).requires_grad_(True)
+    assert not any(z.requires_grad for z in teacher(encoder, FLAT).values())  # pyright: ignore
+    assert not any(p.requires_grad for p in teacher.parameters())
 
 
 def test_it_is_still_as_it_was_built_after_a_cast():
