@@ -104,8 +104,8 @@ def seeded(seed: int, device: torch.device | None = None) -> Generator[None, Non
     own = [] if name == "cpu" or device is None else [device]
     with torch.random.fork_rng(own, device_type="cuda" if name == "cpu" else name):  # pyright: ignore[reportUnknownMemberType]
         torch.default_generator.manual_seed(seed)  # torch.manual_seed would seed every device
-        if own:
-            getattr(torch, name).manual_seed(seed)
+        for there in own:  # not by its manual_seed, which seeds the current device
+            getattr(torch, name).set_rng_state(torch.Generator(there).manual_seed(seed).get_state(), there)
         yield
 
 

@@ -24,6 +24,7 @@ from jepa_ssl import (
     FlatVectors,
     MultiView,
     NodeMasker,
+    seeds,
 )
 from jepa_ssl.lp import flatten, valid_entries
 from jepa_ssl.maskers import GaussianNoise, Seeds, Shuffled
@@ -217,3 +218,16 @@ def test_the_order_of_edges_within_a_graph_is_a_part_of_its_name():
     masker = EdgeMasker(0.5)
     first, second = (masker.draw(batch, generator=Seeds(torch.tensor([1])))["edge"] for batch in (graph, turned))
     assert torch.equal(first, second)
+
+
+def test_the_device_of_the_model_is_seeded_and_no_other(monkeypatch: pytest.MonkeyPatch):
+    before = {index: torch.Generator().manual_seed(index).get_state() for index in (0, 1)}
+    states, make = dict(before), torch.Generator
+    monkeypatch.setattr(torch.cuda, "get_rng_state", lambda device: states[device.index])
+    monkeypatch.setattr(torch.cuda, "set_rng_state", lambda state, device: states.update({device.index: state}))
+    monkeypatch.setattr(torch.cuda, "manual_seed", lambda seed: states.update({0: before[1]}))
+    monkeypatch.setattr(torch, "Generator", lambda device: make())
+    with seeds.seeded(5, torch.device("cuda:1")):  # while cuda:0 is the current device
+        assert states[0] is before[0]
+        assert torch.equal(states[1], make().manual_seed(5).get_state())
+    assert all(states[index] is before[index] for index in before)

@@ -106,12 +106,13 @@ def _encoder(
             f"model is a {type(model).__name__}, which does not tell the size of its embeddings in dims, and widths is "
             f"None; give from_args the widths of its features, stream -> width, or a ModelEncoder."
         )
+    encoder = cast(SizedEncoder[Any], model)
     if unused := [*given, *["dim"] * (dim is not None)]:
         raise ValueError(
-            f"{unused} is given without widths, but model is a {type(model).__name__}, which is built already; give "
+            f"{unused} is given without widths, but model is a {type(encoder).__name__}, which is built already; give "
             f"these to it."
         )
-    return cast(SizedEncoder[Any], model)
+    return encoder
 
 
 def _recipe(
