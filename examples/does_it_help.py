@@ -120,7 +120,7 @@ def evaluate(steps: int, seeds: int, folder: Path) -> Report:
     raw = torch.cat((everything.variable_features, heard), 1)  # c and A'b of each variable
     controls = standard_controls(task, Trunk, take, raw, stream="variable", scratch=scratch)
     arms = {"later state, frozen": Features(features, {"steps": steps})}
-    return label_curve(task, arms, controls, label_counts=[4, 12, 36], seeds=seeds, folder=folder / "pieces")
+    return label_curve(task, arms, controls, label_counts=[8, 16, 36], seeds=seeds, folder=folder / "pieces")
 
 
 def main(argv: Sequence[str] | None = None) -> Report:

@@ -184,7 +184,7 @@ def test_the_spectrum_is_that_of_the_principal_axes():
 
 @pytest.mark.slow
 def test_the_comparison_finds_that_a_later_state_helps(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-    report = does_it_help.main(["--folder", str(tmp_path), "--seeds", "3"])
+    report = does_it_help.main(["--folder", str(tmp_path), "--seeds", "4"])
     assert report.score("later state, frozen", 36) > report.score("random initialisation", 36) + 0.1
     assert "'later state, frozen' helps: it is better than every control" in capsys.readouterr().out
     assert_drawn(tmp_path / "does_it_help.png")
