@@ -188,4 +188,4 @@ def test_the_comparison_finds_that_a_later_state_helps(tmp_path: Path, capsys: p
     assert report.score("later state, frozen", 36) > report.score("random initialisation", 36) + 0.1
     assert "'later state, frozen' helps: it is better than every control" in capsys.readouterr().out
     assert_drawn(tmp_path / "does_it_help.png")
-    assert len(list((tmp_path / "pieces").glob("*.json"))) == 54
+    assert len(list((tmp_path / "pieces").glob("*.json"))) == 72
