@@ -5,9 +5,10 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
-from jepa_ssl.checks import closed_fraction, whole_number
+from jepa_ssl.checks import closed_fraction, warn_caller, whole_number
 from jepa_ssl.diagnostics import gradient_share
 
+TRIED = 2  # measurements after the first, until a balance that has none is reported; one read of the device
 LARGEST = 1e6  # KKT residuals of LPs have gradients up to a hundred thousand times JEPA's
 
 
@@ -60,6 +61,12 @@ class GradientBalance(nn.Module):
         """The factor for these two losses, each with its graph: a scalar without gradient."""
         if self.calls % self.every == 0:
             self._measure(gradient_share({"task": task, "jepa": jepa}, self.shared))
+            if self.calls == TRIED * self.every and not int(self.measured):
+                warn_caller(
+                    f"in {TRIED + 1} measurements the gradient of JEPA or of the task on the shared parameters was 0 "
+                    f"or not finite, so GradientBalance weighs nothing; give it the parameters of the trunk, which "
+                    f"both losses train."
+                )
         self.calls += 1
         return self.log_ratio.exp().clamp(max=LARGEST)
 

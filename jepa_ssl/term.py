@@ -88,12 +88,14 @@ class JEPATerm(nn.Module):
     def fit(self, instances: Iterable[Any]) -> None:
         """Show training batches to views that take statistics, such as `SolverState`; other views need none.
 
-        Call it once before the first step of a new run. A few hundred instances are enough. The order of your data
-        stays what it would be without this pass.
+        Call it once before the first step. A few hundred instances are enough. A term that has taken steps, in a
+        resumed run, keeps the statistics that it has. The order of your data stays what it would be without this pass.
 
         Args:
             instances: batches as the objective's views take them, `(instance_of(batch) for batch in loader)`.
         """
+        if self.steps:
+            return
         views = self.objective.views
         with seeded(self._seed):
             for part in views.modules() if isinstance(views, nn.Module) else (views,):

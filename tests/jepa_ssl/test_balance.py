@@ -2,6 +2,8 @@
 
 import io
 import math
+import re
+import warnings
 
 import pytest
 import torch
@@ -59,6 +61,7 @@ def test_the_factor_is_the_mean_of_the_logarithms_measured_at_the_cadence():
     assert len(set(found)) == 4
 
 
+@pytest.mark.filterwarnings("ignore:in 3 measurements")
 def test_gradients_of_zero_or_not_finite_leave_the_factor():
     shared = torch.ones(5, requires_grad=True)
     balance = GradientBalance([shared], every=1)
@@ -124,3 +127,19 @@ def test_a_jepa_term_without_a_gradient_is_not_blown_up():
 def test_what_is_not_trained_cannot_be_balanced():
     with pytest.raises(ValueError, match=r"shared holds 2 parameters, and none that is trained"):
         GradientBalance([torch.ones(2), torch.ones(3)])
+
+
+def test_a_trunk_that_jepa_does_not_reach_is_reported_once():
+    reached, other = torch.ones(3, requires_grad=True), torch.ones(3, requires_grad=True)
+    balance = GradientBalance([other], every=2)
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        for _ in range(12):
+            balance(other.sum(), reached.sum())
+    (one,) = said
+    assert re.search("in 3 measurements .* weighs nothing; give it the parameters of the trunk", str(one.message))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        balance = GradientBalance([reached], every=2)
+        for _ in range(12):
+            balance(2 * reached.sum(), reached.sum())

@@ -3,6 +3,7 @@
 import copy
 import io
 import warnings
+from functools import partial
 from typing import Any
 
 import pytest
@@ -27,8 +28,10 @@ from jepa_ssl import (
     SIGReg,
     StopGradTeacher,
     TargetNetwork,
+    later_state,
 )
 from jepa_ssl.joint import LossWeights
+from jepa_ssl.lp import DenseLP
 from jepa_ssl.maskers import LearnedToken
 from jepa_ssl.term import NoTerm
 
@@ -409,6 +412,19 @@ def test_a_model_that_moved_after_the_term_was_built_is_named(before: Any):
     model.to("meta")
     with pytest.raises(ValueError, match="the encoder is on meta, but this JEPATerm is on cpu; move both"):
         term.loss(torch.randn(4, 6, device="meta"), task=torch.tensor(1.0))
+
+
+def test_a_resumed_term_keeps_the_statistics_that_it_was_fitted_with():
+    lp_of = partial(DenseLP.of_vectors, m=1, n=2)
+    model = nn.Linear(5, 16)
+    encoder = ModelEncoder(model, {"instance": 16}, dim=8)
+    term = JEPATerm(encoder, later_state(encoder.dims, lp_of=lp_of, numbers=6))
+    batches = [torch.tensor([[1.0, 2.0, 3.0, -1.0, -2.0], [2.0, 1.0, 4.0, -2.0, -1.0]]) * scale for scale in (1, 2)]
+    term.fit(batches[:1])
+    term.update()
+    before = {name: tensor.clone() for name, tensor in term.objective.views.state_dict().items()}  # pyright: ignore
+    term.fit(batches[1:])
+    assert all(torch.equal(before[name], tensor) for name, tensor in term.objective.views.state_dict().items())  # pyright: ignore
 
 
 def test_a_loss_that_counts_nothing_is_not_computed():
