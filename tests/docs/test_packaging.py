@@ -30,7 +30,7 @@ FILES = {
     ".pre-commit-config.yaml",
 }
 FILES |= {"README.md", "CHANGELOG.md", "CITATION.cff", "CONTRIBUTING.md", "LICENSE", "SECURITY.md"}
-EXTRAS = {"graph", "export", "lightning", "examples", "docs", "test", "dev"}
+EXTRAS = {"graph", "export", "lightning", "examples", "branching", "docs", "test", "dev"}
 
 # A repository that uses us. Lines that end in the name of a rule are wrong by it, all others right.
 CLIENT = """# pyright: strict
