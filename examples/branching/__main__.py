@@ -14,6 +14,7 @@ import json
 import time
 import warnings
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -78,7 +79,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         study = Study(family, SCALES[args.scale], args.folder)
         report = study.report()
         report.to_json(args.folder / f"{family}.json")
-        report.plot(args.folder / f"{family}.png")
+        shown = tuple(arm for arm in report.arms if arm in (*PRETRAINED, *(f"{NO_LABEL}: {name}" for name in CONTROLS)))
+        replace(report, arms=shown).plot(args.folder / f"{family}.png")  # all would be too many curves
         print(f"# {family}\n\n{report}", flush=True)
         runs = solved(study, report)
         write_text(args.folder / f"{family}-solved.json", json.dumps(runs))

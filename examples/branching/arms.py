@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ from jepa_ssl.evaluation import (
 
 from .collect import Tree, stored, trees
 from .pretraining import PRETRAINED
-from .trunk import Candidates, NodeBatch, Nodes, Scaling, Trunk
+from .trunk import Candidates, NodeBatch, Nodes, Rule, Scaling, Trunk
 
 HAND, RANDOM, NO_LABEL = "hand features", "random trunk", "no label"
 
@@ -70,9 +70,6 @@ class Labelled:
         some = ids.tolist()
         return self.all.batch([self.nodes[i] for i in some], [self.columns[i] for i in some])
 
-    def chunks(self) -> list[NodeBatch]:
-        return [self.take(ids) for ids in torch.arange(len(self.nodes)).split(64)]
-
 
 def top1(predictions: Tensor, labels: Tensor, groups: Tensor) -> float:
     """`jepa_ssl.evaluation.top_k(1)` without a loop over nodes, of which there are hundreds here."""
@@ -95,21 +92,19 @@ class Study:
         self.family, self.scale, self.folder = family, scale, folder
         every, size = max(1, scale.nodes // scale.labels), scale.size[family]
         asked = {"unlabelled": (0, 0), "pool": (every, scale.labels), "test": (every, scale.labels)}
+        there, nodes = folder / "trees", scale.nodes
         found = {
-            role: trees(
-                folder / "trees", family, role, size, getattr(scale, role), nodes=scale.nodes, every=e, labels=n
-            )
+            role: trees(there, family, role, size, getattr(scale, role), nodes=nodes, every=e, labels=n)
             for role, (e, n) in asked.items()
         }
         self.scaling = Scaling.of(found["unlabelled"])
         self.log = Nodes(found["unlabelled"], self.scaling)
         both = found["pool"] + found["test"]
         self.labelled = Labelled(both, Nodes(both, self.scaling))
-        in_pool = len(Labelled(found["pool"], Nodes(found["pool"], self.scaling)).nodes)
-        groups = torch.arange(len(self.labelled.nodes)).repeat_interleave(
-            torch.tensor([*map(len, self.labelled.scores)])
-        )
-        test = torch.arange(in_pool, len(self.labelled.nodes))  # of other instances than the pool
+        in_pool = sum(len(np.unique(tree.labelled)) for tree in found["pool"])
+        sizes = torch.tensor([len(scores) for scores in self.labelled.scores])
+        groups = torch.arange(len(sizes)).repeat_interleave(sizes)
+        test = torch.arange(in_pool, len(sizes))  # of other instances than the pool
         self.task = Task(torch.cat(self.labelled.scores), groups, metric=top1, test=test)
 
     @cached_property
@@ -123,11 +118,9 @@ class Study:
     @cached_property
     def branchings(self) -> tuple[np.ndarray, Tensor]:
         """The log of branchings, `[branchings, 4]` with nodes numbered through, and their gains."""
-        listed = [
-            tree.branchings + np.array([first, first, 0, 0])
-            for tree, first in zip(self.log.trees, self.log.first, strict=False)
-        ]
-        return np.concatenate(listed), torch.from_numpy(np.concatenate([tree.gains for tree in self.log.trees]))
+        trees = self.log.trees
+        listed = [tree.branchings + [k, k, 0, 0] for tree, k in zip(trees, self.log.first, strict=False)]  # noqa: RUF005
+        return np.concatenate(listed), torch.from_numpy(np.concatenate([tree.gains for tree in trees]))
 
     def branched(self, some: np.ndarray) -> NodeBatch:
         """The parents of some branchings, with the columns that were branched on."""
@@ -141,14 +134,17 @@ class Study:
         trunk = Trunk()
         if name != RANDOM:
             path = self.folder / "trunks" / f"{self.family}-{name.replace(' ', '-')}-{seed}-{self.data}.npz"
-            weights = stored(path, lambda: _weights(PRETRAINED[name](self, trunk, seed)))
+            train = PRETRAINED[name]
+            weights = stored(path, lambda: {k: v.numpy() for k, v in train(self, trunk, seed).state_dict().items()})
             trunk.load_state_dict({key: torch.from_numpy(value) for key, value in weights.items()})
         return Candidates(trunk)
 
     def features(self, name: str) -> Callable[[int], Tensor]:
-        return lambda seed: embed(self.encoder(name, seed), self.labelled.chunks())
+        return lambda seed: embed(
+            self.encoder(name, seed), map(self.labelled.take, torch.arange(self.task.instances).split(64))
+        )
 
-    def gain_rule(self, name: str, seed: int) -> tuple[Callable[[NodeBatch], Tensor], Callable[[Tensor], Tensor]]:
+    def gain_rule(self, name: str, seed: int) -> Rule:
         """A rule without any label: ridge from features to the logged gains, down and up; and its encoder."""
         listed, gains = self.branchings
         order = torch.randperm(len(gains), generator=torch.Generator().manual_seed(seed))[: self.scale.logged]
@@ -164,9 +160,7 @@ class Study:
 
         return encoder, score
 
-    def label_rule(
-        self, name: str, seed: int, count: int
-    ) -> tuple[Callable[[NodeBatch], Tensor], Callable[[Tensor], Tensor]]:
+    def label_rule(self, name: str, seed: int, count: int) -> Rule:
         """The rule that the probe learns from `count` labelled nodes, and its encoder."""
         items = self.task.items(self.task.split(count, seed).labelled)
         z = self.features(name)(seed)[items]
@@ -176,7 +170,7 @@ class Study:
         @cache  # the same for all numbers of labels
         def predict(seed: int) -> Tensor:
             encoder, score = self.gain_rule(name, seed)
-            return score(embed(encoder, [self.labelled.take(ids) for ids in self.task.test_instances.split(64)]))
+            return score(embed(encoder, map(self.labelled.take, self.task.test_instances.split(64))))
 
         return Trained(lambda split: predict(split.seed), ["gains", name, self.data])
 
@@ -188,15 +182,6 @@ class Study:
         raw = self.features(HAND)(0)
         controls = standard_controls(self.task, lambda: Candidates(Trunk()), take, raw, scratch=scratch)
         counts = [count for count in self.scale.counts if count <= len(self.task.pool)]
-        return label_curve(
-            self.task,
-            arms,
-            controls,
-            label_counts=counts,
-            seeds=self.scale.seeds,
-            folder=self.folder / "pieces" / self.family,
-        )
-
-
-def _weights(trunk: Trunk) -> dict[str, np.ndarray]:
-    return {key: value.numpy() for key, value in trunk.state_dict().items()}
+        folder = self.folder / "pieces" / self.family
+        report = label_curve(self.task, arms, controls, label_counts=counts, seeds=self.scale.seeds, folder=folder)
+        return replace(report, metric="top-1 accuracy")

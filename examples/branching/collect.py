@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from pyscipopt import SCIP_RESULT, Branchrule, Model
+from pyscipopt import Branchrule, Model
+from pyscipopt.scip import PY_SCIP_RESULT
 
 from jepa_ssl.files import write_atomically
 
@@ -97,7 +98,7 @@ class Collector(Branchrule):
                 kept["bounds"].append(self.model.getLPObjVal() / graph["scale"])
                 self._log(node, here)
                 self._label(graph, here)
-        return {"result": SCIP_RESULT.DIDNOTRUN}
+        return {"result": PY_SCIP_RESULT.DIDNOTRUN}
 
     def _log(self, node: Any, here: int) -> None:
         branched = node.getParentBranchings()
@@ -140,7 +141,7 @@ def stored(path: Path, compute: Callable[[], dict[str, np.ndarray]]) -> dict[str
     if not path.exists():
         arrays = compute()
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, lambda file: np.savez_compressed(file, **arrays))
+        write_atomically(path, lambda file: np.savez_compressed(file, **arrays))  # pyright: ignore[reportArgumentType]
     with np.load(path, allow_pickle=False) as held:
         return {name: held[name] for name in held.files}
 

@@ -62,7 +62,7 @@ def masked(study: "Study", trunk: Trunk, seed: int) -> Trunk:
     encoder = ModelEncoder(trunk, WIDTHS, DIM)
     teacher, predictor = EMATeacher(encoder, momentum=MOMENTUM), MLPPredictor(encoder.dims)
     jepa = JEPAObjective(NodeMasker(0.3), predictor, teacher, regularizer=VICReg(), regularizer_weight=0.2)
-    batches = (study.log.graph(some) for some in _drawn(len(study.log.place), study.scale.steps, seed))
+    batches = (study.log.graph(some.tolist()) for some in _drawn(len(study.log.place), study.scale.steps, seed))
     return _train(encoder, jepa, batches, trunk)
 
 
@@ -75,7 +75,9 @@ def child(study: "Study", trunk: Trunk, seed: int) -> Trunk:
     )
     listed, _ = study.branchings
     picked = (listed[some] for some in _drawn(len(listed), study.scale.steps, seed))
-    return _train(encoder, jepa, ((study.branched(some), study.log.graph(some[:, 1])) for some in picked), trunk)
+    return _train(
+        encoder, jepa, ((study.branched(some), study.log.graph(some[:, 1].tolist())) for some in picked), trunk
+    )
 
 
 def gains(study: "Study", trunk: Trunk, seed: int) -> Trunk:

@@ -1,22 +1,18 @@
 """SCIP solves held-out instances with a learned rule or with one of its own: nodes and seconds."""
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import torch
-from pyscipopt import SCIP_RESULT, Branchrule
-from torch import Tensor
+from pyscipopt import Branchrule
+from pyscipopt.scip import PY_SCIP_RESULT
 
 from . import instances
 from .collect import Tree, candidate_columns, node_graph
-from .trunk import NodeBatch, Nodes, Scaling
+from .trunk import Nodes, Rule, Scaling
 
 SCIP_RULES = ("pscost", "relpscost", "random")
 SECONDS = 30.0  # per instance
-
-Rule = tuple[Callable[[NodeBatch], Tensor], Callable[[Tensor], Tensor]]
-"""An encoder of candidates, and a function from its features to scores."""
 
 
 class Learned(Branchrule):
@@ -32,7 +28,7 @@ class Learned(Branchrule):
         batch = Nodes([_tree(graph)], self.scaling).batch([0], [places])
         encode, score = self.rule
         self.model.branchVar(candidates[int(score(encode(batch)).argmax())])
-        return {"result": SCIP_RESULT.BRANCHED}
+        return {"result": PY_SCIP_RESULT.BRANCHED}
 
 
 def _tree(graph: dict[str, np.ndarray]) -> Tree:

@@ -1,6 +1,6 @@
 """Node LPs as batches of graphs, and a trunk: messages from columns to rows and back, as Gasse et al. (2019) do."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -38,6 +38,10 @@ class NodeBatch:
     graph: BipartiteGraph
     columns: Tensor  # int64, counted over the batch
     up: Tensor | None = None  # int64 [nodes]: 1 if the branching was upwards, else 0
+
+
+Rule = tuple[Callable[[NodeBatch], Tensor], Callable[[Tensor], Tensor]]
+"""A branching rule: an encoder of candidates, and a function from its features to scores."""
 
 
 class Nodes:
