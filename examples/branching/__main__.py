@@ -39,7 +39,7 @@ def rules(study: Study, report: Report) -> dict[str, Callable[[], str | solve.Ru
     free = max((arm for arm in report.arms if arm.startswith(NO_LABEL)), key=lambda name: report.score(name, count))
     learned = {
         f"{best}, {count} labels": cache(lambda: study.label_rule(best, 0, count)),
-        free: cache(lambda: study.gain_rule(free.removeprefix(f"{NO_LABEL}: "), 0)),
+        free: cache(lambda: study.gain_rule(free, 0)),
     }
     return {**learned, **{name: lambda name=name: name for name in solve.SCIP_RULES}}
 
@@ -79,7 +79,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         study = Study(family, SCALES[args.scale], args.folder)
         report = study.report()
         report.to_json(args.folder / f"{family}.json")
-        shown = tuple(arm for arm in report.arms if arm in (*PRETRAINED, *(f"{NO_LABEL}: {name}" for name in CONTROLS)))
+        shown = tuple(arm for arm in report.arms if not arm.startswith(NO_LABEL) or arm.endswith(f": {RANDOM}"))
         replace(report, arms=shown).plot(args.folder / f"{family}.png")  # all would be too many curves
         print(f"# {family}\n\n{report}", flush=True)
         runs = solved(study, report)

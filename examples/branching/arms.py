@@ -27,7 +27,8 @@ from .collect import Tree, stored, trees
 from .pretraining import PRETRAINED
 from .trunk import Candidates, NodeBatch, Nodes, Rule, Scaling, Trunk
 
-HAND, RANDOM, NO_LABEL = "hand features", "random trunk", "no label"
+HAND, RANDOM = "hand features", "random trunk"
+NO_LABEL, RANDOM_LOG = "no label", "no label, random log"
 
 
 @dataclass(frozen=True)
@@ -99,6 +100,8 @@ class Study:
         }
         self.scaling = Scaling.of(found["unlabelled"])
         self.log = Nodes(found["unlabelled"], self.scaling)
+        explored = trees(there, family, "unlabelled", size, scale.unlabelled, nodes=nodes, rule="random")
+        self.logs = {NO_LABEL: self.log, RANDOM_LOG: Nodes(explored, self.scaling)}
         both = found["pool"] + found["test"]
         self.labelled = Labelled(both, Nodes(both, self.scaling))
         in_pool = sum(len(np.unique(tree.labelled)) for tree in found["pool"])
@@ -114,17 +117,6 @@ class Study:
         for tree in self.log.trees:
             found.update(tree.bounds.tobytes() + tree.branchings.tobytes())
         return found.hexdigest()[:16]
-
-    @cached_property
-    def branchings(self) -> tuple[np.ndarray, Tensor]:
-        """The log of branchings, `[branchings, 4]` with nodes numbered through, and their gains."""
-        trees = self.log.trees
-        listed = [tree.branchings + [k, k, 0, 0] for tree, k in zip(trees, self.log.first, strict=False)]  # noqa: RUF005
-        return np.concatenate(listed), torch.from_numpy(np.concatenate([tree.gains for tree in trees]))
-
-    def branched(self, some: np.ndarray) -> NodeBatch:
-        """The parents of some branchings, with the columns that were branched on."""
-        return self.log.batch(some[:, 0].tolist(), [each[2:3] for each in some], torch.from_numpy(some[:, 3].copy()))
 
     def encoder(self, name: str, seed: int) -> Callable[[NodeBatch], Tensor]:
         """What makes the features of candidates."""
@@ -144,12 +136,14 @@ class Study:
             self.encoder(name, seed), map(self.labelled.take, torch.arange(self.task.instances).split(64))
         )
 
-    def gain_rule(self, name: str, seed: int) -> Rule:
+    def gain_rule(self, arm: str, seed: int) -> Rule:
         """A rule without any label: ridge from features to the logged gains, down and up; and its encoder."""
-        listed, gains = self.branchings
+        which, name = arm.split(": ")
+        log = self.logs[which]
+        listed, gains = log.branchings
         order = torch.randperm(len(gains), generator=torch.Generator().manual_seed(seed))[: self.scale.logged]
         encoder, some = self.encoder(name, seed), listed[order.numpy()]
-        z = embed(encoder, [self.branched(some[i : i + 64]) for i in range(0, len(some), 64)])
+        z = embed(encoder, [log.branched(some[i : i + 64]) for i in range(0, len(some), 64)])
         up, known = torch.from_numpy(some[:, 3]) == 1, gains[order]
         fitted = [probe(z[side], known[side]) for side in (~up, up)]
         least = 1e-3 * float(known.mean())
@@ -166,17 +160,19 @@ class Study:
         z = self.features(name)(seed)[items]
         return self.encoder(name, seed), probe(z, self.task.labels[items], self.task.owner[items])
 
-    def without_labels(self, name: str) -> Trained:
+    def without_labels(self, arm: str) -> Trained:
         @cache  # the same for all numbers of labels
         def predict(seed: int) -> Tensor:
-            encoder, score = self.gain_rule(name, seed)
+            encoder, score = self.gain_rule(arm, seed)
             return score(embed(encoder, map(self.labelled.take, self.task.test_instances.split(64))))
 
-        return Trained(lambda split: predict(split.seed), ["gains", name, self.data])
+        return Trained(lambda split: predict(split.seed), ["gains", arm, self.data])
 
     def report(self) -> Report:
         arms: dict[str, Any] = {name: Features(self.features(name), [name, self.data]) for name in PRETRAINED}
-        arms |= {f"{NO_LABEL}: {name}": self.without_labels(name) for name in (HAND, RANDOM, *PRETRAINED)}
+        free = [f"{NO_LABEL}: {name}" for name in (HAND, RANDOM, *PRETRAINED)]
+        free += [f"{RANDOM_LOG}: {name}" for name in (HAND, RANDOM)]
+        arms |= {arm: self.without_labels(arm) for arm in free}
         take, cap = self.labelled.take, self.scale.cap
         scratch = Supervised(lambda: Candidates(Trunk()), take, lr=2e-3, batch_size=8, patience=5, cap=cap)
         raw = self.features(HAND)(0)

@@ -124,16 +124,18 @@ class Collector(Branchrule):
         return {**found, "edges": self.first["edges"], "coefficients": self.first["coefficients"]}
 
 
-def collect(inst: instances.Instance, seed: int, nodes: int, every: int = 0, labels: int = 0) -> dict[str, np.ndarray]:
-    """Solve an instance for `nodes` nodes, and label every `every`-th, at most `labels`.
+def collect(
+    inst: instances.Instance, seed: int, nodes: int, every: int = 0, labels: int = 0, rule: str = "pscost"
+) -> dict[str, np.ndarray]:
+    """Solve an instance for `nodes` nodes with one of SCIP's rules, and label every `every`-th, at most `labels`.
 
     Returns the arrays of a `Tree`; none if the tree has no branching.
     """
-    scip, rule = instances.model(inst, seed), Collector(every, labels)
-    scip.includeBranchrule(rule, "collector", "", priority=10**8, maxdepth=-1, maxbounddist=1.0)
-    scip.setParams({"limits/nodes": nodes, "branching/pscost/priority": 10**7, "nodeselection/bfs/stdpriority": 10**8})
+    scip, collector = instances.model(inst, seed), Collector(every, labels)
+    scip.includeBranchrule(collector, "collector", "", priority=10**8, maxdepth=-1, maxbounddist=1.0)
+    scip.setParams({"limits/nodes": nodes, f"branching/{rule}/priority": 10**7, "nodeselection/bfs/stdpriority": 10**8})
     scip.optimize()
-    return rule.tree() if rule.kept["gains"] else {}
+    return collector.tree() if collector.kept["gains"] else {}
 
 
 def stored(path: Path, compute: Callable[[], dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
@@ -146,7 +148,7 @@ def stored(path: Path, compute: Callable[[], dict[str, np.ndarray]]) -> dict[str
         return {name: held[name] for name in held.files}
 
 
-def trees(folder: Path, family: str, role: str, size: int, count: int, **asked: int) -> list[Tree]:
+def trees(folder: Path, family: str, role: str, size: int, count: int, **asked: Any) -> list[Tree]:
     """One tree per instance, each stored as a file when it is done, so that a killed run goes on."""
     found: list[dict[str, np.ndarray]] = []
     for number in range(count):

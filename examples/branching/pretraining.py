@@ -73,20 +73,20 @@ def child(study: "Study", trunk: Trunk, seed: int) -> Trunk:
     jepa = JEPAObjective(
         ChildViews(), ActionPredictor(), teacher, condition=action, regularizer=VICReg(), regularizer_weight=0.2
     )
-    listed, _ = study.branchings
+    listed, _ = study.log.branchings
     picked = (listed[some] for some in _drawn(len(listed), study.scale.steps, seed))
     return _train(
-        encoder, jepa, ((study.branched(some), study.log.graph(some[:, 1].tolist())) for some in picked), trunk
+        encoder, jepa, ((study.log.branched(some), study.log.graph(some[:, 1].tolist())) for some in picked), trunk
     )
 
 
 def gains(study: "Study", trunk: Trunk, seed: int) -> Trunk:
     """Predict the logged gain of a branching, by supervision."""
-    listed, known = study.branchings
+    listed, known = study.log.branchings
     known, head = (known - known.mean()) / known.std(), nn.Linear(WIDTH, 2)
     optimizer = torch.optim.Adam([*trunk.parameters(), *head.parameters()], lr=LR)
     for some in _drawn(len(listed), study.scale.steps, seed):
-        batch = study.branched(listed[some])
+        batch = study.log.branched(listed[some])
         assert batch.up is not None
         found = head(trunk(batch.graph)["variable"][batch.columns]).gather(1, batch.up.unsqueeze(1)).squeeze(1)
         optimizer.zero_grad()

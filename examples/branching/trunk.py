@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -73,6 +74,16 @@ class Nodes:
         starts = graph.variable_offsets.tolist()
         found = [torch.from_numpy(some) + start for some, start in zip(columns, starts, strict=False)]
         return NodeBatch(graph, torch.cat(found), up)
+
+    @cached_property
+    def branchings(self) -> tuple[np.ndarray, Tensor]:
+        """All branchings `[branchings, 4]`, see `Tree`, with nodes numbered through; and their gains."""
+        listed = [tree.branchings + [k, k, 0, 0] for tree, k in zip(self.trees, self.first, strict=False)]  # noqa: RUF005
+        return np.concatenate(listed), torch.from_numpy(np.concatenate([tree.gains for tree in self.trees]))
+
+    def branched(self, some: np.ndarray) -> NodeBatch:
+        """The parents of some branchings, with the columns that were branched on."""
+        return self.batch(some[:, 0].tolist(), [each[2:3] for each in some], torch.from_numpy(some[:, 3].copy()))
 
 
 class Trunk(nn.Module):
