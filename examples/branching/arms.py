@@ -50,7 +50,7 @@ class Scale:
 
 
 SCALES = {
-    "full": Scale({"setcover": 80, "auction": 50}, 80, 40, 18, 60, 12, (1, 4, 16, 64, 200), 5, 200, 500, 8),
+    "full": Scale({"setcover": 80, "auction": 50}, 80, 40, 18, 60, 12, (1, 4, 16, 64, 200), 5, 200, 2000, 8),
     "small": Scale({"setcover": 50, "auction": 40}, 3, 4, 4, 12, 4, (1, 4), 1, 4, 20, 1, 200),
 }
 
