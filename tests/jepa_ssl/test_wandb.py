@@ -18,9 +18,8 @@ MICRO_BATCHES, STEPS = 4, 40
 
 @pytest.fixture
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.setenv("WANDB_SILENT", "true")
-    run = wandb.init(project="any", dir=tmp_path)
+    run = wandb.init(project="any", dir=tmp_path, mode="offline")
     yield run
     run.finish()
 

@@ -71,6 +71,7 @@ def by_accelerate(modules: nn.Module, folder: Path) -> Callable[[nn.Module], obj
     accelerate = pytest.importorskip("accelerate")
 
     def accelerator(prepared: nn.Module) -> Any:
+        accelerate.state.AcceleratorState._reset_state(reset_partial_state=True)  # it may be that of an ended group
         made = accelerate.Accelerator(cpu=True)
         made.prepare(prepared)
         return made
