@@ -1,15 +1,15 @@
 """The weight between primal and dual steps: how far lam has to go, relative to x.
 
-PDLP takes the Euclidean norms of c and b. One side that never binds, such as a bound of 1e10 or the side of a big-M
-row, dominates any norm, and then x hardly moves. So a side that is more than `WIDE` times as far away as those that act
-gives x no scale:
+The weight is `max |c_j| / max |b_i|`; PDLP takes Euclidean norms. But one side that never binds, such as a bound of
+1e10 or the side of a big-M row, dominates any norm, and then x hardly moves. So the weight is kept within a factor
+`WIDE` of that of the sides that act:
 
 * A row that x = 0 violates asks for `|b_i| / max_j |a_ij|`: one variable must go at least that far.
 * A row stops the variables that their costs push towards it, at `b_i / |a_ij|`, or at 0 if x = 0 violates it. Only the
   nearest row or bound stops a variable.
 
-The largest side stands for x, but where it is wide, the largest that acts. The largest `|c_j| / max_i |a_ij|` stands
-for lam.
+Of these the largest stands for x, and the largest `|c_j| / max_i |a_ij|` for lam. A weight that is further away than
+`WIDE` is replaced by theirs.
 """
 
 from dataclasses import dataclass
@@ -20,9 +20,7 @@ from torch import Tensor
 
 from jepa_ssl.lp.matrices import Matrix
 
-WIDE = (
-    16.0  # of the public LPs tried, those with a larger ratio converge faster without the wide side, the others with it
-)
+WIDE = 16.0  # between the ratios of ordinary LPs, at most 11 in those tried, and of big-M models, from 45 on
 LEAST_WEIGHT = 1e-6  # the weight stays between this and its inverse, so that steps stay in the range of float32
 
 Pair: TypeAlias = tuple[Tensor, Tensor]
@@ -51,14 +49,14 @@ class Distances:
     reached: Tensor  # per column: where x_j is stopped, or where its bounds let it begin
     furthest: Tensor  # per column: its furthest finite bound
     unit: Tensor  # per LP: the largest |a_ij|
+    plain: Tensor  # per LP: max |c_j| / max |b_i|
 
     def weight(self, per_lp: PerLP) -> Tensor:
-        """The weight of each LP. Without any side or cost, 1 / max |a_ij| stands for it."""
-        acting, x = per_lp.largest(self.asked, self.reached), per_lp.largest(self.sides, self.furthest)
-        x = torch.where((acting > 0) & (x > WIDE * acting), acting, x)
-        lam = per_lp.largest(torch.zeros_like(self.sides), self.costs)
-        lam, x = (torch.where(part > 0, part, 1 / self.unit) for part in (lam, x))
-        return (lam / x).clamp(LEAST_WEIGHT, 1 / LEAST_WEIGHT)
+        """The weight of each LP."""
+        x, lam = per_lp.largest(self.asked, self.reached), per_lp.largest(torch.zeros_like(self.sides), self.costs)
+        acting = torch.where(lam > 0, lam, 1 / self.unit) / x
+        far = (self.plain > WIDE * acting) | (self.plain * WIDE < acting)
+        return torch.where((x > 0) & far, acting, self.plain).clamp(LEAST_WEIGHT, 1 / LEAST_WEIGHT)
 
 
 @torch.no_grad()
@@ -80,7 +78,20 @@ def distances(
     end = torch.where(c < 0, upper, torch.where(c > 0, -lower, torch.inf))  # where its cost pushes x
     reached = torch.maximum(_positive(torch.minimum(nearest, end)), _positive(torch.maximum(lower, -upper)))
     furthest = torch.maximum(_positive(lower.abs()), _positive(upper.abs()))
-    return Distances(sides, costs, torch.where(violated, sides, 0), reached, furthest, unit)
+    plain = _plain(matrix, b, c, furthest, per_lp)
+    return Distances(sides, costs, torch.where(violated, sides, 0), reached, furthest, unit, plain)
+
+
+def _plain(matrix: Matrix, b: Tensor, c: Tensor, furthest: Tensor, per_lp: PerLP) -> Tensor:
+    """max |c_j| / max |b_i|, where a maximum of 0 counts as 1.
+
+    Where b is 0, only the bounds give x its scale: in the units of b, the largest product of a coefficient and a bound.
+    """
+    no_rows, no_columns = torch.zeros_like(b), torch.zeros_like(c)
+    reach = _positive(-matrix.row_minima(-(matrix.values * matrix.at_columns(furthest)).abs()))
+    largest_b, largest_c = per_lp.largest(b.abs(), no_columns), per_lp.largest(no_rows, c.abs())
+    rhs = torch.where(largest_b > 0, largest_b, per_lp.largest(reach, no_columns))
+    return torch.where(largest_c > 0, largest_c, 1) / torch.where(rhs > 0, rhs, 1)
 
 
 def _relative(matrix: Matrix, b: Tensor, c: Tensor, per_lp: PerLP) -> tuple[Tensor, Tensor, Tensor]:

@@ -68,10 +68,13 @@ def oracle_weight(lp: SmallLP) -> float:
                 ends.append(max(-lp.b[i], 0.0) / A[i, j])
         acting += [min(ends), lp.lower[j], -lp.upper[j]]
     lam = max((abs(lp.c[j]) / of_column[j] for j in range(n)), default=0.0) or 1.0 / largest
-    every = [*sides, *np.abs(lp.lower), *np.abs(lp.upper)]
-    act, x = (max((s for s in some if 0 < s < np.inf), default=0.0) for some in (acting, every))
-    x = act if 0 < act < x / 16 else x or 1.0 / largest
-    return min(max(lam / x, 1e-6), 1e6)
+    x = max((s for s in acting if 0 < s < np.inf), default=0.0)
+    ends = [max(abs(end) if np.isfinite(end) else 0.0 for end in (lp.lower[j], lp.upper[j])) for j in range(n)]
+    reach = max((A[i, j] * ends[j] for i in range(m) for j in range(n)), default=0.0)
+    weight = (np.abs(lp.c).max(initial=0) or 1.0) / (np.abs(lp.b).max(initial=0) or reach or 1.0)
+    if x > 0 and not lam / x / 16 <= weight <= lam / x * 16:
+        weight = lam / x
+    return min(max(weight, 1e-6), 1e6)
 
 
 def run(problem: Problem, *steps: int, restart_every: int | None = None) -> list[Point]:
