@@ -72,20 +72,6 @@ class Labelled:
         return self.all.batch([self.nodes[i] for i in some], [self.columns[i] for i in some])
 
 
-def top1(predictions: Tensor, labels: Tensor, groups: Tensor) -> float:
-    """`jepa_ssl.evaluation.top_k(1)` without a loop over nodes, of which there are hundreds here."""
-    _, place = groups.unique(return_inverse=True)
-    none = torch.zeros(int(place.max()) + 1, dtype=torch.float64)
-
-    def extreme(values: Tensor, kind: str) -> Tensor:
-        return none.scatter_reduce(0, place, values.double(), kind, include_self=False)
-
-    best, first = extreme(labels, "amax"), predictions.double() == extreme(predictions, "amax")[place]
-    hit = none.index_add(0, place, (first & (labels.double() == best[place])).double())
-    share = hit / none.index_add(0, place, first.double())
-    return share[extreme(labels, "amin") < best].mean().item()
-
-
 class Study:
     """One family: its trees, collected or read from the folder, and the comparison on them."""
 
@@ -108,7 +94,7 @@ class Study:
         sizes = torch.tensor([len(scores) for scores in self.labelled.scores])
         groups = torch.arange(len(sizes)).repeat_interleave(sizes)
         test = torch.arange(in_pool, len(sizes))  # of other instances than the pool
-        self.task = Task(torch.cat(self.labelled.scores), groups, metric=top1, test=test)
+        self.task = Task(torch.cat(self.labelled.scores), groups, metric="top1", test=test)
 
     @cached_property
     def data(self) -> str:

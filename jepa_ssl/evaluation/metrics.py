@@ -4,9 +4,11 @@ from collections.abc import Callable
 from math import comb
 from typing import TypeAlias
 
+import torch
 from torch import Tensor
 
 from jepa_ssl.evaluation.typed import as_list, midranks, unique
+from jepa_ssl.segments import group_sums
 
 Metric: TypeAlias = Callable[[Tensor, Tensor, Tensor], float]
 """`(predictions, labels, groups [items]) -> float`, where larger is better. For an error, return its negative."""
@@ -67,22 +69,29 @@ def top_k(k: int = 1) -> Metric:
     """
 
     def metric(predictions: Tensor, labels: Tensor, groups: Tensor) -> float:
-        members = [groups == group for group in as_list(unique(groups)[0])]
-        some = [one for one in members if bool((labels[one] != labels[one].max()).any())]
-        hits = [_hit(predictions[one], labels[one] == labels[one].max(), k) for one in some]
+        _, owner, sizes = unique(groups)
+        labels = labels.double()
+        highest = labels.new_zeros(len(sizes)).scatter_reduce(0, owner, labels, "amax", include_self=False)
+        best = labels == highest[owner]
+        order = predictions.argsort(descending=True)
+        order = order[owner[order].argsort(stable=True)]  # group by group, in each from the highest score
+        places = sizes.clamp(max=k)
+        last = predictions[order][sizes.cumsum(0) - sizes + places - 1][owner]
+        above, tied = predictions > last, predictions == last
+
+        def count(marks: Tensor) -> Tensor:
+            return group_sums(marks.long(), owner, len(sizes))
+
+        numbers = torch.stack([count(above & best), places - count(above), count(tied), count(tied & best)], 1)
+        hits = [_hit(*of_group) for of_group in as_list(numbers[count(best) < sizes])]
         return sum(hits) / len(hits) if hits else float("nan")
 
     return metric
 
 
-def _hit(scores: Tensor, best: Tensor, k: int) -> float:
-    """Probability that the k first items hold a best one, if ties are in random order."""
-    last = scores.topk(min(k, len(scores))).values[-1]
-    above, tied = scores > last, scores == last
-    if bool((above & best).any()):
-        return 1.0
-    places, m, b = min(k, len(scores)) - int(above.sum()), int(tied.sum()), int((tied & best).sum())
-    return 1.0 - comb(m - b, places) / comb(m, places)
+def _hit(found: int, places: int, tied: int, best: int) -> float:
+    """Probability that a best item is among the first: above the tied ones, or in the places left to these."""
+    return 1.0 if found else 1.0 - comb(tied - best, places) / comb(tied, places)
 
 
 def bounded_r2(predictions: Tensor, labels: Tensor, groups: Tensor | None = None) -> float:

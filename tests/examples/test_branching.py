@@ -13,7 +13,6 @@ pytest.importorskip("pyscipopt")
 from examples.branching import __main__ as branching
 from examples.branching import arms, collect, instances, pretraining, solve
 from examples.branching.trunk import NodeBatch, Nodes, Scaling
-from jepa_ssl.evaluation import top_k
 
 SIZES = {"setcover": 50, "auction": 40}
 PRICE, VALUE = (collect.COLUMNS.index(name) for name in ("obj_coef", "sol_val"))
@@ -137,14 +136,6 @@ def test_a_learned_rule_branches_on_the_highest_score(family: str, tree: collect
     assert learned["status"] == own["status"] == "optimal"
     assert len(shown) > 1
     assert learned["nodes"] > 1
-
-
-def test_top1_is_that_of_the_package():
-    generator = torch.Generator().manual_seed(0)
-    groups = torch.arange(40).repeat_interleave(torch.arange(40) % 5 + 1)
-    for _ in range(5):
-        predictions, labels = torch.randint(4, (2, len(groups)), generator=generator)
-        assert arms.top1(predictions, labels, groups) == pytest.approx(top_k(1)(predictions, labels, groups))
 
 
 def test_a_shifted_mean_by_hand():

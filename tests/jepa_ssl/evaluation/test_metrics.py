@@ -1,6 +1,7 @@
 """Metrics: the numbers of scikit-learn, ties, and labels that leave a metric undefined."""
 
 import math
+from itertools import permutations
 
 import pytest
 import torch
@@ -27,6 +28,28 @@ def test_top_k_is_scikit_learns_with_groups_as_rows():
         expected = top_k_accuracy_score(best.numpy(), scores.numpy(), k=k, labels=range(6))
         found = top_k(k)(scores.flatten()[order], labels.flatten()[order], groups[order])
         assert found == pytest.approx(expected)
+
+
+def plain_top_k(k: int, scores: torch.Tensor, labels: torch.Tensor, groups: torch.Tensor) -> float:
+    """The mean over groups, each over all orders of its items; sorting keeps those that tie in that order."""
+    shares: list[float] = []
+    for group in groups.unique():
+        items = [*zip(scores[groups == group].tolist(), labels[groups == group].tolist(), strict=True)]
+        best = max(label for _, label in items)
+        orders = [sorted(order, key=lambda item: -item[0])[:k] for order in permutations(items)]
+        if any(label != best for _, label in items):
+            shares.append(sum(any(label == best for _, label in first) for first in orders) / len(orders))
+    return sum(shares) / len(shares)
+
+
+@pytest.mark.parametrize("k", [1, 2, 3, 9])
+def test_top_k_is_the_mean_over_all_orders_of_what_ties(k: int):
+    groups = torch.arange(40).repeat_interleave(torch.arange(40) % 5 + 1)
+    for _ in range(5):
+        scores, labels = torch.randint(4, (2, len(groups)))
+        order = torch.randperm(len(groups))
+        found = top_k(k)(scores[order], labels[order], groups[order])
+        assert found == pytest.approx(plain_top_k(k, scores, labels, groups))
 
 
 def test_ties_count_as_chance():
