@@ -1,6 +1,5 @@
 """The JEPA term of a plain loop: the loss of a step, the teacher's update, and a block in the checkpoint."""
 
-import warnings
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from copy import copy
@@ -10,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from jepa_ssl.balance import GradientBalance
-from jepa_ssl.checks import whole_number
+from jepa_ssl.checks import warn_caller, whole_number
 from jepa_ssl.joint import JointLoss, JointSchedule, LossWeights
 from jepa_ssl.names import unwrapped
 from jepa_ssl.objective import JEPAObjective
@@ -158,10 +157,9 @@ class JEPATerm(nn.Module):
             )
         now = whole_number("epoch", epoch, least=0, remedy="count epochs from 0.")
         if now == 1 and not torch.compiler.is_compiling() and not self._losses:
-            warnings.warn(
+            warn_caller(
                 "the first epoch of this JEPATerm is 1, but epochs count from 0, so pretraining would end one epoch "
-                "early; give epoch - 1 if your loop counts from 1.",
-                stacklevel=3,
+                "early; give epoch - 1 if your loop counts from 1."
             )
         return now
 

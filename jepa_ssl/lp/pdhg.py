@@ -135,8 +135,9 @@ def _of_dense(lp: DenseLP) -> Problem:
     c, lower, upper = (torch.where(lp.mask_n, part, 0) for part in (c, lower, upper))
     floor = torch.where(lp.mask_m, _floor(lp.equality, b), 0)
     ceiling = torch.where(lp.mask_m, torch.inf, torch.zeros_like(b))
-    found = distances(matrix, b, c, lp.equality & lp.mask_m, lower, upper, _Padded())
-    weights = _Padded().spread(found.weight(_Padded()))
+    per_lp = _Padded()
+    found = distances(matrix, b, c, lp.equality & lp.mask_m, lower, upper, per_lp)
+    weights = per_lp.spread(found.weight(per_lp))
     return Problem(matrix, b, c, floor, ceiling, lower, upper, *weights, found)
 
 

@@ -149,7 +149,7 @@ class SolverState(StateStatistics, Generic[InstanceT]):
         """
         soundness = Soundness()
         self.compute(self._checked_states(instance, soundness) for instance in instances)
-        soundness.warn(stacklevel=3)  # beyond no_grad's wrapper
+        soundness.warn()
         return self
 
     def lp(self, instance: InstanceT) -> SparseLP | DenseLP:

@@ -1,12 +1,12 @@
 """Whether LPs are what their owner means, and whether their numbers lie near enough to each other for PDHG."""
 
-import warnings
 from collections.abc import Mapping, Sequence
 from typing import TypeAlias
 
 import torch
 from torch import Tensor
 
+from jepa_ssl.checks import warn_caller
 from jepa_ssl.lp.instances import DenseLP, SparseLP
 from jepa_ssl.lp.pdhg import Problem, iterate
 from jepa_ssl.lp.stored import split_states
@@ -21,8 +21,8 @@ REST = 1024  # steps after which ordinary LPs, even slow ones, have come to rest
 class Soundness:
     """Collects what is suspicious about LPs and their states, batch by batch, and warns about it once."""
 
-    def __init__(self) -> None:
-        self.refuse = True
+    def __init__(self, *, refuse: bool = True) -> None:
+        self.refuse = refuse  # what the type of the LPs cannot hold
         self.lps = 0
         self.rows = 0  # LPs with a row of several variables
         self.idle = 0  # of these, those in which no such row has a multiplier
@@ -31,7 +31,7 @@ class Soundness:
         self.drifting = ""
 
     @torch.no_grad()
-    def add(self, lp: SparseLP | DenseLP, states: Mapping[str, Tensor], steps: int, *, refuse: bool = True) -> None:
+    def add(self, lp: SparseLP | DenseLP, states: Mapping[str, Tensor], steps: int) -> None:
         """Look at a batch and the states that `SolverState` found after `steps` steps; waits for the device.
 
         For the first batch PDHG runs for `REST` steps or more. An LP in which it does not come to rest, and whose
@@ -41,7 +41,6 @@ class Soundness:
             ValueError: two sides that act, or two costs, lie so far apart that the type of the LPs holds only one, and
                 this is to be refused.
         """
-        self.refuse = refuse
         problem = Problem.of(lp)
         found = problem.distances
         steps = max(REST, steps)
@@ -80,28 +79,25 @@ class Soundness:
             )
         self.furthest, self.where = ratio, where
 
-    def warn(self, stacklevel: int) -> None:
+    def warn(self) -> None:
         """Say once what was found."""
         if self.idle and self.idle == self.rows:
-            warnings.warn(
+            warn_caller(
                 f"In none of {self.rows} LPs does a constraint of several variables act: their bounds alone solve "
                 f"them. Does lp_of take features that were rescaled for b and c? Min-max scaled or standardised "
                 f"features make another LP; give b, c and the coefficients as they are in the LP, and test lp_of with "
-                f"jepa_ssl.testing.check_lp.",
-                stacklevel=stacklevel + 1,
+                f"jepa_ssl.testing.check_lp."
             )
         elif self.drifting:
-            warnings.warn(
+            warn_caller(
                 f"{self.drifting} still moves on in a straight line, because some of its sides or coefficients lie far "
                 f"apart, so its states say little about its solution; tighten wide bounds and big-Ms, rescale the LP, "
-                f"or leave it out.",
-                stacklevel=stacklevel + 1,
+                f"or leave it out."
             )
         elif self.furthest:
-            warnings.warn(
+            warn_caller(
                 f"{self.where}, which are {self.furthest:.1e} apart, so its state after a few steps may be far from "
-                f"its solution; rescale such LPs, or tighten their big-M.",
-                stacklevel=stacklevel + 1,
+                f"its solution; rescale such LPs, or tighten their big-M."
             )
 
 

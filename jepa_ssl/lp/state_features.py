@@ -91,9 +91,9 @@ class StateFeatures(Generic[InstanceT]):
         """Warn about the first batch. Later ones are not looked at, because looking waits for the device."""
         if self._checked or torch.compiler.is_compiling() or lp.b.is_meta:
             return
-        self._checked, soundness = True, Soundness()
-        soundness.add(lp, states, self.solver.steps[-1], refuse=False)
-        soundness.warn(stacklevel=3)
+        self._checked, soundness = True, Soundness(refuse=False)
+        soundness.add(lp, states, self.solver.steps[-1])
+        soundness.warn()
 
 
 def _check_form(lp: SparseLP | DenseLP, form: type[FormT], instance: BipartiteGraph | FlatVectors) -> FormT:
