@@ -92,6 +92,7 @@ class Encoder(torch.nn.Module):
     def forward(self, flat):
         return self.projector({"instance": self.trunk(flat)})
 
+torch.manual_seed(0)  # one start in fifty has a predictor so small that no ReLU of it passes a gradient
 encoder = Encoder()
 jepa = JEPAObjective(EntryMasker(0.5), MLPPredictor({"instance": 4}), EMATeacher(encoder))
 optimizer = torch.optim.SGD([*encoder.parameters(), *jepa.parameters()], lr=0.1)
