@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from types import FunctionType
 from typing import Any, Protocol
 
 import torch
@@ -134,7 +135,10 @@ class Task:
 
     @property
     def metric_name(self) -> str:
-        return self.metric if isinstance(self.metric, str) else "metric"
+        """What tables and figures call the metric: a function's own name, without one that of its class."""
+        if isinstance(self.metric, str):
+            return self.metric
+        return self.metric.__name__ if isinstance(self.metric, FunctionType) else type(self.metric).__name__
 
     def items(self, instances: Tensor) -> Tensor:
         """Positions of the items of these instances, one instance after the other."""

@@ -150,7 +150,7 @@ class Report:
             from matplotlib.figure import Figure
         except ImportError as error:
             raise ImportError("plot needs matplotlib; install it with: pip install matplotlib") from error
-        figure: Any = Figure(figsize=(6.4, 4.2), layout="constrained")
+        figure: Any = Figure(figsize=(6.4, 4.8), layout="constrained")
         axes = figure.subplots()
         for name in (*self.arms, *self.controls, CONSTANT):
             means = [interval(row, torch.empty(len(row), 0)) for row in self.curves[name].values]
@@ -164,7 +164,7 @@ class Report:
         axes.set_xticks(self.counts, [str(count) for count in self.counts])
         axes.minorticks_off()
         axes.grid(alpha=0.3)
-        axes.legend()
+        figure.legend(loc="outside lower center", ncols=2, fontsize="small")  # covers no curve
         if path is not None:
             figure.savefig(path, dpi=150)
         return figure

@@ -112,6 +112,16 @@ def test_user_metrics_and_undefined_ones():
     assert "The metric of 'arm' is undefined in 4 of 4 runs" in found.summary()
 
 
+def test_a_metric_of_the_users_own_is_called_by_its_name():
+    def gap(predictions: Tensor, labels: Tensor, groups: Tensor) -> float:
+        return -(predictions - labels).abs().mean().item()
+
+    class Gap:
+        __call__ = staticmethod(gap)
+
+    assert [Task(Y, OWNER, metric=metric).metric_name for metric in ("auc", gap, Gap())] == ["auc", "gap", "Gap"]
+
+
 @pytest.mark.parametrize(("probe", "metric"), [("ridge", "r2"), ("logistic", "auc")])
 def test_the_standard_controls_run_and_are_reproducible(probe: Any, metric: str):
     task = Task(Y if probe == "ridge" else (Y > 0).long(), OWNER, metric=metric, probe=probe)
