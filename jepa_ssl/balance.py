@@ -13,10 +13,10 @@ LARGEST = 1e6  # KKT residuals of LPs have gradients up to a hundred thousand ti
 
 
 class GradientBalance(nn.Module):
-    """The factor on the JEPA loss that gives its gradient on shared parameters the norm of the task's gradient.
+    """A factor on the JEPA loss that makes its gradient on shared parameters as long as the task's.
 
-    Give it to `JEPATerm`, or to `LossWeights.combine(task, jepa, balance)`: the weight of JEPA, 0.3 for example, is
-    then the ratio of its gradient to the task's, instead of a constant factor on its loss.
+    Give it to `JEPATerm`, or to `LossWeights.combine(task, jepa, balance)`. The weight of JEPA is then the ratio of its
+    gradient to the task's, not a constant factor on its loss.
 
     The ratio of the two norms is measured every `every` calls, which costs about one more backward pass each time, and
     its logarithm is averaged. A measurement in which a gradient is zero or not finite is left out; before the first
@@ -27,7 +27,7 @@ class GradientBalance(nn.Module):
     Args:
         shared: the parameters that both losses train, `trunk.parameters()`. The last layer of the trunk costs less.
         every: number of calls from one measurement to the next.
-        smoothing: weight of the old average at a measurement; the first measurements count alike.
+        smoothing: weight of the old average at a measurement; the first measurements count equally.
 
     >>> from jepa_ssl import Encoded
     >>> from jepa_ssl.joint import LossWeights
@@ -48,7 +48,7 @@ class GradientBalance(nn.Module):
         self.shared = list(shared)
         if not any(parameter.requires_grad for parameter in self.shared):
             raise ValueError(
-                f"shared holds {len(self.shared)} parameters, and none that is trained; give those of the trunk that "
+                f"shared holds {len(self.shared)} parameters, but none that is trained; give those of the trunk that "
                 f"both losses train."
             )
         self.every = whole_number("every", every, least=1)
@@ -64,7 +64,7 @@ class GradientBalance(nn.Module):
             if self.calls == TRIED * self.every and not int(self.measured):
                 warn_caller(
                     f"in {TRIED + 1} measurements the gradient of JEPA or of the task on the shared parameters was 0 "
-                    f"or not finite, so GradientBalance weighs nothing; give it the parameters of the trunk, which "
+                    f"or not finite, so GradientBalance has no effect; give it the parameters of the trunk, which "
                     f"both losses train."
                 )
         self.calls += 1

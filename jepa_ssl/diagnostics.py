@@ -38,7 +38,7 @@ def spread(embeddings: Tensor, valid: Tensor | None = None) -> Tensor:
 def effective_rank(embeddings: Tensor, valid: Tensor | None = None) -> Tensor:
     """exp of the entropy of the normalised singular values of the centred embeddings: `[items, dim]` -> scalar.
 
-    At most min(items - 1, dim); 0 if all items are alike or there are fewer than two; NaN if one is not finite. Source:
+    At most min(items - 1, dim); 0 if all items are equal or there are fewer than two; NaN if one is not finite. Source:
     Roy and Vetterli, "The effective rank", EUSIPCO 2007; RankMe (Garrido et al., ICML 2023) applies it to embeddings.
 
     >>> cross = torch.tensor([[1.0, 0.0], [-1.0, 0.0], [0.0, 1.0], [0.0, -1.0]])
@@ -90,19 +90,19 @@ def mean_cosine(embeddings: Tensor, valid: Tensor | None = None) -> Tensor:
 
 
 def teacher_distance(student: Tensor, teacher: Tensor, valid: Tensor | None = None) -> Tensor:
-    """Mean Euclidean distance of the student's embedding of an item and the teacher's: two `[items, dim]` -> scalar."""
+    """Mean Euclidean distance between the student's and the teacher's embeddings: two `[items, dim]` -> scalar."""
     a, b, weight = _both(("student", "teacher"), student, teacher, valid)
     return _mean((a - b).square().sum(dim=-1).sqrt(), weight)
 
 
 def prediction_cosine(predictions: Tensor, targets: Tensor, valid: Tensor | None = None) -> Tensor:
-    """Mean cosine of an item's prediction and its target: two `[items, dim]` -> scalar."""
+    """Mean cosine between predictions and their targets: two `[items, dim]` -> scalar."""
     a, b, weight = _both(("predictions", "targets"), predictions, targets, valid)
     return _mean((F.normalize(a, dim=-1, eps=TINY) * F.normalize(b, dim=-1, eps=TINY)).sum(dim=-1), weight)
 
 
 def gradient_share(losses: Mapping[str, Tensor], parameters: Iterable[Tensor]) -> dict[str, Tensor]:
-    """Norm of each loss's gradient on shared parameters: does the JEPA term reach the trunk?
+    """Norm of each loss's gradient on shared parameters, to see whether the JEPA term reaches the trunk.
 
     Give the losses with their weights, before `backward`. Each costs about one `backward`. No `.grad` changes, and a
     loss that does not depend on the parameters has norm 0. With several processes (`torch.distributed`, its default
@@ -151,7 +151,7 @@ def _items(embeddings: Tensor, valid: Tensor | None) -> tuple[Tensor, Tensor | f
 def _both(
     names: tuple[str, str], first: Tensor, second: Tensor, valid: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor | float]:
-    """Two embeddings of the same items and the weights of these, as `_items` returns them."""
+    """Two embeddings of the same items and their weights, as `_items` returns them."""
     check_items(names[0], first)
     check_pairs(names[0], first, names[1], second)
     (a, weight), (b, _) = _items(first, valid), _items(second, valid)

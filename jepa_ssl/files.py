@@ -12,8 +12,8 @@ SUFFIX = ".tmp"  # of unfinished files, whose names begin with a dot
 def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
     """Replace the file at `path` by what `write` puts into the open file that it is given.
 
-    Whatever happens meanwhile, `path` holds its old content or the whole new one: the new one is written beside it,
-    synced to the disk, and renamed.
+    Even after a crash, `path` holds its old content or the complete new content: the new file is written in the same
+    folder, synced to the disk, and renamed.
 
     Raises:
         OSError: the disk is full, or does not take the file for another reason; the old content is still there.
@@ -34,13 +34,13 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
         os.replace(temporary, path)
         _sync(path.parent)
     except (OSError, RuntimeError) as error:
-        # torch.save hides the disk's error behind a RuntimeError of its own.
+        # torch.save replaces the disk's error by a RuntimeError.
         reason = error if isinstance(error, OSError) else error.__context__
         if not isinstance(reason, OSError):
             raise
         raise OSError(
-            f"{path} cannot be written ({reason.strerror or reason}), and is as it was before; free space on its disk, "
-            f"or name another folder."
+            f"{path} cannot be written ({reason.strerror or reason}), and keeps its old content; free space on its "
+            f"disk, or name another folder."
         ) from error
     finally:
         with suppress(OSError):  # it may hide the error that counts

@@ -10,10 +10,10 @@ ModuleT = TypeVar("ModuleT", bound=nn.Module)
 def freeze(module: ModuleT, *, for_good: bool = False) -> ModuleT:
     """Freeze `module` and return it: its parameters take no gradient, and it stays in eval mode.
 
-    `parent.train()` does not turn on its dropout, and does not change its BatchNorm statistics: the `train` of the
-    module, and of each module inside it, keeps eval mode. This holds in every model that shares the module, in deep
-    copies, and if it is compiled or wrapped, before or after. The `state_dict` does not change. A module that is put
-    into it later is not frozen. Existing gradients are dropped, because an optimizer would still use them.
+    `parent.train()` does not turn on its dropout or change its BatchNorm statistics, because `train` of each frozen
+    module keeps eval mode. This holds in every model that shares the module, in deep copies, and if it is compiled or
+    wrapped, before or after. The `state_dict` does not change. A module that is put into it later is not frozen.
+    Existing gradients are dropped, because an optimizer would still use them.
 
     Args:
         for_good: whether `unfreeze` of a model around the module leaves it frozen, as a teacher's copy must be.

@@ -25,7 +25,7 @@ def cosine_loss(predictions: Tensor, targets: Tensor) -> Tensor:
 def smooth_l1_loss(predictions: Tensor, targets: Tensor) -> Tensor:
     """Smooth L1 distance to the layer-normalised target, mean over dimensions: `[items, dim], [items, dim] -> [items]`.
 
-    Each target is shifted and scaled to mean 0 and variance 1 over its dimensions, so that a teacher cannot lower the
+    Each target is shifted and scaled to mean 0 and variance 1 over its dimensions. A teacher therefore cannot lower the
     loss by shrinking, down to a deviation of 1e-2. A difference counts half its square up to 1, and linearly beyond.
     Source: I-JEPA (Assran et al., "Self-supervised learning from images with a joint-embedding predictive
     architecture", CVPR 2023), whose code has these two steps and beta = 1.

@@ -1,4 +1,4 @@
-"""Names of a module's tensors without the prefixes of `torch.compile` and DDP, and names of streams as such names."""
+"""Names of a module's tensors without the prefixes of `torch.compile` and DDP, and keys for streams."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any, TypeVar, cast
@@ -32,7 +32,7 @@ def without_wrappers(module: nn.Module, named: Mapping[str, T]) -> dict[str, T]:
 
 
 def _wrappers(module: nn.Module) -> list[str]:
-    """Prefixes of names that stand for a wrapper."""
+    """Prefixes of names that come from a wrapper."""
     prefixes: list[str] = []
     # With duplicates, for a module in two places has its names in both.
     for path, parent in submodules(module, remove_duplicate=False):
@@ -49,7 +49,7 @@ def submodules(module: nn.Module, *, remove_duplicate: bool = True) -> Iterator[
 
 
 def unwrapped(module: Any) -> Any:
-    """The module inside the wrappers of `torch.compile` and DDP; anything else as it is.
+    """The module inside the wrappers of `torch.compile` and DDP; anything else unchanged.
 
     >>> unwrapped(nn.DataParallel(nn.DataParallel(nn.ReLU())))
     ReLU()

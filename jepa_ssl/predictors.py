@@ -60,8 +60,8 @@ class MLPPredictor(_StreamMLPs):
 
     Args:
         dims: size of the embedding of each stream.
-        hidden: width of the hidden layer; that of the embedding by default. A smaller one is a bottleneck: the
-            prediction of an item then has that many degrees of freedom.
+        hidden: width of the hidden layer; that of the embedding by default. A smaller one is a bottleneck: each
+            prediction then has that many degrees of freedom.
         activation: `nn.ReLU` by default.
 
     >>> import torch

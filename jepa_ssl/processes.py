@@ -1,4 +1,4 @@
-"""Sums over the processes that train one network, as DDP does: `torch.distributed`, its default group.
+"""Sums over the processes that train one network: the default group of `torch.distributed`.
 
 In training they see one batch together, however many items each has, and all must make the same calls. In eval mode
 each process is alone, so that one can validate while the others wait.
@@ -21,8 +21,8 @@ def rank() -> int:
 def all_reduce_sum(local: Tensor, training: bool) -> Tensor:
     """The sum of `local` over the processes, the same on all of them.
 
-    Its gradient is right once the processes' gradients have been averaged, as DDP does: the gradient on each process is
-    that of its own items, times the number of processes.
+    Its gradient is right after the processes' gradients are averaged, as DDP does. On each process it is the gradient
+    of its own items, times the number of processes.
     """
     processes = world_size(training)
     if processes == 1:

@@ -1,7 +1,7 @@
 """The contracts between the parts. Any callable of the right shape fits; nothing has to inherit from these.
 
-`generator` is a `jepa_ssl.seeds.Randomness` wherever it stands: a `torch.Generator`, `Seeds`, or None for the global
-random numbers. It is `Any` here because a part of your own may take less.
+`generator` is always a `jepa_ssl.seeds.Randomness`: a `torch.Generator`, `Seeds`, or None for the global random
+numbers. It is `Any` here because your own part may take less.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -35,9 +35,9 @@ class Views(Generic[ContextT, TargetT]):
 
     `hidden[stream]` is a bool tensor `[items]`, True where the context lost the item. The prediction loss is taken
     there and only there. `None` means every item. An empty `hidden` means every item of every stream; otherwise it
-    names every stream that the encoder returns. `weight[stream]` is a float tensor `[items]`, zero where nothing is
-    hidden, that says how much each item counts; without it all hidden items count alike. Maskers of graphs give each
-    graph the weight 1 in total, so that a large graph does not outvote a small one.
+    names every stream that the encoder returns. `weight[stream]`, float `[items]`, says how much each item counts, and
+    is zero where nothing is hidden. Without it all hidden items count equally. Maskers of graphs give each graph the
+    weight 1 in total, so that a large graph counts as much as a small one.
 
     All of these follow the order of the target's items. `items[stream]` is an int64 tensor `[items]`: the place of each
     of them in the context. Without it each item has the same place in both, as after every masker.
@@ -144,7 +144,7 @@ class Encoder(Protocol[InstanceT_contra]):
 
 @runtime_checkable
 class SizedEncoder(Encoder[InstanceT_contra], Protocol[InstanceT_contra]):
-    """An encoder that tells the size of its embeddings, for which a predictor is built: `ModelEncoder` for example."""
+    """An encoder that gives the size of its embeddings, to build a predictor: `ModelEncoder` for example."""
 
     @property
     def dims(self) -> Mapping[str, int]:
@@ -159,7 +159,7 @@ class Predictor(Protocol):
 
 
 class ConditionalPredictor(Protocol):
-    """A predictor that is also told what it predicts of each item: `condition` is stream -> `[items, encoding]`."""
+    """A predictor that also takes what it predicts of each item: `condition` is stream -> `[items, encoding]`."""
 
     def __call__(self, embeddings: Embeddings, condition: Embeddings, /) -> Embeddings: ...
 
@@ -169,7 +169,7 @@ class ConditionalPredictor(Protocol):
 
 @runtime_checkable
 class Teacher(Protocol):
-    """Embeds the target view, and changes in `update` alone. It never sees a mask."""
+    """Embeds the target view, and changes only in `update`. It never sees a mask."""
 
     @property
     def learns(self) -> bool:
@@ -188,7 +188,7 @@ class RestartableTeacher(Teacher, Protocol):
     """A teacher that can follow its encoder from a new start: `EMATeacher` for example."""
 
     def restart(self, encoder: Any, /) -> None:
-        """Become a copy of the encoder as it is now."""
+        """Become a copy of the current encoder."""
         ...
 
 
@@ -211,7 +211,7 @@ class Regularizer(Protocol):
 
 
 class Monitor(Protocol):
-    """Watches the training, and warns when nothing is learned: `CollapseMonitor` for example."""
+    """Watches training and warns of a collapse: `CollapseMonitor` for example."""
 
     def observe(self, loss: JEPALoss, /) -> None:
         """Take the loss of a forward pass in training."""
@@ -223,7 +223,7 @@ class Monitor(Protocol):
 
 
 class Setup(NamedTuple):
-    """What an objective does against collapse already."""
+    """What an objective already does against collapse."""
 
     regularizer_weight: float = 0.0  # 0 without a regulariser
     regularizes_features: bool = False
@@ -232,6 +232,6 @@ class Setup(NamedTuple):
 
 @runtime_checkable
 class AdvisingMonitor(Monitor, Protocol):
-    """A monitor whose warnings say what to try: the objective tells it what is there already."""
+    """A monitor whose warnings give advice: it takes what the objective already does against collapse."""
 
     def inform(self, setup: Setup, /) -> None: ...

@@ -3,9 +3,9 @@
 The value is the mean over streams. Padding influences neither the value nor a gradient. A stream with fewer than two
 items contributes exactly 0. Half precision is computed in float32, under autocast too.
 
-In training, several processes (`torch.distributed`, its default group) see one batch together: the statistics are those
-of all their items, however many each has, and the gradient is right once the processes' gradients have been averaged,
-as DDP does. All must call with the same streams. In eval mode each process is alone.
+In training, the processes of `torch.distributed`'s default group share one batch. The statistics are those of all their
+items. The gradient is right after the processes' gradients are averaged, as DDP does. All must call with the same
+streams. In eval mode each process is alone.
 """
 
 from abc import ABC, abstractmethod
@@ -49,15 +49,15 @@ class _StreamRegularizer(nn.Module, ABC):
 class VICReg(_StreamRegularizer):
     """Variance and covariance penalties: each dimension varies by at least 1, and no two dimensions vary together.
 
-    `variance_weight * v + covariance_weight * c`, where v is the mean over dimensions of
-    `max(0, 1 - sqrt(variance + 1e-4))` and c is the sum of the squared covariances of different dimensions, divided by
-    dim; variances and covariances are divided by items - 1. Source: Bardes et al., "VICReg", ICLR 2022, equations 1 to
-    4. The invariance term is the prediction loss: the paper's weights 25 : 25 : 1 are 1 : 1 : 0.04 here.
+    `variance_weight * v + covariance_weight * c`. Here v is the mean over dimensions of `max(0, 1 - sqrt(variance +
+    1e-4))`, and c is the sum of the squared covariances of different dimensions, divided by dim. Variances and
+    covariances divide by items - 1. Source: Bardes et al., "VICReg", ICLR 2022, equations 1 to 4. The invariance term
+    is the prediction loss: the paper's weights 25 : 25 : 1 are 1 : 1 : 0.04 here.
 
     Args:
         variance_weight: at least 0.
         covariance_weight: at least 0.
-        on_sphere: multiplies the embeddings by sqrt(dim) first, as L2-normalised ones need: on the unit sphere the
+        on_sphere: first multiply the embeddings by sqrt(dim); set it for L2-normalised ones. On the unit sphere the
             variances sum to at most 1, so a variance of 1 in each dimension is out of reach.
 
     >>> cross = torch.tensor([[1.5, 0.0], [-1.5, 0.0], [0.0, 1.5], [0.0, -1.5]])
@@ -95,16 +95,16 @@ class SIGReg(_StreamRegularizer):
 
         N * integral over t of |1/N sum_j exp(i t x_j) - exp(-t^2/2)|^2 exp(-t^2/2).
 
-    Its expectation for a sample of N(0, I) is sqrt(2 pi) (1 - 1/sqrt(3)) = 1.06, whatever N; for other distributions it
+    Its expectation for a sample of N(0, I) is sqrt(2 pi) (1 - 1/sqrt(3)) = 1.06 for any N; for other distributions it
     grows with N.
 
     Each call draws new directions, and new items where a stream has more than `items`. Each process draws from its own
-    items, which are weighted by the number of items they stand for; N is then the effective sample size.
+    items, weighted by the number of items that each represents. N is then the effective sample size.
 
     Args:
         slices: random directions per call; more of them reduce the noise of the gradient.
         items: upper limit on the items of each stream, drawn uniformly without replacement; at least 2.
-        on_sphere: multiplies the embeddings by sqrt(dim) first, as L2-normalised ones need: no sample of N(0, I) lies
+        on_sphere: first multiply the embeddings by sqrt(dim); set it for L2-normalised ones. No sample of N(0, I) lies
             on the unit sphere, but at radius sqrt(dim) the uniform distribution is close to it.
 
     With `Seeds` or without a generator it compiles to one graph. A `torch.Generator` breaks the graph, so that
@@ -124,7 +124,7 @@ class SIGReg(_StreamRegularizer):
     def _term(self, z: Tensor, valid: Tensor, generator: Randomness) -> Tensor:
         z, weight = self._sample(z, valid, generator)
         waves = _waves(STEP * (z @ self._directions(z, generator)))
-        # Sums over items alone are passed between processes: of the waves [2 * points, slices], weights, their squares.
+        # Processes exchange only sums over items: of the waves [2 * points, slices], of weights, and of their squares.
         sums = [weight @ wave for pair in islice(waves, POINTS) for wave in pair]
         packed = all_reduce_sum(torch.cat([*sums, torch.stack((weight.sum(), weight.square().sum()))]), self.training)
         weights, squares = packed[-2], packed[-1].clamp(min=1.0)
@@ -132,13 +132,13 @@ class SIGReg(_StreamRegularizer):
         t = STEP * torch.arange(1, POINTS + 1, dtype=z.dtype, device=z.device).unsqueeze(1)
         gaussian = (-0.5 * t * t).exp()
         error = (mean[:, 0] - gaussian).square() + mean[:, 1].square()
-        # At t = 0 there is no error; of a smooth curve over the whole line the trapezoid rule misses next to nothing.
+        # At t = 0 the error is zero, and the trapezoid rule is almost exact for a smooth curve over the whole line.
         integral = 2.0 * STEP * (error * gaussian).sum(0)
         size = weights.square() / squares  # Kish's effective sample size; the number of items, where all weigh the same
         return torch.where(size > 1.0, size * integral.mean(), 0.0)
 
     def _sample(self, z: Tensor, valid: Tensor, generator: Randomness) -> tuple[Tensor, Tensor]:
-        """At most `items` of the valid rows, zeros elsewhere, and how many rows each of them stands for."""
+        """At most `items` of the valid rows, zeros elsewhere, and how many rows each of them represents."""
         count = valid.sum(dtype=z.dtype)
         if len(z) > self.items:
             order = batch_uniform(generator, torch.empty(len(z), device=z.device)).masked_fill(~valid, 2.0)

@@ -1,4 +1,4 @@
-"""Random numbers by instance: the same graph or vector gets the same draw, wherever and with whomever it is batched."""
+"""Random numbers per instance: the same graph or vector gets the same draw in any batch."""
 
 from collections.abc import Callable, Generator
 from contextlib import AbstractContextManager, contextmanager
@@ -20,15 +20,15 @@ _GOLDEN, _FIRST, _SECOND = -7046029254386353131, -4658895280553007687, -77235922
 
 
 class Seeds:
-    """Takes the place of a masker's `generator`, and names the instances: what is drawn of one depends on its name.
+    """Randomness by instance, instead of a `torch.Generator`: what is drawn for an instance depends on its name.
 
     With a generator, the numbers go through the batch from its first instance to its last, and what an instance gets
-    depends on the batch. With `Seeds` every item has numbers of its own, hashed from the name of its instance, from its
-    place there (padding does not count), and from how many draws came before; so the same instance loses the same items
-    in any order of the batch, in any company, on any device, compiled or not. All maskers and fills of `jepa_ssl` take
-    it, and what is made of them: each part of `ComposeMaskers` and `MultiView` goes on with other numbers.
+    depends on the batch. With `Seeds` each item's numbers are hashed from the name of its instance, its place there
+    (padding does not count), and the number of earlier draws. The same instance then loses the same items in any batch,
+    in any order, on any device, compiled or not. All maskers and fills of `jepa_ssl` take it, and what is made of them:
+    each part of `ComposeMaskers` and `MultiView` goes on with other numbers.
 
-    Like a generator it moves on: make a new one for each batch, of the instances' numbers in the data set and of the
+    Like a generator it advances: make a new one for each batch, from the instances' numbers in the data set and the
     epoch, so that each epoch hides other things. Draws are by sorting: on a CPU, for large vectors, a generator is
     faster.
 
@@ -82,7 +82,7 @@ class Seeds:
         return _opaque(_batch_numbers)(self._keys, self._draws, count)
 
     def shared(self, training: bool) -> "Seeds":
-        """Seeds for what several processes draw together: they depend on the names of all processes' batches."""
+        """Seeds for a draw that several processes share; they depend on the names of all processes' batches."""
         self._draws += 1
         shared = copy(self)
         shared._keys = all_reduce_sum(self._keys.sum().view(1), training)
@@ -148,7 +148,7 @@ def random_keys(generator: Randomness, instance: Tensor, place: Callable[[], Ten
 
 
 def batch_normal(generator: Randomness, like: Tensor) -> Tensor:
-    """Standard normal numbers that belong to the batch, not to an instance: shape, dtype and device of `like`.
+    """Standard normal numbers of the batch, not of an instance: shape, dtype and device of `like`.
 
     For what is drawn once for a batch, such as random directions. `Seeds` draw what `Seeds.batch_numbers` gives.
     """
@@ -225,7 +225,7 @@ def _batch_numbers_shaped(keys: Tensor, draw: int, count: int) -> Tensor:  # pyr
 
 
 def _opaque(function: FunctionT) -> FunctionT:
-    """What a compiler does not look into; in eager mode the function itself, for that is quicker."""
+    """The function, hidden from a compiler; in eager mode unchanged, because that is faster."""
     return _OPAQUE[function] if torch.compiler.is_compiling() else function
 
 

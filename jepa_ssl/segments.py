@@ -1,7 +1,7 @@
 """Ragged groups: which items belong to which segment, and sums, shares and places in each.
 
-Items of a segment stand one after the other where `offsets` says so: int64 `[segments + 1]`, rising from 0. Segment s
-has the items from `offsets[s]` to `offsets[s + 1]`. Where `group` says so, int64 `[items]`, items stand in any order.
+With `offsets`, int64 `[segments + 1]` rising from 0, segment s has the items from `offsets[s]` to `offsets[s + 1]`.
+With `group`, int64 `[items]`, the items of a group may be anywhere.
 """
 
 import torch
@@ -17,12 +17,12 @@ def offsets_of(sizes: Tensor) -> Tensor:
 def segment_of(offsets: Tensor, items: int) -> Tensor:
     """The number of each item's segment: int64 `[items]`."""
     segments = torch.arange(len(offsets) - 1, device=offsets.device)
-    # The output's size is given, so that a GPU need not be asked for it.
+    # The output's size is given, so that no GPU has to be asked.
     return torch.repeat_interleave(segments, offsets.diff(), output_size=items)
 
 
 def equal_shares(offsets: Tensor, items: int, dtype: torch.dtype, counts: Tensor | None = None) -> Tensor:
-    """Weights `[items]` that give each segment 1 in total, so that a large one does not outvote a small one.
+    """Weights `[items]` that sum to 1 in each segment, so that a large segment counts as much as a small one.
 
     `counts`, int64 `[segments]`, says how many items of each segment share the 1; by default all do. The result has
     `dtype`, or float32 if that is wider: the shares of a large segment are too small for float16.
@@ -33,7 +33,7 @@ def equal_shares(offsets: Tensor, items: int, dtype: torch.dtype, counts: Tensor
 
 
 def shares_of_marked(marks: Tensor, offsets: Tensor, dtype: torch.dtype) -> Tensor:
-    """As `equal_shares`, but only the marked items of each segment, bool `[items]`, share its 1; the others get 0."""
+    """As `equal_shares`, but only over the marked items, bool `[items]`, of each segment; the others get 0."""
     return equal_shares(offsets, len(marks), dtype, segment_sums(marks, offsets)) * marks
 
 

@@ -1,1 +1,1 @@
-"""Good, tested, and not core: nothing of the package imports it."""
+"""Tested parts outside the core. The rest of the package does not import them."""

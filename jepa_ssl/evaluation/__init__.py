@@ -1,4 +1,4 @@
-"""Does it help on my task? Probes, label curves with their controls, a report, and scores of checkpoints.
+"""Does the term help on your task? Probes, label curves with controls, a report, and checkpoint scores.
 
 `label_curve` compares arms, frozen encoders or trained networks, with controls over numbers of labels and seeds. Its
 `Report` says in one paragraph what the numbers say. Nothing here knows of linear programs.

@@ -22,7 +22,7 @@ BLOCKS = 20  # of test instances, each left out once for the jackknife
 
 @dataclass(frozen=True)
 class Split:
-    """Which instances are labelled, and which are the test: int64 numbers of instances.
+    """Numbers of the labelled instances and of the test instances, int64.
 
     `training` and `validation` divide `labelled`, four fifths to one fifth. With one label both are that instance.
     """
@@ -54,7 +54,7 @@ class Arm(Protocol):
     def __call__(self, task: "Task", split: Split, /) -> Tensor | Outcome: ...
 
     def settings(self) -> Any:
-        """What the result depends on, as JSON takes it, for the key of a stored piece; None if that is unknown."""
+        """What the result depends on, as JSON values, for the key of a stored piece; None if unknown."""
         ...
 
 
@@ -69,9 +69,9 @@ class Task:
         metric: "r2" (below -1 it counts as -1), "auc", "accuracy", "top1", "top5", or a function, see
             `jepa_ssl.evaluation.Metric`.
         probe: "ridge" or "logistic".
-        test: how many instances to test on, an int, or their share, a float, drawn once for all arms and seeds; or the
-            numbers of the instances, int64.
-        penalties: that the probe chooses from.
+        test: the number of test instances (int) or their share (float), drawn once for all arms and seeds; or the
+            numbers of these instances, int64.
+        penalties: the probe chooses from these.
 
     Raises:
         ValueError: labels are not finite, groups are not as above, or fewer than two instances are left for the test
@@ -122,7 +122,7 @@ class Task:
         if isinstance(self.test, Tensor):
             found = unique(self.test.cpu().long())[0]
             if bool((found < 0).any()) or bool((found >= self.instances).any()):
-                raise ValueError(f"test holds other numbers than those of the {self.instances} instances; correct it.")
+                raise ValueError(f"test must hold numbers of instances, 0 to {self.instances - 1}; correct it.")
             return found
         shuffled = torch.randperm(self.instances, generator=torch.Generator().manual_seed(0))
         count = self.test if isinstance(self.test, int) else round(self.test * self.instances)
@@ -158,7 +158,7 @@ class Task:
         return self.items(self.test_instances)
 
     def score(self, predictions: Tensor) -> tuple[float, list[float]]:
-        """The metric on the test, and without each of its blocks of instances."""
+        """The metric on the test instances, and with each of their blocks left out."""
         metric = METRICS[self.metric] if isinstance(self.metric, str) else self.metric
         items = self.test_items
         labels, groups = self.labels.detach().cpu()[items], self.owner[items]
@@ -168,18 +168,18 @@ class Task:
         return first, without
 
     def settings(self) -> Any:
-        """What results depend on, as JSON takes it."""
+        """What results depend on, as JSON values."""
         parts = (self.labels, self.owner, self.test_instances)
         return [self.metric_name, self.probe, list(self.penalties), *map(digest, parts)]
 
 
 class Features:
-    """An arm that predicts from features by a probe: a frozen encoder's, or raw ones without any network.
+    """An arm that predicts from fixed features by a probe: features of a frozen encoder, or raw features.
 
     Args:
-        features: `[items, dim]`, in the order of the task's items; or a function of the seed that makes them, which is
-            called once for all label counts of a seed.
-        settings: what that function depends on, as JSON takes it, for runs that are stored.
+        features: `[items, dim]`, in the order of the task's items; or a function from the seed to these, called once
+            per seed.
+        settings: what that function depends on, as JSON values; needed for stored runs.
     """
 
     def __init__(self, features: Tensor | Callable[[int], Tensor], settings: Any = None) -> None:
@@ -192,7 +192,7 @@ class Features:
         if len(z) != len(task.labels):
             raise ValueError(
                 f"features is {list(z.shape)}, but must be [{len(task.labels)}, dim] as labels has items; encode the "
-                f"labelled instances alone, in the order of their labels."
+                f"labelled instances only, in the order of their labels."
             )
         items = task.items(split.labelled)
         labels, groups = task.labels.detach().cpu()[items], task.owner[items]
@@ -215,9 +215,9 @@ class Trained:
     """An arm that trains: from scratch, or fine-tuning.
 
     Args:
-        train: from a `Split` to predictions for the items of its test instances, or to an `Outcome`. Its labels are
-            those of `split.training`; `split.validation` is there to stop by.
-        asked: what it depends on (learning rate, size, ...), as JSON takes it, for runs that are stored.
+        train: maps a `Split` to predictions for the items of its test instances, or to an `Outcome`. Train on the
+            labels of `split.training`; use `split.validation` to decide when to stop.
+        asked: what it depends on (learning rate, size, ...), as JSON values; needed for stored runs.
     """
 
     train: Callable[[Split], Tensor | Outcome]
@@ -234,13 +234,13 @@ class Trained:
 def embed(encoder: Callable[[Any], Any], batches: Iterable[Any], stream: str | None = None) -> Tensor:
     """Features `[items, dim]` of a frozen encoder, which runs in eval mode.
 
-    They are what the encoder returns: a tensor, or of the stream the trunk's features if it returns `Encoded` with
-    features, and its embeddings if not. A module's mode is as before afterwards.
+    If the encoder returns `Encoded` with features, these are taken, otherwise its embeddings or its tensor. A module's
+    train or eval mode is restored afterwards.
 
     Args:
         encoder: a module or a function.
-        batches: as the encoder takes them. Give the labelled instances alone, in the order of the labels.
-        stream: which stream; may be left out if there is one.
+        batches: as the encoder takes them. Give only the labelled instances, in the order of the labels.
+        stream: which stream; may be left out if there is only one.
 
     >>> embed(nn.Linear(3, 8), [torch.zeros(4, 3), torch.zeros(2, 3)]).shape
     torch.Size([6, 8])

@@ -1,4 +1,4 @@
-"""The controls of a comparison: a random encoder, raw features, and training from scratch that is long enough."""
+"""Controls of a comparison: a random encoder, raw features, and training from scratch until it stops improving."""
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -24,7 +24,7 @@ class StillImproving(UserWarning):
 
 @dataclass(frozen=True)
 class Stopped:
-    """How a training ended: steps taken, the step whose weights were kept, their validation loss, and at the cap?"""
+    """How training ended: steps taken, step and validation loss of the kept weights, whether it hit the cap."""
 
     steps: int
     best_step: int
@@ -44,7 +44,7 @@ def train_until_it_stops(
     """Train until the validation loss stops improving, and leave the model with the best weights.
 
     Validates before the first step and every `every` steps, and stops after `patience` validations in a row without a
-    new minimum. Warns with `StillImproving` if `cap` steps are reached before.
+    new minimum. Warns with `StillImproving` if it reaches `cap` steps first.
 
     Args:
         model: what `step` trains; its `state_dict` at the best validation is loaded at the end.
@@ -81,13 +81,13 @@ def train_until_it_stops(
 class Supervised:
     """An arm that trains an encoder and a linear head on the labels until validation stops improving.
 
-    From scratch if `make_encoder` builds a new encoder; fine-tuning if it returns a copy of a pretrained one. The loss
-    is the mean squared error of standardised labels, or the log loss for `probe="logistic"`; the optimizer is Adam.
-    torch's global random state is as before afterwards.
+    It trains from scratch if `make_encoder` builds a new encoder, and fine-tunes if it returns a copy of a pretrained
+    one. The loss is the mean squared error of standardised labels, or the log loss for `probe="logistic"`; the
+    optimizer is Adam. torch's global random state is restored afterwards.
 
     Args:
         make_encoder: builds the encoder; called with torch's global generator seeded by the split's seed.
-        take: from numbers of instances, int64, to one batch of them as the encoder takes it, items in their order.
+        take: maps numbers of instances, int64, to one batch for the encoder, with the items in this order.
         stream: the stream that has the labels, see `embed`.
         batch_size: in instances.
         patience, cap: see `train_until_it_stops`.
@@ -163,19 +163,19 @@ def standard_controls(
     stream: str | None = None,
     scratch: Arm | None = None,
 ) -> dict[str, Arm]:
-    """The controls that `label_curve` asks for, by name.
+    """The controls that `label_curve` requires, by name.
 
-    - "random initialisation": the encoder as it is built, another one for each seed, frozen.
+    - "random initialisation": the untrained encoder, frozen, a new one for each seed.
     - "raw features": `raw`, without a network.
     - "from scratch": the encoder trained on the labels until its validation stops improving.
 
     Args:
         task: whose labels are predicted.
         make_encoder: builds the encoder with its random initial weights, from torch's global generator.
-        take: from numbers of instances, int64, to one batch of them as the encoder takes it.
-        raw: what is known of each item without a network, `[items, dim]`.
+        take: maps numbers of instances, int64, to one batch for the encoder.
+        raw: features of each item without a network, `[items, dim]`.
         stream: the stream that has the labels, see `embed`.
-        scratch: your own training from scratch in place of `Supervised(make_encoder, take)`.
+        scratch: your own training from scratch, instead of `Supervised(make_encoder, take)`.
     """
 
     def untrained(seed: int) -> Tensor:

@@ -33,28 +33,28 @@ def label_curve(
 ) -> Report:
     """Measure every arm with every number of labelled instances and every seed.
 
-    All arms see the same labelled sets, which are nested within a seed, and the same test instances. An arm's random
-    numbers follow the seed too, so arms are paired by seed.
+    All arms see the same test instances and the same labelled sets, which are nested within a seed. The seed also sets
+    an arm's random numbers, so arms are paired by seed.
 
     Args:
         task: labels and metric.
-        arms: what is in question, by name.
-        controls: what it has to beat, see `standard_controls`: "random initialisation", "raw features" and "from
-            scratch" must be there unless they are in `refuse`; others may be added.
+        arms: what you want to judge, by name.
+        controls: what the arms have to beat, see `standard_controls`. "random initialisation", "raw features" and "from
+            scratch" are required unless they are in `refuse`; you may add others.
         label_counts: numbers of labelled instances.
-        seeds: how many, or which ones.
+        seeds: their number, or the seeds themselves.
         refuse: controls to leave out: the three names above, and "noise floor".
-        noise_floor_of: the arm that runs a second time with other seeds, on the same labels. How far the two runs are
-            apart is the noise floor.
-        intervals_over: "labels and tests" makes intervals hold for new labelled sets and new test instances of the
-            same kind; "seeds" is the usual paired t interval, which speaks of this pool and this test alone.
-        margin: a difference below it does not matter, in units of the metric.
-        folder: stores each piece (arm, count, seed), so that a killed run goes on. Arms of your own must then say what
-            they depend on (`settings`). The metric is known by its name alone.
+        noise_floor_of: the arm that runs a second time with other seeds, on the same labels. The difference between the
+            two runs is the noise floor.
+        intervals_over: "labels and tests" makes intervals hold for new labelled sets and new test instances of the same
+            kind. "seeds" is the usual paired t interval, which holds only for this pool and this test.
+        margin: smaller differences do not count, in units of the metric.
+        folder: stores each piece (arm, count, seed), so that a killed run resumes. Your own arms must then say what
+            they depend on (`settings`). A metric is identified by its name only.
 
     Raises:
         ValueError: a control is missing, a name is used twice, a count is larger than the pool, predictions are not
-            finite or of a wrong shape, or an arm has no `settings` though there is a folder.
+            finite or have a wrong shape, or a folder is given and an arm has no `settings`.
     """
     counts, numbers = _counts(label_counts, task), _seeds(seeds)
     everything = _everything(task, arms, controls, refuse, noise_floor_of)
@@ -83,7 +83,7 @@ def label_curve(
 
 
 def _constant(task: Task) -> Trained:
-    """The mean of the labels that are given: what can be had without any features."""
+    """A constant prediction, the mean of the given labels: the score without any features."""
 
     def train(split: Split) -> Tensor:
         mean = task.targets[task.items(split.labelled)].mean(0)
@@ -113,12 +113,12 @@ def _everything(
         raise ValueError(f"refuse names {sorted(unknown)}, but can name {[RANDOM, RAW, SCRATCH, NOISE_FLOOR]} only.")
     if missing := [name for name in (RANDOM, RAW, SCRATCH) if name not in controls and name not in refuse]:
         raise ValueError(
-            f"controls lacks {missing}, without which nobody knows what an arm is worth; make them with "
+            f"controls lacks {missing}, without which no arm can be judged; make them with "
             f"standard_controls, or refuse them by name: refuse={missing}."
         )
     kept = {name: arm for name, arm in controls.items() if name not in refuse}
     if not arms or set(arms) & {*kept, CONSTANT, NOISE_FLOOR}:
-        raise ValueError(f"arms is {sorted(arms)}, but must name at least one, and none as a control is called.")
+        raise ValueError(f"arms is {sorted(arms)}, but must hold an arm, and no name of a control; rename it.")
     everything = {**arms, **kept, CONSTANT: _constant(task)}
     if NOISE_FLOOR not in refuse:
         if noise_floor_of not in everything:

@@ -17,7 +17,7 @@ MOST_DEGREES = 2000  # of freedom; the quantile no longer changes in its third d
 
 @dataclass(frozen=True)
 class Interval:
-    """A mean over `seeds` seeds, and the ends of its interval, which are NaN if it cannot be told."""
+    """A mean over `seeds` seeds, and the ends of its interval, which are NaN if they are undefined."""
 
     mean: float
     low: float
@@ -100,13 +100,13 @@ def interval(values: Tensor, without: Tensor, overlap: float = 0.0, level: float
     The variance is the sum of two parts, with Satterthwaite's degrees of freedom for Student's t:
 
     - Over the seeds: `s^2 (1 / J + overlap / (1 - overlap))` for J seeds. With an overlap of 0 this is the usual t
-      interval. Seeds that draw their labels from one small pool share labels, and their results are correlated;
-      `overlap` is that correlation. Nadeau and Bengio, "Inference for the generalization error", Machine Learning 2003,
-      correct repeated splits in this way.
+      interval. Seeds that draw from one small pool share labels, so their results are correlated; `overlap` is that
+      correlation. Nadeau and Bengio, "Inference for the generalization error", Machine Learning 2003, correct repeated
+      splits in this way.
     - Over the test instances: the jackknife variance of the mean, from `without`.
 
     Args:
-        values: one number per seed, `[J]`; NaN for a seed where it is undefined, which is left out.
+        values: one number per seed, `[J]`; seeds with NaN are left out.
         without: the same numbers with one of G blocks of test instances left out, `[J, G]`; G may be 0.
         overlap: correlation of two seeds because they share labels, from 0 to 1.
         level: probability that the interval covers the truth.
@@ -138,7 +138,7 @@ def interval(values: Tensor, without: Tensor, overlap: float = 0.0, level: float
 
 @dataclass(frozen=True)
 class LabelsNeeded:
-    """How many labels reach what another arm has with `instead_of` labels.
+    """How many labels reach the score of another arm with `instead_of` labels.
 
     A number at or below `least` means "that many or fewer"; infinity means "more than the largest count".
     """
@@ -177,8 +177,8 @@ def monotone(values: Tensor) -> Tensor:
 def label_overlap(counts: Sequence[int], pool: float) -> float:
     """Correlation of two seeds' scores, averaged over `counts`, because both draw their labels from `pool` instances.
 
-    It is exact for scores that are means over the labelled instances, whose sets are nested within a seed: two seeds
-    share the covariance 1 / pool, and two counts of one seed have 1 / max of both.
+    It is exact for scores that are means over the labelled instances, with nested sets within a seed. Two seeds then
+    have the covariance 1 / pool, and two counts of one seed have 1 / (the larger count).
 
     >>> label_overlap([10], 40), label_overlap([10, 20], float("inf"))
     (0.25, 0.0)
@@ -188,16 +188,16 @@ def label_overlap(counts: Sequence[int], pool: float) -> float:
 
 
 def labels_needed(counts: Sequence[int], arm: Curve, control: Curve, row: int, pool: float) -> LabelsNeeded:
-    """How many labels an arm needs for what a control has with `counts[row]` labels, with a 95% interval.
+    """How many labels an arm needs to match a control with `counts[row]` labels, with a 95% interval.
 
     The number is where the arm's mean curve, made monotone and interpolated linearly in log labels, reaches the
-    control's mean. The interval holds every number of labels at which the difference between the two is not told
-    apart from 0: it inverts the test of `interval`.
+    control's mean. The interval inverts the test of `interval`: it contains every number of labels at which the
+    difference between the two cannot be told from 0.
 
     Args:
         counts: numbers of labels, rising.
         arm, control: their scores.
-        row: which count of the control is the goal.
+        row: index of the control's count to match.
         pool: how many instances the labels are drawn from; infinity if each seed has its own.
     """
     logs = torch.tensor(counts, dtype=torch.float64).log()

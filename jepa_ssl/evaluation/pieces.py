@@ -1,4 +1,4 @@
-"""Results of a comparison, stored piece by piece, so that a killed run goes on where it was."""
+"""Results of a comparison, stored piece by piece, so that a killed run resumes."""
 
 import ctypes
 import hashlib
@@ -26,8 +26,8 @@ def digest(value: Tensor | str) -> str:
 def piece(folder: Path, name: str, asked: Any, compute: Callable[[], Any]) -> Any:
     """What `compute` returns, as JSON takes it; read from the folder if the same was asked before.
 
-    The file's name holds a digest of `asked`, and the file holds `asked` itself, so other settings are computed anew
-    and never mixed. A file that cannot be read is computed anew too.
+    The file's name holds a digest of `asked`, and the file holds `asked` itself, so results of other settings are never
+    reused. A file that cannot be read is computed again.
     """
     asked = json.loads(json.dumps(asked))  # tuples are lists there
     slug = re.sub(r"\W+", "-", name)

@@ -53,9 +53,9 @@ def probe(
     """Fit ridge or logistic regression on frozen features; choose the penalty by cross-validation.
 
     The loss is the mean squared error plus `penalty * |weight|^2`, or the mean log loss plus `penalty / 2 *
-    |weight|^2`. The intercept is not penalised. Features are standardised by their mean and deviation on the items
-    that are fitted, in every fold anew. A fold holds whole instances, so the items of one instance never stand on both
-    sides. Among equally good penalties the largest is chosen; a single instance leaves no choice, and gets 1.
+    |weight|^2`. The intercept is not penalised. Features are standardised by their mean and deviation on the fitted
+    items, separately in each fold. A fold holds whole instances, so the items of one instance are never on both sides.
+    Among equally good penalties the largest is chosen. With a single instance the penalty is 1.
 
     Ridge takes one eigendecomposition per fold, of a matrix of size min(items, D). Logistic regression takes Newton
     steps in float64. scikit-learn's `Ridge(alpha)` and `LogisticRegression(C)` give the same numbers with `alpha =

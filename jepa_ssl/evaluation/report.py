@@ -27,7 +27,7 @@ class Report:
 
     Scores are in `curves`, by the names in `arms` and `controls`, "constant prediction", and "noise floor" for the
     second run of the arm `noise_floor_of`. `pool` is the number of instances that labels are drawn from, or None if
-    intervals are over seeds alone.
+    intervals are only over seeds.
     """
 
     metric: str
@@ -63,7 +63,7 @@ class Report:
         return floor if math.isfinite(floor) else 0.0
 
     def least_effect(self, count: int | None = None) -> float:
-        """The difference that matters: the noise floor, but at least the margin."""
+        """The smallest difference that counts: the larger of noise floor and margin."""
         return max(self.margin, self.noise_floor(count))
 
     def compare(self, name: str, control: str, count: int | None = None) -> Comparison:
@@ -98,7 +98,7 @@ class Report:
         return None if seen and len(self.seeds) < MIN_SEEDS else False
 
     def verdict(self, name: str) -> Verdict:
-        """What an arm is worth, as the mean over all label counts: it helps if it is better than every control."""
+        """The verdict on an arm, over the mean of all label counts: it helps if it is better than every control."""
         if self.has_signal() is False:
             return "no signal"
         found = {self.compare(name, control) for control in self.controls}
@@ -109,7 +109,7 @@ class Report:
         return "helps" if found == {"better"} else "too few seeds to tell"
 
     def labels_needed(self, name: str, control: str, count: int | None = None) -> LabelsNeeded:
-        """How many labels an arm needs for what a control has with `count` labels, the largest count by default."""
+        """How many labels an arm needs to match a control with `count` labels, by default the largest count."""
         row = self.counts.index(self.counts[-1] if count is None else count)
         return labels_needed(self.counts, self.curves[name], self.curves[control], row, self._pool)
 

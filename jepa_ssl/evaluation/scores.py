@@ -1,4 +1,4 @@
-"""Which checkpoint? Scores of a trunk that need no labels, and how far they rank trunks as a probe does."""
+"""Label-free scores for choosing a checkpoint, and how well they rank checkpoints compared with a probe."""
 
 import math
 from collections.abc import Sequence
@@ -21,11 +21,10 @@ def checkpoint_scores(
 ) -> dict[str, float]:
     """Label-free scores of one trunk, from its embeddings `[items, dim]` of unlabelled items.
 
-    - "effective_rank": RankMe, see `jepa_ssl.diagnostics.effective_rank`. Larger is said to be better.
-    - "alpha": decay of the eigenspectrum, see `spectrum_alpha`. "alpha_fit" is `-|alpha - 1|`; larger is said to be
-      better.
-    - "lidar": see `lidar`, if there are at least two views. Larger is said to be better.
-    - "prediction_loss": as given, if it is; smaller is said to be better, but see docs/does_it_help.md.
+    - "effective_rank": RankMe, see `jepa_ssl.diagnostics.effective_rank`. Its authors take larger as better.
+    - "alpha": decay of the eigenspectrum, see `spectrum_alpha`. "alpha_fit" is `-|alpha - 1|`; larger should be better.
+    - "lidar": see `lidar`; needs at least two views. Larger should be better.
+    - "prediction_loss": the given number, if any. Smaller is not always better: it also falls in a collapse.
 
     Args:
         embeddings: `[items, dim]`; at least three items.
@@ -52,9 +51,9 @@ def checkpoint_scores(
 def spectrum_alpha(embeddings: Tensor) -> float:
     """Exponent of the power law `i^-alpha` that the eigenvalues of the covariance follow: `[items, dim]` -> float.
 
-    The slope of a straight line through log eigenvalue over log rank, by least squares over all eigenvalues above
-    rounding. NaN with fewer than two of those. Source: Agrawal et al., "alpha-ReQ", NeurIPS 2022, where values near 1
-    go with good representations.
+    It is minus the slope of a straight line through log eigenvalue over log rank, fitted by least squares to all
+    eigenvalues above rounding. NaN if there are fewer than two. Source: Agrawal et al., "alpha-ReQ", NeurIPS 2022, who
+    find values near 1 in good representations.
     """
     z = _checked("embeddings", embeddings).double()
     values = cast(Tensor, torch.linalg.svdvals(z - z.mean(0))).square()  # pyright: ignore[reportUnknownMemberType]
@@ -69,9 +68,9 @@ def spectrum_alpha(embeddings: Tensor) -> float:
 def lidar(views: Sequence[Tensor]) -> float:
     """Effective rank of linear discriminant analysis whose classes are the items: at least two `[items, dim]` -> float.
 
-    The views of one item form a class. Directions count in which items differ by more than views of one item do, so
-    that what views change does not pass for information. 0 where all embeddings are alike. Source: Thilak et al.,
-    "LiDAR", ICLR 2024; the ridge is relative to the mean variance here, so the score does not depend on scale.
+    The views of one item form a class. Only directions count in which items differ more than the views of one item. The
+    result is 0 if all embeddings are equal. Source: Thilak et al., "LiDAR", ICLR 2024; the ridge is relative to the
+    mean variance here, so the score does not depend on scale.
     """
     if len(views) < 2:
         raise ValueError(f"views has {len(views)} entries, but lidar needs two views of each item; encode another one.")
@@ -105,11 +104,11 @@ class RankCorrelation:
 
 
 def rank_correlation(scores: Sequence[float], probe_results: Sequence[float]) -> RankCorrelation:
-    """How far a label-free score ranks checkpoints as the probe does.
+    """Rank correlation between a label-free score and the probe's results, over checkpoints.
 
     Spearman's rho with midranks for ties, and Kendall's tau-b. The interval takes Fisher's z with the standard error of
     Bonett and Wright, "Sample size requirements for estimating Pearson, Kendall and Spearman correlations",
-    Psychometrika 2000; it is NaN with fewer than four checkpoints. Both are NaN if all scores, or all results, are
+    Psychometrika 2000. It is NaN with fewer than four checkpoints. Both are NaN if all scores, or all results, are
     equal.
 
     Raises:

@@ -28,9 +28,9 @@ def _setting(report: "Report") -> str:
         f"seeds; 95% intervals are over {over}."
     )
     if report.noise_floor_of is None:
-        return f"{text} No noise floor was measured; differences below {report.margin:.3g} count as none."
+        return f"{text} No noise floor was measured; differences below {report.margin:.3g} do not count."
     return (
-        f"{text} Differences below {report.least_effect():.3g} count as none: two runs of '{report.noise_floor_of}' "
+        f"{text} Differences below {report.least_effect():.3g} do not count: two runs of '{report.noise_floor_of}' "
         f"differ by {report.noise_floor():.3g} on average, and the margin is {report.margin:.3g}."
     )
 
@@ -52,7 +52,7 @@ def _lead(score: float) -> float:
 
 def _arm(report: "Report", name: str) -> list[str]:
     if not report.controls:
-        return [f"All controls were refused, so nothing says what '{name}' is worth."]
+        return [f"All controls were refused, so '{name}' cannot be judged."]
     told = {kind: [c for c in report.controls if report.compare(name, c) == kind] for kind in _KINDS}
     said = {kind: _listed([f"'{c}' ({report.difference(name, c)})" for c in some]) for kind, some in told.items()}
     verdict = report.verdict(name)

@@ -64,14 +64,14 @@ class FlatVectors:
 class Graph:
     """A batch of graphs with any streams of nodes and any streams of edges.
 
-    In each stream of nodes the graphs stand one after the other. Edges may come in any order, may join two nodes of one
+    Each stream of nodes holds the graphs one after the other. Edges may come in any order, may join two nodes of one
     stream, and may be stored in one direction or in both.
 
     The constructor checks shapes and types, which costs nothing. `check_values` checks numbers too.
 
     Args:
         nodes: stream -> `Nodes`.
-        edges: stream -> `Edges`. No stream of edges may have the name of a stream of nodes.
+        edges: stream -> `Edges`. A stream of edges must not have the name of a stream of nodes.
 
     >>> nodes = {
     ...     "row": Nodes(torch.ones(3, 2), offsets=torch.tensor([0, 2, 3])),
@@ -115,11 +115,11 @@ class Graph:
         return len(next(iter(self.nodes.values())).offsets) - 1
 
     def features(self, kind: str) -> Tensor:
-        """The features of a stream of nodes, `[nodes, features]`."""
+        """The features of one stream of nodes, `[nodes, features]`."""
         return self.nodes[kind].features
 
     def offsets(self, kind: str) -> Tensor:
-        """Where each graph's nodes of a stream begin, int64 `[graphs + 1]`."""
+        """Where each graph's nodes of one stream begin, int64 `[graphs + 1]`."""
         return self.nodes[kind].offsets
 
     def graph_of(self, stream: str) -> Tensor:
@@ -189,7 +189,7 @@ class Graph:
                     check_crossing(stream, edges, graph_of, self.name_of)
 
     def name_of(self, stream: str, part: str) -> str:
-        """What an error calls a part of a stream: `"features"`, `"offsets"`, `"index"` or `"attr"`."""
+        """The name of one part of a stream in errors: `"features"`, `"offsets"`, `"index"` or `"attr"`."""
         return f"{'edges' if stream in self.edges else 'nodes'}[{stream!r}].{part}"
 
 

@@ -1,6 +1,6 @@
 """The streams of a graph, nodes and edges, and whether they fit together.
 
-`name(stream, part)` is what the caller calls a part of a stream; errors use it.
+`name(stream, part)` is the caller's name for one part of a stream; errors use it.
 """
 
 from collections.abc import Callable, Iterable, Mapping

@@ -21,7 +21,7 @@ try:
     from safetensors.torch import save
 except ImportError as error:
     raise ImportError(
-        "encoders are exported by way of safetensors, which is not installed; pip install 'jepa_ssl[export]'."
+        "exporting an encoder needs safetensors, which is not installed; pip install 'jepa_ssl[export]'."
     ) from error
 
 ENTRY = "jepa_ssl"  # in the file's header. One, for of several the library would write the order at random
@@ -37,8 +37,8 @@ def export_encoder(encoder: nn.Module, path: str | os.PathLike[str], metadata: M
 
     Names are clean: the prefixes of `torch.compile` and DDP are left out. Tied tensors are written under each of their
     names, so that the file can be read without knowing of the tie. The file is written whole or not at all. The same
-    encoder makes the same file, byte for byte. Export what you will use again: the trunk alone, if the projector was
-    there only for the JEPA term.
+    encoder makes the same file, byte for byte. Export what you will use again: only the trunk, if the projector served
+    only the JEPA term.
 
     Args:
         path: of the file, in a folder that exists; an existing file is replaced.
@@ -49,7 +49,7 @@ def export_encoder(encoder: nn.Module, path: str | os.PathLike[str], metadata: M
         FileNotFoundError: the folder does not exist.
         IsADirectoryError: `path` is a folder itself.
         TypeError: `encoder` is not a module, or holds something else than tensors; or JSON does not take `metadata`.
-        ValueError: a tensor has no values yet, is not dense, or is of a dtype that safetensors does not store; a
+        ValueError: a tensor has no values yet, is not dense, or has a dtype that safetensors does not store. Or a
             parameter is not finite, or a buffer has NaN.
         OSError: the disk is full, or does not take the file for another reason; an existing file is still there.
     """
@@ -73,7 +73,7 @@ def load_encoder(encoder: nn.Module, path: str | os.PathLike[str], *, freeze: bo
     """Load into the encoder what `export_encoder` wrote, and return the metadata.
 
     Nothing is unpickled, and the encoder is not changed before all has been checked. It may be compiled or wrapped, or
-    on another device than the exported one. Its train or eval mode stays as it is.
+    on another device than the exported one. Its train or eval mode does not change.
 
     Args:
         encoder: built as the exported one was.
@@ -171,7 +171,7 @@ def _check_numbers(encoder: nn.Module, tensors: Mapping[str, Tensor]) -> None:
     ]
     if bad:
         raise ValueError(
-            f"encoder has values that are not finite in {_listed(bad)}, and is of use to nobody; export an earlier "
+            f"encoder has values that are not finite in {_listed(bad)}, so it is useless; export an earlier "
             f"checkpoint, and lower the learning rate."
         )
 

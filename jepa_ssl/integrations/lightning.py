@@ -17,22 +17,21 @@ try:
     from lightning.pytorch.callbacks import Callback
 except ImportError as error:
     raise ImportError(
-        "JEPACallback is a callback of Lightning, which is not installed; pip install 'jepa_ssl[lightning]'."
+        "JEPACallback needs lightning, which is not installed; pip install 'jepa_ssl[lightning]'."
     ) from error
 
 
 class JEPACallback(Callback):
     """Call the objective's `update` once after each optimizer step, and give the monitor's rows to the loggers.
 
-    Your module holds the encoder and the objective, adds `self.jepa(self.encoder, batch).total` to the loss that its
-    `training_step` returns, and gives the parameters of both to its optimizer; the rest is
-    `Trainer(callbacks=JEPACallback())`. Teacher, predictor and monitor are saved and resumed with the module, for they
-    are parts of it; the callback has no state of its own.
+    Your module holds the encoder and the objective. Its `training_step` adds `self.jepa(self.encoder, batch).total` to
+    the loss, and its optimizer takes the parameters of both. Then pass `Trainer(callbacks=JEPACallback())`. Teacher,
+    predictor and monitor are parts of the module, so they are saved and resumed with it. The callback has no state.
 
-    It hooks into the step of the optimizer that trains the encoder. So the teacher is updated once however many
-    micro-batches are accumulated, is not updated if automatic mixed precision skips a step, and is right with manual
-    optimization too. If several optimizers train parts of the encoder, the last one's step counts. A monitor that has a
-    `log` keeps it.
+    It hooks into the step of the optimizer that trains the encoder. So the teacher is updated once per optimizer step,
+    for any number of micro-batches and with manual optimization. It is not updated if automatic mixed precision skips a
+    step. If several optimizers train parts of the encoder, the last one's step counts. A monitor that has a `log` keeps
+    it.
 
     Args:
         objective: name of the module's attribute that holds the `JEPAObjective`; dots reach further down.
@@ -96,7 +95,7 @@ def _optimizer_of(encoder: nn.Module, name: str, trainer: Trainer, module: Light
 
 
 def _log(trainer: Trainer, row: dict[str, Any], step: int) -> None:
-    """The numbers of the row; its text is said by a warning, for not every logger takes text."""
+    """Log the numbers of the row. Its text becomes a warning, because not every logger takes text."""
     numbers = {name: cast(float, value) for name, value in row.items() if not isinstance(value, str)}
     for logger in trainer.loggers:
         logger.log_metrics(numbers, step)

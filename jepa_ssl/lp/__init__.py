@@ -1,4 +1,4 @@
-"""Everything that knows that an instance is a linear program."""
+"""Linear programs: layouts, batches, a masker, PDHG (the primal-dual hybrid gradient method), and solver states."""
 
 from jepa_ssl.lp.instances import DenseLP, SparseLP
 from jepa_ssl.lp.layout import flatten, unflatten, valid_entries

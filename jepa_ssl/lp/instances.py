@@ -102,7 +102,7 @@ class SparseLP:
     row 1 the column, counted over the whole batch; `constraint_offsets [G + 1]` and `variable_offsets [G + 1]` int64,
     rising from 0; `equality [M]` bool; `coefficient [E]`, `b [M]`, `c [N]`, `lower [N]` and `upper [N]` floating point
     of one type, where a missing bound is infinite. `of_graph` and `graph` convert from and to graphs; `inequalities_of`
-    reads graphs with features of your own.
+    reads graphs with your own features.
     """
 
     edge_index: Tensor
@@ -148,7 +148,7 @@ class SparseLP:
 
     @classmethod
     def inequalities_of(cls, graph: BipartiteGraph, *, b: int = 0, c: int = 0, coefficient: int = 0) -> "SparseLP":
-        """The LPs `Ax <= b` with free x of graphs with features of your own; nothing is copied.
+        """The LPs `Ax <= b` with free x of graphs with your own features; nothing is copied.
 
         Args:
             b: the column of `constraint_features` that is b.

@@ -1,4 +1,4 @@
-"""Maskers of flat LPs that know what each entry of `[vec(A), b, c]` stands for."""
+"""A masker of flat LPs that hides whole constraints, variables or coefficients of `[vec(A), b, c]`."""
 
 import torch
 from torch import Tensor
@@ -13,9 +13,9 @@ from jepa_ssl.seeds import Randomness
 class StructureMasker(FlatMasker):
     """Hide whole constraints, whole variables and single coefficients of flat LPs `[vec(A), b, c]`.
 
-    A constraint is a row of A with its right-hand side. A variable is a column of A with its cost. Of each kind with a
-    ratio, an LP hides exactly `int(ratio * count)` of its real ones: at least one and never all where it has two or
-    more, none where it has one. The kinds are drawn independently, so a drawn coefficient may lie in a hidden row or
+    A constraint is a row of A with its right-hand side. A variable is a column of A with its cost. For each kind with a
+    ratio, each LP hides exactly `int(ratio * count)` of its real items: at least one and never all if it has two or
+    more, none if it has one. The kinds are drawn independently, so a drawn coefficient may lie in a hidden row or
     column. Padding is never hidden.
 
     Single entries can often be guessed from their neighbours (a row of a covering problem is all ones); whole

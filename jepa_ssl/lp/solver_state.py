@@ -1,4 +1,4 @@
-"""Solver states as targets: what a few steps of a first-order method make of an LP."""
+"""Solver states as targets: the result of a few steps of a first-order method."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import pairwise
@@ -21,7 +21,7 @@ InstanceT = TypeVar("InstanceT")
 
 
 class SolverState(StateStatistics, Generic[InstanceT]):
-    """View maker whose target is the state that PDHG reaches from an LP after `steps` steps, standardised.
+    """View maker whose target is the standardised state of PDHG after `steps` steps.
 
     The context is the LP. After each number of steps a variable has its value x and its reduced cost `c + A'lam`, and
     a constraint has its multiplier lam and its slack `b - Ax`. For h numbers of steps the target of a `SparseLP` is
@@ -30,20 +30,20 @@ class SolverState(StateStatistics, Generic[InstanceT]):
     padding. Every item counts as hidden, because the encoder sees no state. No gradient flows into a target.
 
     `fit` computes the mean and the deviation by which each number is standardised. They are buffers, saved with the
-    module. Standardised numbers are clamped to [-10, 10], because the iterates of an infeasible or unbounded LP grow
-    linearly with the number of steps and would dominate a batch. NaN becomes 0, so all targets are finite. Leave
-    infeasible and unbounded LPs out of `fit`.
+    module. Standardised numbers are clamped to [-10, 10]: the iterates of an infeasible or unbounded LP grow linearly
+    with the number of steps, and would dominate a batch. NaN becomes 0, so all targets are finite. Leave infeasible and
+    unbounded LPs out of `fit`.
 
-    A state depends on its own LP only, not on the rest of the batch: bit for bit on a CPU, if padded LPs are padded
-    alike. So states can be computed once with `states`, cut up with `split_states`, stored with the LPs, and returned
+    A state depends on its own LP only, not on the rest of the batch: bit for bit on a CPU, if padded LPs have the same
+    padding. So states can be computed once with `states`, cut up with `split_states`, stored with the LPs, and returned
     by `states_of`.
 
     Starting from zero, states follow these changes of the LP exactly: a permutation of rows or columns; the negation of
     a variable or an equality; a scale of the objective, of right-hand sides with bounds, of all rows, or of all
-    columns. The weight between primal and dual steps carries the scales. It is clamped to [1e-6, 1e6] and needs a c,
-    and a b or bounds, that are not 0; rows and columns without coefficients follow no scale. A side that never binds,
-    such as a bound of 1e10, does not slow the others down. A scale for each single row or column, a translation, or an
-    added row or column changes the path to the solution.
+    columns. The weight between primal and dual steps carries the scales. It is clamped to [1e-6, 1e6]. It needs a c,
+    and a b or bounds, that are not 0. Rows and columns without coefficients do not follow a scale. A side that never
+    binds, such as a bound of 1e10, does not slow the others down. A scale for each single row or column, a translation,
+    or an added row or column changes the path to the solution.
 
     Source of the method: see `jepa_ssl.lp.pdhg`.
 
@@ -138,14 +138,14 @@ class SolverState(StateStatistics, Generic[InstanceT]):
         A few hundred LPs of the training set are enough. A number that is the same everywhere is not divided by its
         deviation. Waits for the device.
 
-        Warns if the LPs look like others than you mean: if their bounds alone solve all of them, as happens where
-        `lp_of` takes min-max scaled features for b and c. `jepa_ssl.testing.check_lp` compares them with yours. Warns,
-        too, if sides or costs of an LP lie so far apart that its state may be far from its solution, or if PDHG runs
-        away in an LP of the first batch, because its solution lies on bounds that are out of reach (1e6, say).
+        Warns if the LPs look wrong, namely if their bounds solve all of them. That happens if `lp_of` takes min-max
+        scaled features for b and c. `jepa_ssl.testing.check_lp` compares them with yours. Also warns if the sides or
+        costs of one LP differ so much that its state may be far from its solution. And warns if PDHG diverges on an LP
+        of the first batch, because its solution lies on bounds that are out of reach, such as 1e6.
 
         Raises:
-            ValueError: there is no batch, a number of a batch is out of order, a state is not finite, or numbers that
-                matter in one LP lie further apart than the precision of its type.
+            ValueError: there is no batch, a batch has invalid numbers, a state is not finite, or numbers that matter in
+                one LP differ by more than the precision of its type.
         """
         soundness = Soundness()
         self.compute(self._checked_states(instance, soundness) for instance in instances)
@@ -153,7 +153,7 @@ class SolverState(StateStatistics, Generic[InstanceT]):
         return self
 
     def lp(self, instance: InstanceT) -> SparseLP | DenseLP:
-        """The LPs of a batch; raises a TypeError if it has none."""
+        """The LPs of a batch; raises a TypeError if there are none."""
         lp = cast(SparseLP | DenseLP, instance) if self.lp_of is None else self.lp_of(instance)
         if not isinstance(lp, SparseLP | DenseLP):  # pyright: ignore[reportUnnecessaryIsInstance]
             origin = "instance is" if self.lp_of is None else "lp_of returned"

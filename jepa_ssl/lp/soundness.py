@@ -1,4 +1,4 @@
-"""Whether LPs are what their owner means, and whether their numbers lie near enough to each other for PDHG."""
+"""Checks of LPs before they are used as targets: are they the user's LPs, and are they scaled well enough for PDHG?"""
 
 from collections.abc import Mapping, Sequence
 from typing import TypeAlias
@@ -13,13 +13,14 @@ from jepa_ssl.lp.stored import split_states
 from jepa_ssl.lp.weight import WIDE
 from jepa_ssl.protocols import CONSTRAINT, VARIABLE
 
-# Numbers that lie further apart are reported: nearer, a small one comes by chance. Beyond float32's precision: refused.
+# Larger ratios between numbers are reported; smaller ones occur by chance. Ratios beyond float32's precision are
+# refused.
 FAR = 2.0**20
 REST = 1024  # steps after which ordinary LPs, even slow ones, have come to rest
 
 
 class Soundness:
-    """Collects what is suspicious about LPs and their states, batch by batch, and warns about it once."""
+    """Collects suspicious LPs and states, batch by batch, and warns once."""
 
     def __init__(self, *, refuse: bool = True) -> None:
         self.refuse = refuse  # what the type of the LPs cannot hold
@@ -32,14 +33,14 @@ class Soundness:
 
     @torch.no_grad()
     def add(self, lp: SparseLP | DenseLP, states: Mapping[str, Tensor], steps: int) -> None:
-        """Look at a batch and the states that `SolverState` found after `steps` steps; waits for the device.
+        """Check a batch and the states that `SolverState` found after `steps` steps; waits for the device.
 
-        For the first batch PDHG runs for `REST` steps or more. An LP in which it does not come to rest, and whose
-        numbers lie apart, is named.
+        For the first batch PDHG runs for `REST` steps or more. Names an LP on which it still moves and whose numbers
+        differ widely.
 
         Raises:
-            ValueError: two sides that act, or two costs, lie so far apart that the type of the LPs holds only one, and
-                this is to be refused.
+            ValueError: two sides that act, or two costs, differ so much that the type of the LPs cannot represent both,
+                and `refuse` is set.
         """
         problem = Problem.of(lp)
         found = problem.distances
@@ -67,14 +68,14 @@ class Soundness:
                 self.drifting = f"LP {self.lps} (counted from 0): after {steps} steps {what}"
 
     def _compare(self, what: str, relative: Tensor, raw: Tensor) -> None:
-        """Compare numbers relative to their coefficients. Refused is only what lies apart as it stands, too."""
+        """Compare numbers relative to their coefficients. Refuse an LP only if its raw numbers differ as much."""
         ratio, small, large = _widest_gap(relative)
         if ratio <= max(self.furthest, FAR):
             return
         where = f"LP {self.lps} (counted from 0) has {what} of {small:.3g} and {large:.3g}, relative to coefficients"
         if self.refuse and min(ratio, _widest_gap(raw)[0]) > 1 / torch.finfo(relative.dtype).eps:
             raise ValueError(
-                f"{where}, which are {ratio:.1e} apart, and {relative.dtype} holds only one of them beside the other; "
+                f"{where}, which are {ratio:.1e} apart, and {relative.dtype} cannot represent both; "
                 f"rescale the LP, set to 0 what does not matter, tighten its big-M, or leave it out."
             )
         self.furthest, self.where = ratio, where
@@ -83,14 +84,14 @@ class Soundness:
         """Say once what was found."""
         if self.idle and self.idle == self.rows:
             warn_caller(
-                f"In none of {self.rows} LPs does a constraint of several variables act: their bounds alone solve "
+                f"In none of {self.rows} LPs is a constraint of several variables active: the bounds alone solve "
                 f"them. Does lp_of take features that were rescaled for b and c? Min-max scaled or standardised "
                 f"features make another LP; give b, c and the coefficients as they are in the LP, and test lp_of with "
                 f"jepa_ssl.testing.check_lp."
             )
         elif self.drifting:
             warn_caller(
-                f"{self.drifting} still moves on in a straight line, because some of its sides or coefficients lie far "
+                f"{self.drifting} still moves in a straight line, because some of its sides or coefficients lie far "
                 f"apart, so its states say little about its solution; tighten wide bounds and big-Ms, rescale the LP, "
                 f"or leave it out."
             )

@@ -1,4 +1,4 @@
-"""Early solver states as features, so that an encoder starts where the solver stands."""
+"""Early solver states as features of an LP."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, Generic, TypeVar
@@ -22,16 +22,16 @@ class StateFeatures(Generic[InstanceT]):
     """Append the state after a few PDHG steps to an LP's features.
 
     After each number of steps a variable gains its value x and its reduced cost, and a constraint gains its multiplier
-    and its slack, as in `SolverState`: `2 * len(steps)` numbers each. They are squashed by asinh and clamped to
-    [-10, 10], and NaN becomes 0. They need no statistics, so an LP has the same ones in any batch and any data set (bit
-    for bit on a CPU). PDHG starts from zero, and no gradient flows. For a batch of small LPs, a hundred steps cost
-    about a sixth of a training step of the example's GNN.
+    and its slack, as in `SolverState`: `2 * len(steps)` numbers each. They are squashed by asinh and clamped to [-10,
+    10], and NaN becomes 0. They need no statistics, so each LP has the same ones in any batch and any data set (bit for
+    bit on a CPU). PDHG starts from zero, and no gradient flows. For a batch of small LPs, a hundred steps cost about a
+    sixth of a training step of the example's GNN.
 
     With a later state as the target, for example `SolverState(300, restart_every=100)`, an encoder learns to continue
     from an early one; see `jepa_ssl.recipes`. Use the returned instances in your own loss too.
 
-    The first call warns, as `SolverState.fit` does, if its LPs look like others than you mean. Later calls look at
-    nothing, so build one `StateFeatures` and keep it.
+    The first call warns, as `SolverState.fit` does, if its LPs look wrong. Later calls check nothing, so build one
+    `StateFeatures` and keep it.
 
     Args:
         steps: append the states after these numbers of steps, in rising order. Several cost no more than the last.

@@ -18,9 +18,9 @@ Moments: TypeAlias = tuple[int, Tensor, Tensor]
 class StateStatistics(nn.Module):
     """Mean and standard deviation of each number of a state, over all constraints and over all variables.
 
-    They are buffers, so a state dict holds them: `{kind}_mean` and `{kind}_std`, `[2h]` each for h numbers of steps;
-    `items`, int64 `[2]`, how many constraints and variables they were computed from; `horizons`, int64 `[h]`, the
-    numbers of steps. A state dict of other steps is refused with a ValueError before anything is loaded.
+    They are buffers, so a state dict holds them. `{kind}_mean` and `{kind}_std` are `[2h]` each for h numbers of steps.
+    `items`, int64 `[2]`, counts the constraints and variables they were computed from. `horizons`, int64 `[h]`, holds
+    the numbers of steps. A state dict of other steps is refused with a ValueError before anything is loaded.
     """
 
     items: Tensor
@@ -39,7 +39,7 @@ class StateStatistics(nn.Module):
     def standardised(self, states: Tensor, kind: str) -> Tensor:
         """States `[*, 2h]` in standard deviations from the mean, clamped to [-10, 10]; NaN becomes 0."""
         mean, std = (self.get_buffer(f"{kind}_{name}").to(states.dtype) for name in ("mean", "std"))
-        # A clamp alone lets NaN through.
+        # A clamp by itself would let NaN through.
         return ((states - mean) / std).nan_to_num(0.0, LIMIT, -LIMIT).clamp(-LIMIT, LIMIT)
 
     def compute(self, batches: Iterable[Mapping[str, Tensor]]) -> None:

@@ -1,4 +1,4 @@
-"""Checks of your own parts, for your own tests: do masker, encoder, teacher and LPs do what an objective counts on?
+"""Checks of your own masker, encoder, teacher and LPs, for your own tests.
 
 Each raises an AssertionError that says what is wrong.
 """
@@ -26,26 +26,30 @@ def check_masker(
     *,
     ratio: float | Mapping[str, float] | None = None,
 ) -> None:
-    """Raises unless `masker` keeps its promises on each of `instances`, each a batch, under twenty seeds.
+    """Raise unless `masker` keeps its promises on every batch of `instances`, under twenty seeds.
 
-    The promises: the target is the whole instance; the context has its shapes, dtypes and wiring, and differs from it
-    only where something is hidden, never in padding (a visible node may lose columns if it loses a coefficient); each
-    vector or graph hides something and shows something, wherever it has two entries, or two nodes of each kind;
-    `hidden` and `weight` fit the streams, each node that `hidden` names lost something, its own or a coefficient, and
-    graphs weigh alike; the instance is not written to, and what never changes shares its memory; the same generator
-    gives the same views, other seeds give others, and the global random numbers stay as they are. Indicator columns,
-    the last ones, are understood.
+    The promises:
 
-    What is hidden is seen by the difference it makes. So give instances without values that the masker fills in
-    (random normal numbers will do), and large enough that the masker finds two things to choose from; empty batches,
-    single entries and lone nodes are welcome besides.
+    - The target is the whole instance. The context has its shapes, dtypes and edges, and differs from it only where
+      something is hidden, never in padding. A visible node may lose columns if it loses a coefficient.
+    - Each vector or graph hides something and shows something, if it has two entries, or two nodes of each kind.
+    - `hidden` and `weight` fit the streams. Each node that `hidden` names lost its features or a coefficient. All
+      graphs have the same weight.
+    - The instance is not written to, and what never changes shares its memory.
+    - The same generator gives the same views, other seeds give others, and the global random numbers do not change.
+
+    Indicator columns, the last ones, are recognised.
+
+    The check sees what is hidden by the difference between the views. So give instances that do not hold the masker's
+    fill values, such as random normal numbers, and that are large enough for a choice. You may add empty batches,
+    single entries and single nodes.
 
     Args:
         masker: makes views, or a tuple of several, of a batch.
         instances: batches `[batch, entries]`, `FlatVectors` or `Graph`.
-        ratio: if given, exactly `int(ratio * items)` of each instance are hidden, at least one and never all: of the
-            real entries of a vector, or the nodes of each stream of a graph; or stream -> ratio, where a stream of
-            edges counts coefficients.
+        ratio: if given, exactly `int(ratio * items)` items of each instance must be hidden, at least one and never all.
+            Items are the real entries of a vector, or the nodes of each stream of a graph. Or stream -> ratio, where a
+            stream of edges counts coefficients.
 
     >>> import torch
     >>> from jepa_ssl import EntryMasker, Views
@@ -75,24 +79,24 @@ def check_encoder(
 ) -> None:
     """Raise unless an objective can train `encoder`; tried on a copy of it and one batch.
 
-    It has to return finite embeddings, stream -> `[items, dim]`, a row for each item, that are not all equal. A copy of
-    it has to run its own weights, gradients have to reach the trunk, and two passes in eval mode have to agree.
+    It must return finite embeddings that are not all equal, stream -> `[items, dim]`, with one row per item. A copy of
+    it must run its own weights, gradients must reach the trunk, and two passes in eval mode must agree.
 
-    On a bare `[batch, entries]`, `FlatVectors` or a `Graph` the embeddings must not depend on the order and company of
-    the instances, on the order of their nodes and edges, or on the padding. For batches of another type, give the same
-    batch written in another way.
+    On a tensor `[batch, entries]`, `FlatVectors` or a `Graph`, the embeddings of an instance must not depend on the
+    rest of the batch, on the order of instances, nodes and edges, or on padding. For other types of batches, give the
+    same batch in another order as `rewritten`.
 
     Args:
-        encoder: a module; or any callable, which is not copied but runs as it is, and has to be in eval mode.
-        instance: a batch of at least two instances that are not all alike.
-        views: what will hide parts of it; then each stream's embeddings at hidden items have to change, else the views
-            hide nothing that the encoder reads. Of PyG data, no other attribute of hidden nodes or edges may
+        encoder: a module; or any callable, which is not copied and must be in eval mode.
+        instance: a batch of at least two instances that are not all equal.
+        views: the view maker that you will use. Each stream's embeddings at hidden items must change, otherwise the
+            views hide nothing that the encoder reads. In PyG data, no other attribute of hidden nodes or edges may
             change the embeddings of hidden nodes.
-        trunk: the submodule whose every weight a gradient has to reach; without it, some weight that is not of
+        trunk: a gradient must reach every weight of this submodule; without it, some weight outside
             `encoder.projector`.
-        rewritten: what is different -> the same batch written so, and where its items stand there, stream -> int64
-            `[items]`: `{"the order": jepa_ssl.integrations.pyg.in_another_order(batch)}`.
-        in_view: attributes of PyG data that the views leave in view on purpose, such as positions.
+        rewritten: maps what is different to the same batch written in this way and the new places of its items, stream
+            -> int64 `[items]`: `{"the order": jepa_ssl.integrations.pyg.in_another_order(batch)}`.
+        in_view: attributes of PyG data that the views leave visible on purpose, such as positions.
 
     >>> from jepa_ssl import EntryMasker, ModelEncoder
     >>> encoder = ModelEncoder(nn.Linear(6, 8), {"instance": 8}, dim=4)
@@ -100,7 +104,7 @@ def check_encoder(
     >>> check_encoder(lambda flat: {"instance": (flat - flat.mean(0)).detach()}, torch.randn(3, 6))
     Traceback (most recent call last):
     AssertionError: the embeddings carry no gradient; is the encoder called under torch.no_grad()?
-    stream 'instance': an instance gets other embeddings alone than in a batch; ...
+    stream 'instance': an instance has other embeddings alone than in a batch; ...
 
     Raises:
         AssertionError: the faults, a sentence each.
@@ -115,16 +119,16 @@ def check_encoder(
 def check_teacher(teacher: Teacher, encoder: Any, instance: Any, *, target: Any = None) -> None:
     """Raise unless `teacher` keeps its promises; tried on copies of it and of `encoder`, and one batch.
 
-    It has to be a `Teacher`. Its targets have the streams and shapes of the encoder's embeddings, and no gradient
-    unless it `learns`; its own weights do not ask for one either. If it is a module: two passes in training agree, even
-    with dropout and BatchNorm in the encoder; it changes in `update` alone, where all parameters and buffers of its
-    `target_model` move towards the encoder's; and its `state_dict` decides what it returns.
+    It must be a `Teacher`. Its targets must have the streams and shapes of the encoder's embeddings. Unless it
+    `learns`, neither its targets nor its weights may require a gradient. If it is a module, two passes in training must
+    agree, even with dropout and BatchNorm in the encoder. It must change only in `update`, where all parameters and
+    buffers of its `target_model` move towards the encoder's. Its `state_dict` must determine what it returns.
 
     Args:
         teacher: the one to check, `EMATeacher(encoder)` for example.
-        encoder: the online encoder; a callable that is not a module runs as it is.
+        encoder: the online encoder; a callable that is not a module is not copied.
         instance: a batch, as the encoder takes it.
-        target: the target view, if it is another than `instance`: a solver's state, for example.
+        target: the target view, if it differs from `instance`: a solver's state, for example.
 
     >>> from jepa_ssl import EMATeacher
     >>> class Encoder(nn.Sequential):
@@ -150,18 +154,18 @@ def check_lp(
     *,
     objective: Callable[[list[Tensor]], Any] | None = None,
 ) -> None:
-    """Raise unless `lp_of` makes your LPs of `batch`: the states that `SolverState` computes are those of its LPs.
+    """Raise unless `lp_of` makes your LPs from `batch`; `SolverState` computes the states of these LPs.
 
-    Features that were min-max scaled or standardised make other LPs, and so do a maximised c and rows that are >=.
+    Min-max scaled or standardised features make other LPs, and so do a maximised c and rows with >=.
 
     Args:
-        lp_of: makes a `SparseLP` or a `DenseLP` of a batch.
-        batch: a batch as your loop has it.
+        lp_of: makes a `SparseLP` or a `DenseLP` from a batch.
+        batch: a batch of your loop.
         reference: `(A, b, c)` of each LP, `min c'x  s.t.  Ax <= b` with free x, as tensors or arrays `[m, n]`, `[m]`
             and `[n]`, in the order of `lp_of`'s rows and columns. `equality` `[m]`, `lower` `[n]` and `upper` `[n]`
             follow where your LP has them; A may be sparse.
-        objective: your own objective to minimise: takes a list of points, `[n]` for each LP, and returns `[LPs]`. It
-            says nothing about A and b. A constant term does not matter.
+        objective: your own objective to minimise. It takes a list of points, `[n]` for each LP, and returns `[LPs]`. It
+            does not check A and b. A constant term does not matter.
 
     >>> from functools import partial
     >>> from jepa_ssl.lp import DenseLP

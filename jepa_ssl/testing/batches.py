@@ -1,4 +1,4 @@
-"""What the checks have to know of batches: their tensors, their streams, and how to take them apart."""
+"""Helpers of the checks for batches: their tensors, their streams, and how to split them."""
 
 from collections.abc import Sequence
 from typing import TypeAlias

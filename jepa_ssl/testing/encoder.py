@@ -48,7 +48,7 @@ class EncoderCheck:
         again = _embedded(asleep, self.instance, seed=1)
         if not all(torch.equal(embeddings[stream], again[stream]) for stream in embeddings):
             self.faults.append(
-                "in eval mode two passes over one batch differ: something random stays awake, F.dropout(x) without "
+                "in eval mode two passes over one batch differ: something random stays active, F.dropout(x) without "
                 "training=self.training perhaps; a teacher's targets would change from pass to pass."
             )
             return
@@ -75,7 +75,7 @@ class EncoderCheck:
             self.faults.append("the batch is empty, so nothing can be tried on it; give at least two instances.")
 
     def _copied(self) -> Callable[[Any], Embeddings | Encoded] | None:
-        """A copy in eval mode, as a teacher's is; a callable that is not a module is taken as it is."""
+        """A copy in eval mode, as a teacher's; a callable that is not a module is not copied."""
         if not isinstance(self.encoder, nn.Module):
             return self.encoder
         try:
@@ -104,7 +104,7 @@ class EncoderCheck:
                 counts = ", ".join(f"{count} of {kind!r}" for kind, count in expected.items())
                 self.faults.append(
                     f"stream {stream!r} has {len(z)} embeddings, but the batch has {counts}; give each item a row, and "
-                    f"pool for the stream 'instance' alone."
+                    f"pool only for the stream 'instance'."
                 )
             elif not bool(real.isfinite().all()):
                 self.faults.append(f"stream {stream!r} has embeddings that are infinite or NaN.")
@@ -115,7 +115,7 @@ class EncoderCheck:
                 )
 
     def _check_copies(self, encoder: Any, embeddings: Embeddings) -> bool:
-        """Whether all that the encoder runs is its own, and is copied with it."""
+        """Check that a copy of the encoder runs only its own weights."""
         if not isinstance(encoder, nn.Module):
             return True
         other = copy.deepcopy(encoder, without_graph(encoder))
@@ -169,9 +169,7 @@ class EncoderCheck:
                     f"different, which the {len(places)} places of its items do not fit; give the place of each."
                 )
             elif not _close(expected, after[stream][places]):
-                self.faults.append(
-                    f"stream {stream!r} depends on {what}: the same items get other embeddings where that is different."
-                )
+                self.faults.append(f"stream {stream!r} depends on {what}: the same items then get other embeddings.")
 
     def _check_alone(self, encoder: Any, embeddings: Embeddings) -> None:
         if not isinstance(self.instance, Tensor | FlatVectors | Graph) or batch_size(self.instance) < 2:
@@ -180,7 +178,7 @@ class EncoderCheck:
         for stream in embeddings:
             if not _close(embeddings[stream][: len(alone[stream])], alone[stream]):
                 self.faults.append(
-                    f"stream {stream!r}: an instance gets other embeddings alone than in a batch; something is "
+                    f"stream {stream!r}: an instance has other embeddings alone than in a batch; something is "
                     f"computed over the whole batch, in eval mode too."
                 )
 

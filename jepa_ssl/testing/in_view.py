@@ -1,4 +1,4 @@
-"""What PyG data hold of hidden items in attributes that the views do not hide.
+"""Find attributes of PyG data that reveal hidden items.
 
 Nothing here imports PyG: its data are those that have `stores`, one for each type of node and edge.
 """
@@ -16,7 +16,7 @@ from jepa_ssl.protocols import Embeddings, Views
 def read_in_view(
     instance: Any, views: Views[Any, Any], embed: Callable[[Any], Embeddings], allowed: Collection[str]
 ) -> Iterator[str]:
-    """A sentence for each attribute of hidden nodes or edges that is in view and moves their embeddings.
+    """A sentence for each visible attribute of hidden nodes or edges that changes their embeddings.
 
     Floating point numbers are changed; other ones change places, so that they stay in their range.
 
@@ -85,7 +85,7 @@ def _hidden_nodes(store: Any, views: Views[Any, Any]) -> Tensor | None:
 
 
 def _rows_lost(values: Tensor, known: Tensor) -> Tensor:
-    """Items of which something changed and nothing but zeros stayed: bool `[items]`. An indicator is left out."""
+    """Items that changed and now hold only zeros: bool `[items]`. An indicator is left out."""
     values = values.flatten(1) if values.ndim > 1 else values.unsqueeze(1)
     known = known.flatten(1) if known.ndim > 1 else known.unsqueeze(1)
     same = values[:, : known.size(1)] == known

@@ -26,7 +26,7 @@ class LPCheck:
             except ValueError as error:
                 self.faults.append(str(error))
             if any(not bool(one[name].isfinite().all()) for one in self.lps for name in ("A", "b", "c")):
-                self.faults.append("a number of A, b or c is not finite; bounds alone may be infinite.")
+                self.faults.append("a number of A, b or c is not finite; only bounds may be infinite.")
         else:
             self.faults.append(f"lp_of returned a {type(lp).__name__}, but must return a SparseLP or a DenseLP.")
 
@@ -99,7 +99,7 @@ def _tensor(values: Any) -> Tensor:
 def _close(own: Tensor, expected: Tensor) -> bool:
     if own.dtype == torch.bool or not own.numel():
         return torch.equal(own, expected)
-    lost = ((own == 0) & (expected != 0)).any()  # however small it is beside the others
+    lost = ((own == 0) & (expected != 0)).any()  # however small it is compared with the others
     largest = float(expected.nan_to_num(0, 0, 0).abs().max())
     return not lost and torch.allclose(own, expected, rtol=1e-4, atol=1e-6 * largest)
 

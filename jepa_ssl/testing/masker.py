@@ -1,4 +1,4 @@
-"""What every masker promises, checked on one batch."""
+"""Check on one batch what every masker promises."""
 
 import copy
 from collections.abc import Mapping
@@ -162,7 +162,7 @@ class Check:
                     )
 
     def check_indicator(self, stream: str, indicator: Tensor, hidden: Tensor) -> None:
-        """1 where something changed, 0 or 1 elsewhere; an instance without the column passes."""
+        """Check the indicator: 1 where something changed, 0 or 1 elsewhere. An instance without the column passes."""
         if indicator.numel() and bool(((indicator != 1) & (hidden | (indicator != 0))).any()):
             self.fail(f"the {stream!r} indicator of the context is not 1 where something is hidden, and 0 elsewhere.")
 
@@ -224,7 +224,7 @@ class Check:
             )
 
     def check_both_directions(self, graph: Graph, lost: Mapping[str, Tensor]) -> None:
-        """Fails where the coefficient of a hidden edge stands in plain view on the edge in the other direction."""
+        """Fail if the coefficient of a hidden edge is visible on the edge in the other direction."""
         for stream, mark in lost.items():
             ends, index, attr = graph.edges[stream]
             hidden = _edges(index[:, mark], attr, mark)

@@ -1,4 +1,4 @@
-"""How many items a masker hides: exactly `int(ratio * items)` of each instance."""
+"""Check how many items a masker hides: exactly `int(ratio * items)` of each instance."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -13,7 +13,7 @@ from jepa_ssl.testing.masker import SEEDS, Check, changed_in
 
 
 def check_counts(check: Check, ratio: float | Mapping[str, float]) -> None:
-    """Raises unless exactly `int(ratio * items)` of each instance are hidden, at least one and never all."""
+    """Raise unless exactly `int(ratio * items)` of each instance are hidden, at least one and never all."""
     streams = check.instance.nodes if isinstance(check.instance, Graph) else (INSTANCE,)
     ratios = ratio if isinstance(ratio, Mapping) else dict.fromkeys(streams, ratio)
     for stream, share in ratios.items():
@@ -31,7 +31,7 @@ def check_counts(check: Check, ratio: float | Mapping[str, float]) -> None:
 
 
 def hidden_items(views: Views[Any, Any], instance: Instance, stream: str) -> Tensor:
-    """Which real items of a stream are hidden: bool `[items]`."""
+    """Mark the hidden real items of one stream: bool `[items]`."""
     mark, changed = views.hidden.get(stream), changed_in(views, instance)[stream]
     if not isinstance(instance, Graph):
         return changed[valid_of(instance)]

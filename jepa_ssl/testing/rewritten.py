@@ -17,7 +17,7 @@ Rewritten: TypeAlias = Mapping[str, tuple[Any, Mapping[str, Tensor]]]
 
 
 def written_otherwise(instance: Any) -> Rewritten:
-    """The same batch written in other ways, and where its items stand then."""
+    """The same batch written in other ways, and the new places of its items."""
     if not isinstance(instance, Tensor | FlatVectors | Graph) or not batch_size(instance):
         return {}
     backwards = list(range(batch_size(instance)))[::-1]

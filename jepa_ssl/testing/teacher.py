@@ -46,16 +46,16 @@ class TeacherCheck:
             again = self._targets()
             if not all(same_bits(targets[stream], again[stream]) for stream in targets):
                 self.faults.append(
-                    "two passes over one batch give different targets: dropout is awake in the teacher, though the "
+                    "two passes over one batch give different targets: dropout is active in the teacher, although the "
                     "module that holds it is the one that trains; keep it in eval mode, in its train() too."
                 )
             if moved := _differences(before, _state(self.teacher)):
                 self.faults.append(
-                    f"a pass over a batch moves {moved} of the teacher; it may move in update alone. BatchNorm in "
+                    f"a pass over a batch moves {moved} of the teacher; only update may move it. BatchNorm in "
                     f"train mode does that: keep the teacher in eval mode, in its train() too."
                 )
         if moved := _differences(weights, _state(self.encoder)):
-            self.faults.append(f"a pass over a batch moves {moved} of the encoder; the optimizer alone may do that.")
+            self.faults.append(f"a pass over a batch moves {moved} of the encoder; only the optimizer may do that.")
         self._check_update()
 
     def _targets(self) -> Embeddings:
@@ -98,7 +98,7 @@ class TeacherCheck:
         student, before = _snapshot(moved), _snapshot(_follower(self.teacher))
         self.teacher.update(moved)
         if changed := _differences(student, _state(moved)):
-            self.faults.append(f"update moves {changed} of the encoder; it may move the teacher alone.")
+            self.faults.append(f"update moves {changed} of the encoder; it may move only the teacher.")
         after = _state(_follower(self.teacher))
         behind = sorted(
             name
@@ -113,7 +113,7 @@ class TeacherCheck:
             )
         elif behind and moves:
             self.faults.append(
-                f"update leaves {behind} of the teacher behind while the rest moves towards the encoder: average "
+                f"update does not move {behind} of the teacher, but moves the rest towards the encoder: average "
                 f"parameters and floating buffers, copy the other buffers, and match names without the prefixes of "
                 f"torch.compile and DDP."
             )
@@ -148,7 +148,7 @@ def _copies(*parts: Any) -> tuple[Any, ...]:
 
 
 def _state(part: Any) -> dict[str, Tensor]:
-    """What a state_dict saves of a module, as it is now and as it becomes."""
+    """The tensors that a state_dict saves, which change with the module."""
     if not isinstance(part, nn.Module):
         return {}
     saved: dict[str, Any] = part.state_dict(keep_vars=True)
@@ -156,7 +156,7 @@ def _state(part: Any) -> dict[str, Tensor]:
 
 
 def _snapshot(part: Any, weights: bool = False) -> dict[str, Tensor]:
-    """The state as it is now; `weights` leaves buffers out."""
+    """A copy of the current state; `weights` leaves buffers out."""
     return {
         name: tensor.detach().clone()
         for name, tensor in _state(part).items()
@@ -165,7 +165,7 @@ def _snapshot(part: Any, weights: bool = False) -> dict[str, Tensor]:
 
 
 def _follower(teacher: Any) -> Any:
-    """The copy of the encoder that a teacher has, if it has one; or the more precise average beside it."""
+    """The teacher's copy of the encoder, or its more precise average; None if it has neither."""
     parts = dict(teacher.named_children()) if isinstance(teacher, nn.Module) else {}
     return parts.get("average") or parts.get("target_model")
 

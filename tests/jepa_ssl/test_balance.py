@@ -110,7 +110,7 @@ def test_it_adds_no_parameters_and_no_weights_to_a_checkpoint():
 
 def test_bad_arguments_are_refused():
     weight = torch.ones(1, requires_grad=True)
-    with pytest.raises(ValueError, match=r"shared holds 0 parameters, and none that is trained"):
+    with pytest.raises(ValueError, match=r"shared holds 0 parameters, but none that is trained"):
         GradientBalance([])
     with pytest.raises(ValueError, match="every is 0"):
         GradientBalance([weight], every=0)
@@ -125,7 +125,7 @@ def test_a_jepa_term_without_a_gradient_is_not_blown_up():
 
 
 def test_what_is_not_trained_cannot_be_balanced():
-    with pytest.raises(ValueError, match=r"shared holds 2 parameters, and none that is trained"):
+    with pytest.raises(ValueError, match=r"shared holds 2 parameters, but none that is trained"):
         GradientBalance([torch.ones(2), torch.ones(3)])
 
 
@@ -137,7 +137,7 @@ def test_a_trunk_that_jepa_does_not_reach_is_reported_once():
         for _ in range(12):
             balance(other.sum(), reached.sum())
     (one,) = said
-    assert re.search("in 3 measurements .* weighs nothing; give it the parameters of the trunk", str(one.message))
+    assert re.search("in 3 measurements .* has no effect; give it the parameters of the trunk", str(one.message))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         balance = GradientBalance([reached], every=2)

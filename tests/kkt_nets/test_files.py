@@ -52,7 +52,7 @@ def test_a_full_disk_is_said_with_file_and_remedy_and_leaves_what_was_there(tmp_
     path.write_text("as before")
     with full_disk(size=1000), pytest.raises(OSError, match="free space on its disk, or name another folder") as caught:
         write(path)
-    assert str(caught.value).startswith(f"{path} cannot be written (File too large), and is as it was before;")
+    assert str(caught.value).startswith(f"{path} cannot be written (File too large), and keeps its old content;")
     assert path.read_text() == "as before"
     assert [*tmp_path.iterdir()] == [path]
     write(path)

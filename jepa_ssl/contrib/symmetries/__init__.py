@@ -1,4 +1,4 @@
-"""Symmetries of LPs: views that change an LP, but its solution only by a known map.
+"""Symmetries of LPs: views that change an LP, and change its solution by a known map.
 
     transformed = RowScale().apply(lp, generator=generator)
     transformed.instance                     # the equivalent LP, of lp's type

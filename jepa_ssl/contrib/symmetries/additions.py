@@ -59,7 +59,7 @@ class RedundantRow(Symmetry):
 
 
 class DuplicateRow(Symmetry):
-    """Add a random row of each LP a second time: each takes half of its lam; back, the two are added.
+    """Repeat a random row of each LP: both copies take half of its lam, and the way back adds them.
 
     An LP without rows gets `0 <= 0`.
     """
@@ -128,7 +128,7 @@ class IdleVariable(FactorSymmetry):
 
 
 class EqualitiesAsInequalities(Symmetry):
-    """Turn each `a'x = b` into `a'x <= b`, and add `-a'x <= -b`: they take the two signs of its lam. Draws nothing."""
+    """Turn each `a'x = b` into `a'x <= b` and `-a'x <= -b`, which take the two signs of lam. Draws nothing."""
 
     def _draw(self, instance: LPT, generator: Randomness) -> TransformedLP[LPT]:
         which = instance.equality & instance.mask_m if isinstance(instance, DenseLP) else instance.equality
@@ -147,7 +147,7 @@ class EqualitiesAsInequalities(Symmetry):
 
 
 class BoundsAsRows(Symmetry):
-    """Turn each finite bound into a row, lower ones first: its lam is its sign of the reduced cost. Draws nothing.
+    """Turn each finite bound into a row, lower bounds first; lam is its part of the reduced cost. Draws nothing.
 
     After this and `EqualitiesAsInequalities`, `DenseLP.vectors` holds the whole LP.
     """

@@ -105,7 +105,7 @@ def dense_growth(like: Tensor, new: int) -> Growth:
 
 
 def sparse_growth(offsets: Tensor, items: int, owner: Tensor) -> tuple[Growth, Tensor]:
-    """The growth by an item for each of `owner`, which does not fall, and the new offsets."""
+    """The growth by one item for each entry of `owner`, which is sorted, and the new offsets."""
     grown = torch.zeros_like(offsets)
     grown[1:] = torch.zeros_like(offsets[1:]).index_add_(0, owner, torch.ones_like(owner)).cumsum(0)
     # An old item moves by the number of new items in earlier LPs.

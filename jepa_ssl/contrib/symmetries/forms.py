@@ -1,4 +1,4 @@
-"""What symmetries do to an LP in either form: read and scale coefficients, reorder them, add rows and columns."""
+"""Operations of symmetries on dense and sparse LPs: scale and reorder coefficients, add rows and columns."""
 
 from dataclasses import replace
 from typing import TypeVar
@@ -133,7 +133,7 @@ def add_bound_rows(lp: LPT, lower: Tensor, upper: Tensor) -> tuple[LPT, Growth, 
 
 
 def _dense_rows(lp: DenseLP, A: Tensor, b: Tensor, real: Tensor, equality: Tensor) -> tuple[DenseLP, Growth]:
-    """`lp` with the rows `A [batch, rows, n]`, of which `real` ones count."""
+    """`lp` with the additional rows `A [batch, rows, n]`; `real` is False on padding."""
     growth = dense_growth(lp.b, b.size(1))
     added = {"b": b, "mask_m": real, "equality": equality}
     vectors = {name: growth.put(getattr(lp, name), new) for name, new in added.items()}

@@ -30,7 +30,7 @@ class FactorSymmetry(Symmetry):
 
 
 class RowScale(FactorSymmetry):
-    """Multiply each row of A and b by a number of its own: x stays, lam is divided by it."""
+    """Multiply each row of A and b by a separate number: x stays, lam is divided by it."""
 
     def _draw(self, instance: LPT, generator: Randomness) -> TransformedLP[LPT]:
         scale = log_uniform(uniform_per_item(rows(instance), generator, instance.b.dtype), self.factor)
@@ -39,7 +39,7 @@ class RowScale(FactorSymmetry):
 
 
 class ColumnScale(FactorSymmetry):
-    """Multiply each column of A and c by a number of its own: x and its bounds are divided by it, lam stays."""
+    """Multiply each column of A and c by a separate number: x and its bounds are divided by it, lam stays."""
 
     def _draw(self, instance: LPT, generator: Randomness) -> TransformedLP[LPT]:
         uniform = uniform_per_item(columns(instance), generator, instance.c.dtype)

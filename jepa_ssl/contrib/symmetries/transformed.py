@@ -1,4 +1,4 @@
-"""A symmetry and what it makes of an LP: an equivalent LP, and the maps between the solutions of the two."""
+"""The base class of symmetries, and their result: an equivalent LP with the maps between the solutions."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
@@ -47,13 +47,14 @@ def plus(shift: Tensor) -> SolutionMap:
 class TransformedLP(Generic[LPT]):
     """`instance`, an LP that is equivalent to `source`, and the maps between the solutions of the two.
 
-    `x` and `lam` have the shapes of c and b: `[batch, n]` and `[batch, m]` for a `DenseLP`, with anything on padding,
-    `[N]` and `[M]` for a `SparseLP`. `objective` maps optimal values `c'x`, `[LPs]`. `map_solution` takes an optimal
-    pair of the source to one of `instance`, and `unmap_solution` takes it back. Unmapping a mapped solution restores
-    it, up to rounding.
+    `x` and `lam` have the shapes of c and b: `[batch, n]` and `[batch, m]` for a `DenseLP`, `[N]` and `[M]` for a
+    `SparseLP`. Padding may hold anything. `objective` maps optimal values `c'x`, `[LPs]`. `map_solution` takes an
+    optimal pair of the source to one of `instance`, and `unmap_solution` takes it back. Unmapping a mapped solution
+    restores it, up to rounding.
 
-    `rows` and `columns` say where the source's rows and columns are in `instance`: indices in the shape of b and c, in
-    the slots of the own LP for a `DenseLP`, in the whole batch for a `SparseLP`. None means that none has moved.
+    `rows` and `columns` are the places of the source's rows and columns in `instance`: indices in the shape of b and c.
+    They count within each LP for a `DenseLP`, and over the whole batch for a `SparseLP`. None means that none has
+    moved.
     """
 
     source: LPT
@@ -87,7 +88,7 @@ class SymmetryViews(Views[LPT, LPT]):
 
 
 class Symmetry(ABC):
-    """Draw an equivalent LP: a view maker, whose `apply` returns the solution maps too.
+    """Draw an equivalent LP. It is a view maker; `apply` also returns the solution maps.
 
     All draws come from `generator`, and the same generator draws the same. With `Seeds`, each LP's draw depends on its
     name and the epoch only. The source is not written to, and unchanged tensors are shared with it.

@@ -4,7 +4,7 @@ try:
     import torch_geometric  # pyright: ignore[reportMissingTypeStubs, reportUnusedImport]  # noqa: F401
 except ImportError as error:
     raise ImportError(
-        "PyG's batches are read by way of torch_geometric, which is not installed; pip install 'jepa_ssl[graph]'."
+        "reading PyG batches needs torch_geometric, which is not installed; pip install 'jepa_ssl[graph]'."
     ) from error
 
 from jepa_ssl.integrations.pyg.graphs import bipartite_graph, graph_of, with_graph

@@ -24,8 +24,8 @@ def graph_of(data: Any, **names: str) -> Graph:
 
     `HeteroData` has a stream of nodes for each node type, with its `x` as features; a type without floating point `x`
     has no features. The stream of an edge type is called by its three names, joined by two underscores:
-    `"row__has__column"`. Its attributes are `edge_attr`, or `edge_weight` where there is no `edge_attr`; a type that
-    has neither has no attributes. Custom `Data` is a `bipartite_graph`.
+    `"row__has__column"`. Its attributes are `edge_attr`, or `edge_weight` if `edge_attr` is missing. A type with
+    neither has no attributes. Custom `Data` is a `bipartite_graph`.
 
     Args:
         data: `Data` or `HeteroData`, or a `Batch` of either.
@@ -83,9 +83,9 @@ def with_graph(data: Any, graph: Graph, **names: str) -> Any:
 def bipartite_graph(data: Data | Batch, **names: str) -> BipartiteGraph:
     """The tensors of custom `Data` as a `BipartiteGraph`; nothing is copied.
 
-    Where the graphs of a `Batch` begin is read from `constraint_features_ptr` and `variable_features_ptr`, if it was
-    built with `follow_batch=["constraint_features", "variable_features"]`; otherwise from what the batch itself keeps
-    to be taken apart again. The latter lives on the host: for a GPU follow the batch, and save a copy per step.
+    The beginnings of the graphs of a `Batch` are read from `constraint_features_ptr` and `variable_features_ptr`, if it
+    was built with `follow_batch=["constraint_features", "variable_features"]`. Otherwise they are read from the slices
+    that the batch keeps. The latter lives on the host: for a GPU follow the batch, and save a copy per step.
 
     Args:
         data: one `Data`, or a `Batch` of them.
@@ -115,7 +115,7 @@ def bipartite_graph(data: Data | Batch, **names: str) -> BipartiteGraph:
 
 
 def names_of(names: dict[str, str], data: Any) -> dict[str, str]:
-    """What each attribute that a graph is read from is called in `data`, in the order of a bipartite graph's fields."""
+    """The names in `data` of the attributes of a graph, in the order of the fields of a bipartite graph."""
     attributes = HETERO_ATTRIBUTES if isinstance(data, HeteroData) else ATTRIBUTES
     if unknown := sorted(names.keys() - set(attributes)):
         raise TypeError(
@@ -181,7 +181,7 @@ def _nodes(data: Any, kind: str, name: str) -> Nodes:
     graphs = getattr(data, "num_graphs", 1)
     if len(offsets) != graphs + 1:
         raise ValueError(
-            f"{len(offsets) - 1} of {graphs} graphs have nodes of type {kind!r}, so that these cannot be told apart; "
+            f"{len(offsets) - 1} of {graphs} graphs have nodes of type {kind!r}, so the graphs cannot be separated; "
             f"give the graphs that lack it an empty {name}, [0, features]."
         )
     none = torch.empty(0, device=offsets.device)
@@ -192,7 +192,7 @@ def _offsets(batch: Any, store: Any, name: str, key: tuple[str, ...], pointer: s
     """Where the rows of `store[name]` of each graph begin: int64 `[graphs + 1]`.
 
     From the attribute `pointer`, if there is one; otherwise from the batch's own slices, found there by `key`. Those
-    live on the host. Anything else than a batch is one graph.
+    live on the host. Data that is not a batch is one graph.
     """
     if pointer in store:
         return tensor_of(store, pointer, "data")

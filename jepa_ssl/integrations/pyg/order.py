@@ -19,7 +19,7 @@ MADE_BY_BATCHING = ("batch", "ptr", "num_nodes")
 
 
 def in_another_order(batch: Batch, **names: str) -> tuple[Batch, dict[str, Tensor]]:
-    """The graphs of `batch` from the last to the first, and where each of its items stands now.
+    """The graphs of `batch` from last to first, and the new place of each item.
 
     The latter is stream -> int64 `[items]`, as `jepa_ssl.testing.check_encoder` takes it. The streams are the node
     types of `HeteroData`, where the nodes of each graph run backwards, too; or `"constraint"` and `"variable"` of
@@ -31,8 +31,8 @@ def in_another_order(batch: Batch, **names: str) -> tuple[Batch, dict[str, Tenso
 
     Raises:
         TypeError: `batch` is not a `Batch`.
-        ValueError: the graphs cannot be told apart, because something was added or taken out after they were batched;
-            an edge leaves its graph; or an attribute is missing.
+        ValueError: the graphs cannot be separated, because something was added or removed after they were batched. Or
+            an edge leaves its graph, or an attribute is missing.
     """
     graphs = _taken_apart(batch, names)
     whole: Any = batch

@@ -62,7 +62,7 @@ class PyGLPs:
         return SparseLP.inequalities_of(self.graph(data), **self.columns)
 
     def graph(self, data: Any) -> BipartiteGraph:
-        """The constraints and variables of `data`, whatever they are called there."""
+        """The constraints and variables of `data`, as a `BipartiteGraph`."""
         if not isinstance(data, HeteroData):
             return bipartite_graph(data, **self.names)
         graph = graph_of(data, **self.names)
@@ -92,8 +92,8 @@ class PyGLPs:
 class PyGStateFeatures:
     """PyG data with early solver states after its node features; `numbers` more per constraint and per variable.
 
-    Everything else is shared with the data that was given. Use it where batches are collated or at the head of the
-    loop, and use what it returns in your own loss too.
+    Everything else is shared with the given data. Call it where you collate batches or at the beginning of the loop,
+    and use its result in your own loss too.
     """
 
     def __init__(self, lps: PyGLPs, features: StateFeatures[BipartiteGraph]) -> None:

@@ -12,11 +12,11 @@ from jepa_ssl.seeds import Randomness
 class PyGViews(nn.Module):
     """Views of PyG data by any masker of graphs: of custom `Data`, `HeteroData`, or a `Batch` of either.
 
-    A view is a shallow copy of the data with other features and edge attributes; it shares everything that the masker
-    leaves alone, attributes that the masker does not know included. So your model sees PyG batches, as before.
+    A view is a shallow copy of the data with other features and edge attributes. It shares everything else, including
+    attributes that the masker does not know. So your model sees PyG batches, as before.
 
-    The streams are those of `graph_of`: for `HeteroData` its node types, and for its edge types the three names joined
-    by two underscores, `"row__has__column"`; for custom `Data` "constraint", "variable" and "edge". Attributes that
+    The streams are those of `graph_of`. `HeteroData` has its node types, and its edge types under three names joined by
+    two underscores, `"row__has__column"`. Custom `Data` has "constraint", "variable" and "edge". Attributes that
     `graph_of` does not read stay in view: `jepa_ssl.testing.check_encoder` finds those that the encoder reads.
 
     Args:

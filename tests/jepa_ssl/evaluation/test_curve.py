@@ -227,7 +227,7 @@ def test_what_cannot_be_compared_is_refused(options: dict[str, Any], message: st
         ({"groups": OWNER[:-1]}, "groups is"),
         ({"test": 0.0}, "test leaves 30 instances for labels and 0"),
         ({"test": 1.0}, "test leaves 0"),
-        ({"test": torch.tensor([0, 30])}, "test holds other numbers"),
+        ({"test": torch.tensor([0, 30])}, "test must hold numbers of instances"),
     ],
 )
 def test_a_wrong_task_is_refused(options: dict[str, Any], message: str):
@@ -321,4 +321,4 @@ else:
 
 def test_all_controls_refused_is_said():
     found = curve({"arm": Features(X)}, controls={}, refuse=["raw features", *REFUSED], seeds=5)
-    assert "All controls were refused, so nothing says what 'arm' is worth." in found.summary()
+    assert "All controls were refused, so 'arm' cannot be judged." in found.summary()

@@ -306,7 +306,7 @@ def test_an_export_replaces_the_one_before(tmp_path):
 def test_a_long_name_is_written_or_refused_by_the_promised_sentence(tmp_path):
     export_encoder(nn.Linear(1, 1), tmp_path / ("x" * 255))
     assert [file.name for file in tmp_path.iterdir()] == ["x" * 255]
-    with pytest.raises(OSError, match=r"cannot be written \(File name too long\), and is as it was before"):
+    with pytest.raises(OSError, match=r"cannot be written \(File name too long\), and keeps its old content"):
         export_encoder(nn.Linear(1, 1), tmp_path / ("x" * 256))
     with pytest.raises(FileNotFoundError, match="does not exist; name a file that export_encoder wrote"):
         load_encoder(nn.Linear(1, 1), tmp_path / ("x" * 256))

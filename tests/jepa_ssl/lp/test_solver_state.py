@@ -350,7 +350,7 @@ def test_fit_names_lps_whose_solution_is_out_of_reach(batch: Any, width: float):
     """max x  s.t.  x - y <= 1,  x and y at least 0,  y at most `width`."""
     one = SmallLP(np.array([[1.0, -1]]), np.ones(1), np.array([-1.0, 0]), np.zeros(1, bool), np.zeros(2), FREE[[0, 0]])
     far, near = (replace(one, upper=np.array([np.inf, w])) for w in (width, 3.0))
-    with pytest.warns(UserWarning, match=r"LP 1 .*: after 1024 steps x still moves on in a straight line, .*big-Ms"):
+    with pytest.warns(UserWarning, match=r"LP 1 .*: after 1024 steps x still moves in a straight line, .*big-Ms"):
         SolverState(3).fit([batch([near, far], torch.float32)])
     with pytest.warns(UserWarning, match=r"after 2000 steps"):
         SolverState(2000).fit([batch([far], torch.float32)])

@@ -202,7 +202,7 @@ class HidesTheRest:
         (Unflattened, FLAT, r"'instance' is torch.float32 \[1, 5, 16\], but must be floats \[items, dim\]"),
         (Infinite, FLAT, "embeddings that are infinite or NaN"),
         (Deaf, FLAT, "all 5 embeddings of stream 'instance' are equal"),
-        (Restless, FLAT, "two passes over one batch differ: something random stays awake"),
+        (Restless, FLAT, "two passes over one batch differ: something random stays active"),
         (Uncopyable, FLAT, "cannot be copied, so EMATeacher cannot follow it: TypeError"),
         (Closure, FLAT, "calls a model captured in a closure"),
         (BatchSize, FLAT, "nothing of the encoder but its projector has weights that learn"),
@@ -210,7 +210,7 @@ class HidesTheRest:
         (Detached, FLAT, "no gradient reaches the trunk"),
         (WithoutGradient, FLAT, "no gradient reaches the trunk"),
         (Positional, FLAT, "depends on the order of the instances in the batch"),
-        (OverTheBatch, FLAT, "an instance gets other embeddings alone than in a batch"),
+        (OverTheBatch, FLAT, "an instance has other embeddings alone than in a batch"),
         (ReadsPadding, PADDED, "depends on what stands in the padding"),
     ],
 )
