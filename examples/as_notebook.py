@@ -44,7 +44,7 @@ def run(made: nbformat.NotebookNode) -> nbformat.NotebookNode:
 
 def main(argv: Sequence[str] | None = None) -> None:
     p = argparse.ArgumentParser(prog="as_notebook.py", description="Makes a notebook of an example, and runs it.")
-    p.add_argument("script", type=Path, help="whose main returns a figure, examples/flat_vector.py say")
+    p.add_argument("script", type=Path, help="convert this script, whose main returns a figure")
     args = p.parse_args(argv)
     nbformat.write(run(notebook(args.script.read_text())), args.script.with_suffix(".ipynb"))
 

@@ -1,14 +1,14 @@
-"""A JEPA term beside the KKT residual, for a GNN on LPs as bipartite graphs.
+"""A JEPA term and the KKT residual, for a GNN on LPs as bipartite graphs.
 
 python examples/bipartite_lp.py [--folder bipartite_lp] [--seeds 2]
 
-The LPs are `min c'x` with `Ax <= b`, of 6 to 12 rows and 4 to 8 columns. A GNN sees each with the state of a cheap
-solver after 10, 30 and 100 steps, and learns x and multipliers without labels: its loss is how far they are from
-optimal. It trains with and without a JEPA term, `recipes.later_state`, in which its nodes predict, in embedding space,
-their state after 300 steps.
+The LPs are `min c'x` with `Ax <= b`, of 6 to 12 rows and 4 to 8 columns. A GNN sees each LP with the state of a cheap
+solver after 10, 30 and 100 steps. It learns x and multipliers without labels: its loss measures how far they are from
+optimal. It trains with and without a JEPA (joint-embedding predictive architecture) term, `recipes.later_state`: its
+nodes predict, in embedding space, their state after 300 steps.
 
-What to see: the term is learned, no stream loses its rank, and the KKT residual is no smaller for it. Who wants that
-alone trains on it alone; what a later state is good for is a trunk that will be used again (docs/study.md).
+What to see: the term is learned, no stream loses its rank, and the KKT residual does not become smaller. If you only
+want a small residual, train on it alone. A later state helps a trunk that will be used again (docs/study.md).
 """
 
 import argparse
@@ -34,13 +34,13 @@ ARMS = {"KKT alone": (0.0, "#000000"), "KKT + 0.2 JEPA": (0.2, "#D55E00")}
 
 
 def lps(count: int, generator: torch.Generator) -> BipartiteGraph:
-    """A batch of LPs that have optima: some feasible x, and feasible multipliers, are chosen first."""
+    """A batch of LPs with optima: a feasible x and feasible multipliers are chosen first."""
 
     def some(nodes: int) -> Tensor:
         return torch.rand(nodes, 1, generator=generator) * (torch.rand(nodes, 1, generator=generator) < 0.5)
 
     sizes = [torch.randint(low, high, (count,), generator=generator) for low, high in ((6, 13), (4, 9))]
-    row_of, column_of = (torch.arange(count).repeat_interleave(size) for size in sizes)  # the LP of each
+    row_of, column_of = (torch.arange(count).repeat_interleave(size) for size in sizes)  # the LP of each row and column
     filled = (row_of.unsqueeze(1) == column_of) & (torch.rand(len(row_of), len(column_of), generator=generator) < 0.7)
     A = torch.randn(filled.shape, generator=generator) * filled
     b = A @ torch.randn(len(column_of), 1, generator=generator) + some(len(row_of))
@@ -69,7 +69,7 @@ class Trunk(nn.Module):
 
 
 def kkt(graph: BipartiteGraph, x: Tensor, lam: Tensor) -> Tensor:
-    """0 at an optimum and nowhere else, for lam >= 0: c + A'lam is 0, and of lam and b - Ax the smaller one is."""
+    """A residual that is 0 only at an optimum: it measures c + A'lam and min(lam, b - Ax), for lam >= 0."""
     row, column = graph.edge_index
     slack = graph.constraint_features[:, :1].index_add(0, row, -graph.edge_attr * x[column])
     reduced = graph.variable_features[:, :1].index_add(0, column, graph.edge_attr * lam[row])
@@ -77,7 +77,7 @@ def kkt(graph: BipartiteGraph, x: Tensor, lam: Tensor) -> Tensor:
 
 
 def train(weight: float, steps: int, seed: int) -> dict[str, list[float]]:
-    """Of one network: KKT residual of test LPs every so many steps; rank of the trunk on them; JEPA loss of a batch."""
+    """Train one network. Returns KKT residual and rank on test LPs every few steps, and the JEPA loss of a batch."""
     generator = torch.Generator().manual_seed(0)  # the same LPs for all
     batches, test = [EARLY(lps(16, generator)) for _ in range(40)], EARLY(lps(64, generator))
     torch.manual_seed(seed)
@@ -114,14 +114,14 @@ def train(weight: float, steps: int, seed: int) -> dict[str, list[float]]:
 
 def main(argv: Sequence[str] | None = None) -> None:
     p = argparse.ArgumentParser(prog="bipartite_lp.py", description="A JEPA term beside the KKT residual of a GNN.")
-    p.add_argument("--folder", type=Path, default=Path("bipartite_lp"), help="for the figure")
-    p.add_argument("--seeds", type=int, default=2, help="networks of each kind, on the same LPs")
+    p.add_argument("--folder", type=Path, default=Path("bipartite_lp"), help="write the figure here")
+    p.add_argument("--seeds", type=int, default=2, help="train this many networks of each kind, on the same LPs")
     p.add_argument("--steps", type=int, default=200)
     args = p.parse_args(argv)
     if args.seeds < 1 or args.steps < 0:
         p.error(f"--seeds is {args.seeds} and --steps {args.steps}, but must be at least 1 and 0.")
     begin = time.perf_counter()
-    torch.set_num_threads(1)  # more cost networks of this size more than they bring
+    torch.set_num_threads(1)  # more threads slow down networks of this size
     args.folder.mkdir(parents=True, exist_ok=True)
     figure = Figure(figsize=(6.4, 4.2), layout="constrained")
     axes = figure.subplots()
@@ -130,7 +130,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         for seed in range(args.seeds):
             found = train(weight, args.steps, seed)
             axes.plot(range(0, args.steps + 1, EVERY), found[KKT], color=colour, label="" if seed else arm)
-            ends[arm].append(sum(found[KKT][-5:]))  # the last few, for it jumps from one to the next
+            ends[arm].append(sum(found[KKT][-5:]))  # the mean of the last few, because it is noisy
             said = ", ".join(f"{name} {v[0]:.3g} -> {v[-1]:.3g}" for name, v in found.items() if v)
             print(f"{arm}, seed {seed}: {said}")
     alone, joint = ends.values()
@@ -139,7 +139,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         f"Mean over the last {5 * EVERY} steps: with JEPA {sum(joint) / sum(alone):.2f} times the KKT residual without."
     )
     print(f"From one seed to another it differs by a factor of up to {noise:.2f}.")
-    axes.set(xlabel="steps", ylabel="KKT residual of 64 test LPs", yscale="log", title="One line a seed")
+    axes.set(xlabel="steps", ylabel="KKT residual of 64 test LPs", yscale="log", title="One line per seed")
     axes.grid(alpha=0.3)
     axes.legend()
     figure.savefig(args.folder / "bipartite_lp.png", dpi=150)

@@ -1,15 +1,15 @@
-"""The plain loop on several processes: however many there are, the numbers are those of one.
+"""The plain loop on several processes: the numbers equal those of one process.
 
 python examples/ddp.py
 torchrun --nproc_per_node=2 examples/ddp.py
 
 A small GNN solves random LPs of 3 to 10 rows and columns, `min c'x` with `A x <= b` and `0 <= x <= 1`, on the objective
-and a penalty, with a JEPA term beside. Both commands print the same loss, for
+and a penalty, with a JEPA (joint-embedding predictive architecture) term. Both commands print the same loss, because
 
-- each batch is dealt out: process r of P has its LPs r, r + P, ...;
-- what is hidden of an LP follows from its number and the epoch, not from who has it;
-- one module holds the whole step, so that DDP sees, and averages, every gradient;
-- the JEPA loss is that of the whole batch by itself; the task's, by `processes.all_reduce_sum`.
+- process r of P takes the LPs r, r + P, ... of each batch;
+- what is hidden of an LP depends only on its number and the epoch;
+- one module holds the whole step, so that DDP averages every gradient;
+- the JEPA loss always covers the whole batch, and `processes.all_reduce_sum` does this for the task's loss.
 """
 
 import argparse
@@ -25,12 +25,12 @@ from torch.nn.parallel import DistributedDataParallel
 from jepa_ssl import BipartiteGraph, EMATeacher, JEPAObjective, MLPPredictor, MLPProjector, NodeMasker, Seeds, VICReg
 from jepa_ssl.processes import all_reduce_sum
 
-WIDTH, DIM, BATCH = 32, 16, 13  # an odd number, so that no two processes have as many LPs
+WIDTH, DIM, BATCH = 32, 16, 13  # odd, so that two processes have different numbers of LPs
 SIZES = {"constraint": WIDTH, "variable": WIDTH}
 
 
 class Encoder(nn.Module):
-    """Messages from variables to constraints and back; then a projector, for the JEPA term alone."""
+    """Messages from variables to constraints and back, then a projector for the JEPA term."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -50,7 +50,7 @@ class Encoder(nn.Module):
 
 
 class Step(nn.Module):
-    """All that is trained, and the loss of one step."""
+    """Everything that is trained, and the loss of one step."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -64,7 +64,7 @@ class Step(nn.Module):
         )
 
     def forward(self, graph: BipartiteGraph, seeds: Seeds, lps: int) -> dict[str, Tensor]:
-        """The losses of a batch of so many LPs, of which `graph` has those of this process."""
+        """The losses of a batch of `lps` LPs; `graph` holds those of this process."""
         x = self.head(self.encoder.trunk(graph)["variable"]).sigmoid()
         row, column = graph.edge_index
         product = torch.zeros_like(graph.constraint_features).index_add(0, row, graph.edge_attr * x[column])
@@ -74,7 +74,7 @@ class Step(nn.Module):
 
 
 def lp(seed: int) -> BipartiteGraph:
-    """Its features are b and c, and its coefficients are on the edges; half of them are 0, and have none."""
+    """One LP: its features are b and c, its coefficients are on the edges. Half of A is 0 and has no edges."""
     generator = torch.Generator().manual_seed(seed)
     m, n = torch.randint(3, 11, (2,), generator=generator).tolist()
     A = torch.rand(m, n, generator=generator) * (torch.rand(m, n, generator=generator) < 0.5)
@@ -84,7 +84,7 @@ def lp(seed: int) -> BipartiteGraph:
 
 
 def batch(graphs: Sequence[BipartiteGraph]) -> BipartiteGraph:
-    """One after the other."""
+    """Join graphs into one batch."""
     sizes = torch.tensor([(0, 0), *((len(g.constraint_features), len(g.variable_features)) for g in graphs)])
     offsets = sizes.cumsum(0)
     edges = [g.edge_index + offset.unsqueeze(1) for g, offset in zip(graphs, offsets, strict=False)]
@@ -103,7 +103,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     p.add_argument("--epochs", type=int, default=5)
     args = p.parse_args(argv)
     rank, processes = 0, 1
-    if "RANK" in os.environ:  # torchrun's
+    if "RANK" in os.environ:  # started by torchrun
         dist.init_process_group("gloo")  # "nccl", and one device each, on GPUs
         rank, processes = dist.get_rank(), dist.get_world_size()
     torch.manual_seed(0)  # all start from the same weights
@@ -121,10 +121,10 @@ def main(argv: Sequence[str] | None = None) -> None:
             optimizer.zero_grad()
             (losses["task"] + losses["jepa"]).backward()
             optimizer.step()
-            step.jepa.update(step.encoder)  # each process its own teacher; they stay alike without a word
+            step.jepa.update(step.encoder)  # each process moves its own teacher; they stay equal
         if rank == 0:
             print(f"epoch {epoch}:", ", ".join(f"{name} {loss.item():.4f}" for name, loss in losses.items()))
-    if rank == 0:  # whose weights and teacher are those of all
+    if rank == 0:  # all processes have the same weights and teacher
         temporary = args.checkpoint.with_suffix(".tmp")
         torch.save(step.state_dict(), temporary)
         os.replace(temporary, args.checkpoint)

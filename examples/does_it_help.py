@@ -1,12 +1,12 @@
-"""Does a JEPA term help on my task? The comparison of a pretrained trunk with its controls, on small LPs.
+"""Does a JEPA term help on my task? Compare a pretrained trunk with its controls, on small LPs.
 
 python examples/does_it_help.py [--folder does_it_help] [--seeds 5] [--steps 300]
 
-The LPs are `min c'x` with `Ax <= b`. A graph network is pretrained on 256 of them without labels: its nodes predict, in
-embedding space, the state that a cheap solver reaches after 300 steps (`jepa_ssl.later_state`). The task is to predict
-x at the optimum from a few solved LPs. The report compares the frozen pretrained trunk with the same trunk at its
-random initialisation, with no network at all, and with training from scratch. Pieces are stored in the folder, so a
-killed run goes on.
+The LPs are `min c'x` with `Ax <= b`. A graph network is pretrained on 256 of them without labels, by a JEPA
+(joint-embedding predictive architecture) term. Its nodes predict, in embedding space, the state that a cheap solver
+reaches after 300 steps (`jepa_ssl.later_state`). The task is to predict x at the optimum from a few solved LPs. The
+report compares the frozen pretrained trunk with the same trunk at its random initialisation, with no network at all,
+and with training from scratch. Pieces are stored in the folder, so a killed run resumes.
 """
 
 import argparse
@@ -41,7 +41,7 @@ LPs = tuple[Tensor, Tensor, Tensor]
 
 
 def generate(count: int, generator: torch.Generator) -> LPs:
-    """LPs that have an optimum: a feasible x and positive multipliers are chosen first."""
+    """LPs with an optimum: a feasible x and positive multipliers are chosen first."""
     A = torch.randn(count, ROWS, COLUMNS, generator=generator)
     x = torch.randn(count, COLUMNS, 1, generator=generator)
     slack, lam = torch.rand(2, count, ROWS, generator=generator)
@@ -78,7 +78,7 @@ class Trunk(nn.Module):
 
 
 def pretrain(lps: LPs, steps: int, seed: int) -> Trunk:
-    """Trains a trunk without labels."""
+    """Train a trunk without labels."""
     torch.manual_seed(seed)
     trunk, projector = Trunk(), MLPProjector(SIZES, DIM)
     jepa = later_state(dict.fromkeys(SIZES, DIM), lp_of=SparseLP.inequalities_of, seed=seed)
@@ -125,16 +125,14 @@ def evaluate(steps: int, seeds: int, folder: Path) -> Report:
 
 def main(argv: Sequence[str] | None = None) -> Report:
     p = argparse.ArgumentParser(prog="does_it_help.py", description="A pretrained trunk and its controls on small LPs.")
-    p.add_argument(
-        "--folder", type=Path, default=Path("does_it_help"), help="for the figure, the report and the pieces"
-    )
-    p.add_argument("--seeds", type=int, default=5, help="label draws, each with a trunk of its own")
-    p.add_argument("--steps", type=int, default=300, help="of pretraining")
+    p.add_argument("--folder", type=Path, default=Path("does_it_help"), help="write figure, report and pieces here")
+    p.add_argument("--seeds", type=int, default=5, help="draw labels this many times, each with a new trunk")
+    p.add_argument("--steps", type=int, default=300, help="pretrain for this many steps")
     args = p.parse_args(argv)
     if args.seeds < 1 or args.steps < 1:
         p.error(f"--seeds is {args.seeds} and --steps {args.steps}, but must be at least 1.")
     begin = time.perf_counter()
-    torch.set_num_threads(1)  # more cost networks of this size more than they bring
+    torch.set_num_threads(1)  # more threads slow down networks of this size
     warnings.simplefilter("ignore", StillImproving)  # the report says so once for all runs
     report = evaluate(args.steps, args.seeds, args.folder)
     print(report)

@@ -1,14 +1,14 @@
-"""A JEPA term on a table that is no LP: readings of a plant's sensors, few of them labelled.
+"""A JEPA term on a table: readings of a plant's sensors, few of them labelled.
 
 python examples/flat_vector.py [--folder flat_vector] [--plants 4]
 
-Each of 64 sensors reads four hidden causes in a nonlinear way of its own, and adds noise of its own. An MLP learns from
-4096 rows without labels: half of a row's readings are hidden, and it predicts, in embedding space, what a slow copy of
-itself sees on the whole row. Then it is frozen, and a linear probe reads the causes from its features, with few
-labelled rows. The controls are the same trunk before it has learned, and no network at all.
+Each of 64 sensors is a different nonlinear function of four hidden causes, plus noise. An MLP learns from 4096 rows
+without labels, by a JEPA (joint-embedding predictive architecture) term. Half of a row's readings are hidden, and it
+predicts the embedding that a slow copy of itself gives to the whole row. Then it is frozen, and a linear probe reads
+the causes from its features, with few labelled rows. The controls are the untrained trunk, and no network at all.
 
-The table is one for which this should help: what readings have in common is what one asks for, and what each has alone
-is noise. The entries of an LP are not like that, and there it does not help: see docs/study.md.
+This should help on such a table: the task asks for what the readings share, and the rest of each reading is noise. The
+entries of an LP are not like that, and there it does not help: see docs/study.md.
 """
 
 import argparse
@@ -34,7 +34,7 @@ ARMS = {  # in colours and markers that colour-blind readers tell apart
 
 
 def readings(count: int, plant: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """So many rows, and the causes behind each; the number of the plant says what its sensors read."""
+    """`count` rows and their causes; the number of the plant determines its sensors."""
     wiring = torch.Generator().manual_seed(plant)
     weight = 1.5 * torch.randn(CAUSES, SENSORS, generator=wiring) / CAUSES**0.5
     phase = 2.0 * torch.pi * torch.rand(SENSORS, generator=wiring)
@@ -43,7 +43,7 @@ def readings(count: int, plant: int, generator: torch.Generator) -> tuple[Tensor
 
 
 class Encoder(nn.Module):
-    """The trunk, which would be yours, and a projector that is there for the JEPA term alone."""
+    """Your trunk, and a projector for the JEPA term."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -55,7 +55,7 @@ class Encoder(nn.Module):
 
 
 def pretrain(encoder: Encoder, rows: Tensor, steps: int, generator: torch.Generator) -> list[dict[str, Any]]:
-    """Trains the encoder without labels; what the monitor logs, which warns if the embeddings collapse."""
+    """Train the encoder without labels. Returns the log of the monitor, which warns if the embeddings collapse."""
     log: list[dict[str, Any]] = []
     jepa = JEPAObjective(
         views=EntryMasker(ratio=0.5),
@@ -77,7 +77,7 @@ def pretrain(encoder: Encoder, rows: Tensor, steps: int, generator: torch.Genera
 
 
 def probe(features: Tensor, causes: Tensor, labels: int) -> float:
-    """R2 of ridge regression on the first `labels` rows, for the others; the penalty is chosen by leaving one out."""
+    """R2 on the other rows of ridge regression on the first `labels` rows; leave-one-out chooses the penalty."""
     x = (features - features.mean(0)) / features.std()
     gram = x[:labels] @ x[:labels].T
     inverses = [torch.linalg.inv(gram + 10.0**k * torch.eye(labels)) for k in range(5)]
@@ -87,7 +87,7 @@ def probe(features: Tensor, causes: Tensor, labels: int) -> float:
 
 
 def run(plant: int, steps: int) -> tuple[Tensor, list[dict[str, Any]]]:
-    """R2 of each arm with each number of labels, the mean over five draws of these; and what the monitor logged."""
+    """R2 of each arm with each number of labels, averaged over five draws of labels; and the monitor's log."""
     torch.manual_seed(plant)
     generator = torch.Generator().manual_seed(plant)
     unlabelled, _ = readings(4096, plant, generator)
@@ -102,14 +102,14 @@ def run(plant: int, steps: int) -> tuple[Tensor, list[dict[str, Any]]]:
 
 
 def draw(r2: Tensor) -> Figure:
-    """What the probes know, `[plants, arms, labels]`: the mean, and a bar from the least to the greatest."""
+    """Draw the probes' R2, `[plants, arms, labels]`: the mean, with a bar from minimum to maximum."""
     figure = Figure(figsize=(6.4, 4.2), layout="constrained")
     axes = figure.subplots()
-    axes.set_title("Linear probe: mean over the plants; bars: least to greatest", fontsize="medium")
+    axes.set_title("Linear probe: mean over the plants; bars: minimum to maximum", fontsize="medium")
     for i, (arm, (colour, marker)) in enumerate(ARMS.items()):
         low, mean, high = r2[:, i].amin(0), r2[:, i].mean(0), r2[:, i].amax(0)
-        beside = [labels * (0.97 + 0.02 * i) for labels in LABELS]  # so that no bar hides another
-        axes.errorbar(beside, mean, (mean - low, high - mean), color=colour, marker=marker, capsize=3, label=arm)
+        places = [labels * (0.97 + 0.02 * i) for labels in LABELS]  # so that no bar hides another
+        axes.errorbar(places, mean, (mean - low, high - mean), color=colour, marker=marker, capsize=3, label=arm)
     axes.set(xscale="log", xlabel="labelled rows", ylabel="R2 of the hidden causes")
     axes.set_xticks(LABELS, [str(labels) for labels in LABELS])
     axes.minorticks_off()
@@ -120,25 +120,25 @@ def draw(r2: Tensor) -> Figure:
 
 def main(argv: Sequence[str] | None = None) -> Figure:
     p = argparse.ArgumentParser(prog="flat_vector.py", description="A JEPA term on a table that is no LP.")
-    p.add_argument("--folder", type=Path, default=Path("flat_vector"), help="for the figure")
-    p.add_argument("--plants", type=int, default=4, help="each with a network of its own")
-    p.add_argument("--steps", type=int, default=300, help="of pretraining")
+    p.add_argument("--folder", type=Path, default=Path("flat_vector"), help="write the figure here")
+    p.add_argument("--plants", type=int, default=4, help="train on this many plants, each with a new network")
+    p.add_argument("--steps", type=int, default=300, help="pretrain for this many steps")
     args = p.parse_args(argv)
     if args.plants < 1 or args.steps < 10:
         p.error(f"--plants is {args.plants} and --steps {args.steps}, but must be at least 1 and 10.")
     begin = time.perf_counter()
-    torch.set_num_threads(1)  # more cost networks of this size more than they bring
+    torch.set_num_threads(1)  # more threads slow down networks of this size
     args.folder.mkdir(parents=True, exist_ok=True)
     found, logs = zip(*(run(plant, args.steps) for plant in range(args.plants)), strict=True)
     r2 = torch.stack(found)
-    print(f"R2 of the hidden causes with so many labelled rows, mean over {args.plants} plants:")
+    print(f"R2 of the hidden causes by number of labelled rows, mean over {args.plants} plants:")
     print(f"{'':23}", *(f"{labels:>5}" for labels in LABELS))
     for i, arm in enumerate(ARMS):
-        behind = f" behind the first {int((r2[:, i] < r2[:, 0]).sum())} times of {r2[:, i].numel()}"
-        print(f"{arm:23}", *(f"{value:5.2f}" for value in r2[:, i].mean(0).tolist()), *[behind] * (i > 0))
+        lower = f" below the first in {int((r2[:, i] < r2[:, 0]).sum())} of {r2[:, i].numel()} cases"
+        print(f"{arm:23}", *(f"{value:5.2f}" for value in r2[:, i].mean(0).tolist()), *[lower] * (i > 0))
     first, last = torch.tensor([[log[i]["monitor/rank/instance"] for i in (0, -1)] for log in logs]).mean(0).tolist()
     alarms = [row["monitor/warning"] for log in logs for row in log if "monitor/warning" in row]
-    print(f"Effective rank of the embeddings, {DIM} at most: {first:.0f} at first, {last:.0f} at last.")
+    print(f"Effective rank of the embeddings, {DIM} at most: {first:.0f} before training, {last:.0f} after.")
     print("The monitor's alarms:", *(alarms or ["none."]))
     figure = draw(r2)
     figure.savefig(args.folder / "flat_vector.png", dpi=150)

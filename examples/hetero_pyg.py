@@ -1,12 +1,12 @@
-"""A JEPA term on PyG's `HeteroData`: three node types, and all that there is to know stands on the edges.
+"""A JEPA term on PyG's `HeteroData`: three node types, with all data on the edges.
 
 python examples/hetero_pyg.py [--steps 200]
 
-LPs are graphs of rows, columns and one objective node. Every node has the same feature, 1: A stands on the edges
-between rows and columns, b and c on those between the objective and these, each in both directions. Hiding nodes alone
-would hide nothing, because their edges say it all; `hide_edges` hides the coefficients at hidden nodes too, in both
-directions. The objective node is alone of its type: the ratio does not name it, and the encoder does not return it.
-The script checks encoder and teacher before the training.
+LPs are graphs of rows, columns and one objective node. Every node has the same feature, 1. A is on the edges between
+rows and columns; b and c are on the edges between the objective and these, each in both directions. Hiding only nodes
+would hide nothing, because all data is on their edges. `hide_edges` also hides the coefficients at hidden nodes, in
+both directions. The objective is the only node of its type, so the ratio does not name it, and the encoder does not
+return it. The script checks encoder and teacher before training.
 """
 
 import argparse

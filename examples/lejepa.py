@@ -1,13 +1,13 @@
-"""JEPA without a teacher: LeJEPA, in which SIGReg alone keeps the embeddings from becoming one.
+"""JEPA without a teacher: LeJEPA, in which only SIGReg prevents a collapse.
 
 python examples/lejepa.py [--folder lejepa] [--steps 300]
 
-An MLP embeds LPs. Half of an LP's numbers are hidden, and its embedding is to stay where that of the whole LP is. There
-is no copy of the encoder, no stopped gradient and no predictor, so nothing keeps the encoder from giving all LPs one
-embedding, which makes the loss 0. SIGReg, a regulariser, asks that the embeddings be distributed as a Gaussian is. The
-encoder is trained with it and without.
+JEPA is a joint-embedding predictive architecture. An MLP embeds LPs. Half of an LP's numbers are hidden, and its
+embedding should equal that of the whole LP. There is no copy of the encoder, no stopped gradient and no predictor. So
+the encoder can make the loss 0 by giving all LPs the same embedding. SIGReg, a regulariser, pulls the distribution of
+embeddings towards a Gaussian. The script trains the encoder with it and without it.
 
-That embeddings do not collapse does not say that they know anything of use: docs/study.md measures that.
+Embeddings that do not collapse need not be useful: docs/study.md measures that.
 """
 
 import argparse
@@ -29,13 +29,13 @@ ARMS = {"with SIGReg": (0.05, "#0072B2", "o"), "without": (0.0, "#D55E00", "s")}
 
 
 def lps(count: int) -> Tensor:
-    """Random flat LPs, of numbers with mean 0 and deviation 1."""
+    """Random flat LPs, with entries of mean 0 and deviation 1."""
     A, b, c = (12.0**0.5 * (torch.rand(count, *size) - 0.5) for size in ((ROWS, COLUMNS), (ROWS,), (COLUMNS,)))
     return flatten(A, b, c)
 
 
 def train(weight: float, steps: int) -> tuple[Tensor, Tensor, list[float]]:
-    """Embeddings of LPs that it has not seen, at first and at last; and the prediction losses."""
+    """Train, and return the embeddings of unseen LPs before and after, and the prediction losses."""
     torch.manual_seed(0)
     entries = ROWS * COLUMNS + ROWS + COLUMNS
     trunk = nn.Sequential(nn.Linear(entries, WIDTH), nn.SELU(), nn.Linear(WIDTH, WIDTH), nn.SELU())
@@ -44,7 +44,7 @@ def train(weight: float, steps: int) -> tuple[Tensor, Tensor, list[float]]:
         views=EntryMasker(ratio=0.5),
         predictor=nn.Identity(),
         teacher=SharedTeacher(),  # the encoder itself, with gradient
-        loss=squared_error,  # embeddings are not normalised: their scale is SIGReg's affair
+        loss=squared_error,  # embeddings are not normalised: SIGReg sets their scale
         regularizer=SIGReg(),
         regularizer_weight=weight,
         monitor=CollapseMonitor(),  # warns
@@ -74,13 +74,13 @@ def spectrum(embeddings: Tensor) -> Tensor:
 
 def main(argv: Sequence[str] | None = None) -> None:
     p = argparse.ArgumentParser(prog="lejepa.py", description="JEPA without a teacher, with SIGReg and without.")
-    p.add_argument("--folder", type=Path, default=Path("lejepa"), help="for the figure")
+    p.add_argument("--folder", type=Path, default=Path("lejepa"), help="write the figure here")
     p.add_argument("--steps", type=int, default=300)
     args = p.parse_args(argv)
     if args.steps < 1:
         p.error(f"--steps is {args.steps}, but must be at least 1.")
     begin = time.perf_counter()
-    torch.set_num_threads(1)  # more cost networks of this size more than they bring
+    torch.set_num_threads(1)  # more threads slow down networks of this size
     args.folder.mkdir(parents=True, exist_ok=True)
     figure = Figure(figsize=(9.5, 4.0), layout="constrained")
     left, right = figure.subplots(1, 2)

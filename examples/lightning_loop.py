@@ -1,10 +1,10 @@
-"""A JEPA term in a Lightning module: a line in `training_step`, and a callback.
+"""A JEPA (joint-embedding predictive architecture) term in a Lightning module: one line and a callback.
 
 python examples/lightning_loop.py [--folder lightning_loop] [--epochs 10]
 
-An MLP solves random LPs, `min c'x` with `A x <= b` and `0 <= x <= 1`, and is trained without labels: on the objective
-and a penalty for what violates a row. Beside that it predicts, from LPs of which half the numbers are hidden, what a
-slow copy of itself sees on the whole ones.
+An MLP solves random LPs, `min c'x` with `A x <= b` and `0 <= x <= 1`. It is trained without labels, on the objective
+and a penalty for violated rows. It also predicts the embedding that a slow copy of itself gives to the whole LP, from
+an LP with half of its numbers hidden.
 """
 
 import argparse
@@ -27,7 +27,7 @@ ROWS, COLUMNS, WIDTH, DIM = 6, 8, 128, 32
 
 
 class Encoder(nn.Module):
-    """The trunk, and a projector that is there for the JEPA term alone."""
+    """The trunk, and a projector for the JEPA term."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -73,7 +73,7 @@ class Solver(LightningModule):
 
 
 def lps(count: int, seed: int) -> TensorDataset:
-    """Flat LPs, and the number of each, by which it is known when its entries are hidden."""
+    """Flat LPs and their numbers, on which the masks depend."""
     generator = torch.Generator().manual_seed(seed)
     A, b, c = (torch.rand(count, *size, generator=generator) for size in ((ROWS, COLUMNS), (ROWS,), (COLUMNS,)))
     return TensorDataset(flatten(A, 1.0 + b, -c), torch.arange(count))
@@ -81,7 +81,7 @@ def lps(count: int, seed: int) -> TensorDataset:
 
 def main(argv: Sequence[str] | None = None) -> None:
     p = argparse.ArgumentParser(prog="lightning_loop.py", description="A JEPA term in a Lightning module.")
-    p.add_argument("--folder", type=Path, default=Path("lightning_loop"), help="for the checkpoint and metrics.csv")
+    p.add_argument("--folder", type=Path, default=Path("lightning_loop"), help="write checkpoint and metrics.csv here")
     p.add_argument("--epochs", type=int, default=10)
     args = p.parse_args(argv)
     begin = time.perf_counter()

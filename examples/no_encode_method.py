@@ -1,10 +1,10 @@
-"""A JEPA term for a model that has no `encode`: its features are taken where they pass, by the name of a submodule.
+"""A JEPA term for a model without `encode`: its features are captured by the name of a submodule.
 
 python examples/no_encode_method.py [--steps 400]
 
-A residual MLP maps random LPs, `min c'x` with `A x <= b` and `0 <= x <= 1`, to x, and returns x alone. Not a line of it
-knows of the JEPA term, and its checkpoint does not either. Before it is trained the wiring is checked; then it is wired
-wrongly, to see what the check says.
+A residual MLP maps random LPs, `min c'x` with `A x <= b` and `0 <= x <= 1`, to x, and returns only x. Neither its code
+nor its checkpoint changes for the JEPA (joint-embedding predictive architecture) term. The script checks the wiring
+before training. Then it shows what the check reports on a wrong wiring.
 """
 
 import argparse
@@ -31,7 +31,7 @@ class Block(nn.Module):
 
 
 class Solver(nn.Module):
-    """Somebody else's model: LPs in, x out."""
+    """A given model that maps LPs to x."""
 
     def __init__(self) -> None:
         super().__init__()

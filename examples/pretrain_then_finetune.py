@@ -1,12 +1,12 @@
-"""Pretrain a trunk without labels, export it, load it, train on: from scratch, frozen, or with all its weights.
+"""Pretrain a trunk without labels, export and load it; compare frozen, fine-tuned and from scratch.
 
 python examples/pretrain_then_finetune.py [--folder pretrain_then_finetune] [--seeds 2]
 
-A GNN learns on a few LPs to make their KKT residual small, and is measured on others. It starts from nothing, or from
-a trunk that was pretrained on more LPs, with one of two JEPA terms:
+A GNN is trained on the KKT (Karush-Kuhn-Tucker) residual of a few LPs, and measured on others. It starts from scratch,
+or from a trunk that was pretrained on more LPs, with one of two JEPA (joint-embedding predictive architecture) terms:
 
-- "solver state": predict, node by node, what a frozen random network makes of the state after 100 PDHG steps;
-- "masked nodes": hide 30% of the nodes, and predict what an EMA of the network itself makes of them.
+- "solver state": predict, for each node, a frozen random network's embedding of the state after 100 PDHG steps;
+- "masked nodes": hide 30% of the nodes, and predict their embeddings by an exponential moving average of the network.
 """
 
 import argparse
@@ -52,7 +52,7 @@ BATCH, DIM = 16, 64
 
 @dataclass(frozen=True)
 class Plan:
-    """How many LPs, no two alike, and how many optimizer steps; the KKT residual is measured after each of `marks`."""
+    """Numbers of LPs, all different, and of optimizer steps; the KKT residual is measured after each of `marks`."""
 
     pretraining_lps: int = 480
     few_lps: int = 32
@@ -66,7 +66,7 @@ PLAN = Plan()
 
 @dataclass(frozen=True)
 class Arm:
-    """Which trunk to start from (None: that of a new network), and whether it is left as it is."""
+    """The trunk to start from (None: a new one), and whether it is frozen."""
 
     trunk: str | None
     frozen: bool
@@ -90,7 +90,7 @@ def lps(count: int, seed: int) -> list[GraphBatch]:
 
 
 def pretrain(recipe: str, data: Sequence[GraphBatch], steps: int, seed: int) -> nn.Module:
-    """The trunk of a `GNNPolicy` after `steps` steps of JEPA alone."""
+    """The trunk of a `GNNPolicy` after `steps` steps of JEPA."""
     torch.manual_seed(seed)
     encoder = GraphEncoder(GNNPolicy(Namespace(embedding_size=DIM)))
     predictor = MLPPredictor(dict.fromkeys(STREAMS, DIM))
@@ -113,7 +113,7 @@ def pretrain(recipe: str, data: Sequence[GraphBatch], steps: int, seed: int) -> 
 
 
 def start(arm: Arm, folder: Path, seed: int) -> GNNPolicy:
-    """The network of an arm. All arms of a seed have the same heads, and those from nothing the same trunk."""
+    """The network of an arm. In a seed all arms start with equal heads, those from scratch with equal trunks."""
     torch.manual_seed(seed)
     policy = GNNPolicy(Namespace(embedding_size=DIM))
     if arm.trunk:
@@ -126,13 +126,13 @@ def start(arm: Arm, folder: Path, seed: int) -> GNNPolicy:
 def finetune(
     policy: GNNPolicy, few: Sequence[GraphBatch], test: Sequence[GraphBatch], marks: Sequence[int]
 ) -> list[float]:
-    """Trains on the KKT residual of a few LPs; its mean over the test LPs after each of the marks."""
+    """Train on the KKT residual of a few LPs. Returns its mean over the test LPs after each of the marks."""
     optimizer = torch.optim.Adam([p for p in policy.parameters() if p.requires_grad], lr=1e-3)
     found: list[float] = []
     for step, batch in enumerate(islice(cycle(few), max(marks) + 1)):
         if step in marks:
             found.append(measure(policy, test))
-        policy.train()  # a frozen trunk sleeps on
+        policy.train()  # a frozen trunk stays in eval mode
         optimizer.zero_grad()
         kkt(policy, batch).backward()
         optimizer.step()
@@ -155,8 +155,8 @@ def file_of(recipe: str, folder: Path, seed: int) -> Path:
 
 
 def run(plan: Plan, folder: Path, seed: int) -> Curves:
-    """All arms with one seed, of weights and masks; the LPs are the same for all seeds."""
-    torch.set_num_threads(1)  # more cost a network of this size more than they bring
+    """Run all arms with one seed for weights and masks; the LPs are the same for all seeds."""
+    torch.set_num_threads(1)  # more threads slow down a network of this size
     unlabelled, few, test = (lps(n, i) for i, n in enumerate((plan.pretraining_lps, plan.few_lps, plan.test_lps)))
     for recipe in sorted({arm.trunk for arm in ARMS.values() if arm.trunk}):
         trunk = pretrain(recipe, unlabelled, plan.pretraining_steps, seed)
@@ -175,7 +175,7 @@ def run_seeds(plan: Plan, folder: Path, seeds: int) -> list[Curves]:
 
 
 def table(found: Sequence[Curves], marks: Sequence[int]) -> str:
-    """One row an arm; in a cell, the value of each seed."""
+    """A table with one row per arm; a cell has the value of each seed."""
     rows = [
         [label, *(", ".join(tables.number(value) for value in cell) for cell in zip(*values, strict=True))]
         for label, values in by_arm(found)
@@ -191,7 +191,7 @@ def figure(found: Sequence[Curves], marks: Sequence[int]) -> Figure:
             said = None if seed else label
             axes.plot(marks, curve, line, color=figures.colour(i), marker=figures.MARKERS[i], label=said)
     axes.set(xlabel="steps on the KKT residual", ylabel="KKT residual, test LPs", yscale="log")
-    axes.set_title("One line a seed; dashed: the trunk is frozen", fontsize="medium")
+    axes.set_title("One line per seed; dashed: the trunk is frozen", fontsize="medium")
     axes.grid(alpha=0.3)
     axes.legend(fontsize="small", loc="upper left", bbox_to_anchor=(1.0, 1.0))
     return drawn
@@ -204,7 +204,7 @@ def by_arm(found: Sequence[Curves]) -> list[tuple[str, list[list[float]]]]:
 def main(argv: Sequence[str] | None = None, plan: Plan = PLAN) -> list[Curves]:
     p = argparse.ArgumentParser(prog="pretrain_then_finetune.py", description="What a pretrained trunk is good for.")
     p.add_argument("--folder", type=Path, default=Path("pretrain_then_finetune"))
-    p.add_argument("--seeds", type=int, default=2, help="runs of each arm")
+    p.add_argument("--seeds", type=int, default=2, help="run each arm this many times")
     args = p.parse_args(argv)
     if args.seeds < 1:
         p.error(f"--seeds is {args.seeds}, but must be at least 1.")

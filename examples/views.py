@@ -635,8 +635,8 @@ def check_size(lp: LP) -> None:
 
 def main(argv: Sequence[str] | None = None) -> None:
     p = argparse.ArgumentParser(prog="views.py", description="Draw what each view does to one LP.")
-    p.add_argument("lp_file", nargs="?", type=Path, help="an .mps or .lp file, or .gz; a small LP without it")
-    p.add_argument("--folder", type=Path, help="default: docs/figures/views; for a file: views_<its name>")
+    p.add_argument("lp_file", nargs="?", type=Path, help="draw this .mps, .lp or .gz file; default: a small LP")
+    p.add_argument("--folder", type=Path, help="write here; default: docs/figures/views, or views_<name> for a file")
     p.add_argument("--seed", type=int, default=0)
     args = p.parse_args(argv)
     try:

@@ -68,9 +68,10 @@ def table(runs: dict[str, list[dict[str, Any]]]) -> str:
 
 def main(argv: Sequence[str] | None = None) -> None:
     p = argparse.ArgumentParser(prog="python -m examples.branching", description="Learning to branch with SCIP.")
-    p.add_argument("--scale", choices=sorted(SCALES), default="full", help="how much of everything")
-    p.add_argument("--family", choices=instances.FAMILIES, nargs="+", default=instances.FAMILIES, help="instances")
-    p.add_argument("--folder", type=Path, default=Path("branching"), help="for data, pieces and results")
+    p.add_argument("--scale", choices=sorted(SCALES), default="full", help="set the size of data and training")
+    families = instances.FAMILIES
+    p.add_argument("--family", choices=families, nargs="+", default=families, help="run these families of instances")
+    p.add_argument("--folder", type=Path, default=Path("branching"), help="write data, pieces and results here")
     args = p.parse_args(argv)
     torch.set_num_threads(1)
     warnings.simplefilter("ignore", StillImproving)  # the report says so once for all runs

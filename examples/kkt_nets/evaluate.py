@@ -169,7 +169,7 @@ def _parse(argv: Sequence[str] | None) -> Namespace:
     p.add_argument("checkpoints", nargs="+", metavar="CHECKPOINT", help="read a best.pt or last.pt of train.py")
     p.add_argument("--lp_files", nargs="+", metavar="PATH", help="evaluate on these; default: the run's test LPs")
     p.add_argument(
-        "--output_dir", metavar="FOLDER", help="write here; default: evaluation, beside the first checkpoint"
+        "--output_dir", metavar="FOLDER", help="write here; default: evaluation, in the first checkpoint's folder"
     )
     p.add_argument("--devices", default="0", help="compute on this GPU, or cpu; without a GPU always the cpu")
     p.add_argument("--batch_size", type=int, help="take this many LPs per batch; default: the run's")

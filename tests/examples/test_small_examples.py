@@ -95,7 +95,7 @@ def test_a_plant_is_known_by_its_number():
 def test_the_pretrained_trunk_is_ahead_of_the_random_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     flat_vector.main(["--folder", str(tmp_path / "new"), "--plants", "1", "--steps", "150"])
     said = capsys.readouterr().out
-    assert re.search(r"random trunk .* behind the first 4 times of 4\n", said)
+    assert re.search(r"random trunk .* below the first in 4 of 4 cases\n", said)
     assert "The monitor's alarms: none." in said
     rows = [numbers(said.split(f"{arm} ")[-1].splitlines()[0]) for arm in ("pretrained trunk", "random trunk")]
     assert all(0.2 < random < trained < 0.9 for trained, random in zip(*rows, strict=False))

@@ -136,7 +136,7 @@ def test_a_number_out_of_range_is_refused(refused, name, value, expected):
         "leave out --compile or --checkpoint_activations",
     ),
     (["--jepa_balance"], "--jepa_balance is of the JEPA term, but JEPA is off"),
-    (["--use_jepa", "--jepa_mode", "frozen"], "solver states are read by a network of their own"),
+    (["--use_jepa", "--jepa_mode", "frozen"], "only a separate network reads solver states"),
     (["--use_jepa", "--jepa_views", "solver_state"], "--jepa_mode is ema and --jepa_views solver_state"),
     (["--use_jepa", "--jepa_mode", "simsiam", "--ema_schedule", "linear"], "simsiam has no momentum; leave it out"),
     (["--use_jepa", "--jepa_mode", "shared"], "would agree on one point; add --jepa_regularizer vicreg or sigreg"),

@@ -1,4 +1,4 @@
-"""The flags of a run, from the command line and from a YAML file, checked before anything is made."""
+"""Flags of a run, from the command line and from a YAML file, all checked first."""
 
 import argparse
 import difflib
@@ -32,7 +32,7 @@ SEEN, FAMILY, PATHS = ({"nargs": "+", "metavar": name} for name in ("STEPS", "FA
 # Group -> flag -> default (which gives the type), help, and what argparse has to know besides.
 FLAGS: dict[str, dict[str, tuple[Any, ...]]] = {
     "": {
-        "jepa_solver_steps": (100, "run the solver for this many steps, views solver_state", STEPS),
+        "jepa_solver_steps": (100, "run the solver for this many steps (views solver_state)", STEPS),
         "jepa_solver_restart": (0, "restart the solver after this many steps (0: never)", STEPS),
     },
     "optimisation": {
@@ -40,10 +40,10 @@ FLAGS: dict[str, dict[str, tuple[Any, ...]]] = {
         "batch_size": (8, "take this many LPs per step"),
         "lr": (1e-3, "set Adam's learning rate"),
         "seed": (0, "seed weights, order and masks"),
-        "primal_weight": (0.1, "weigh the primal term of the KKT loss"),
-        "dual_weight": (0.1, "weigh the dual term"),
-        "stationarity_weight": (0.6, "weigh the stationarity term"),
-        "complementary_slackness_weight": (0.2, "weigh the complementary slackness term"),
+        "primal_weight": (0.1, "weight the primal term of the KKT (Karush-Kuhn-Tucker) loss"),
+        "dual_weight": (0.1, "weight the dual term"),
+        "stationarity_weight": (0.6, "weight the stationarity term"),
+        "complementary_slackness_weight": (0.2, "weight the complementary slackness term"),
     },
     "model": {
         "use_bipartite_graphs": (False, "train GNNPolicy instead of KKTNetMLP"),
@@ -58,39 +58,39 @@ FLAGS: dict[str, dict[str, tuple[Any, ...]]] = {
         "train_instances": (512, "train on this many LPs"),
         "val_instances": (64, "validate on this many LPs"),
         "test_instances": (64, "keep this many LPs for evaluate.py"),
-        "data_seed": (0, "seed the generated LPs, apart from --seed"),
+        "data_seed": (0, "seed the generated LPs, independently of --seed"),
         "data_root": ("~/.cache/jepa_ssl/kkt_nets", "keep generated LPs here", FOLDER),
         "lp_files": (None, "train on these .mps, .mps.gz or .lp files instead", PATHS),
         "ruiz_iterations": (10, "rescale the LPs in this many iterations (0: off)"),
     },
     "run": {
-        "devices": ("0", "compute on this GPU, or cpu; without a GPU always the cpu"),
-        "num_threads": (1, "set torch's threads on a CPU; more pay for large networks alone"),
+        "devices": ("0", "compute on this GPU, or cpu; without a GPU always the CPU"),
+        "num_threads": (1, "set torch's threads on a CPU; more help only large networks"),
         "precision": ("fp32", "compute the networks in this precision; weights stay in fp32", {"choices": PRECISIONS}),
         "accumulate": (1, "compute a step in this many pieces; regulariser and balance see one at a time", PIECES),
-        "checkpoint_activations": (False, "compute the trunk's activations twice, and keep none of them"),
-        "compile": (False, "compile the step by torch.compile; pays for long runs"),
+        "checkpoint_activations": (False, "recompute the trunk's activations instead of storing them"),
+        "compile": (False, "compile the step with torch.compile; pays off in long runs"),
         "num_workers": (0, "prepare batches in this many processes"),
         "log_every": (10, "log every N steps", {"metavar": "N"}),
         "output_dir": (None, "write into this folder; default: exps/<run>, or the folder of --resume", FOLDER),
         "checkpoint_every": (0, "write last.pt every N steps (0: after each epoch)", {"metavar": "N"}),
-        "resume": (None, "continue this run; auto: that of --output_dir, if it holds one", {"metavar": "CHECKPOINT"}),
+        "resume": (None, "continue this run; auto: the run in --output_dir, if any", {"metavar": "CHECKPOINT"}),
     },
 }
 
 
 class _Parser(argparse.ArgumentParser):
-    """Reports an error in one line; the usage of some forty flags would push it off the screen."""
+    """Reports an error in one line; the usage of forty flags would push it off the screen."""
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"{self.prog}: error: {' '.join(message.split())}\n")
 
 
 class _PlainYAML(yaml.SafeLoader):
-    """Refuses aliases, and a key that is given twice, where the parent takes the last one in silence."""
+    """Refuses aliases and repeated keys; the parent silently takes the last one."""
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
-        if self.check_event(yaml.AliasEvent):  # a few lines of them stand for more text than there is memory
+        if self.check_event(yaml.AliasEvent):  # a few lines of aliases can expand to more text than memory holds
             raise yaml.YAMLError("it has an alias, an asterisk and a name; write the value out")
         return super().compose_node(parent, index)
 
@@ -166,7 +166,7 @@ def parse(argv: Sequence[str] | None = None) -> Namespace:
     if unknown:
         p.error(_unknown(unknown[0], known=[name for name in vars(args) if name != "config"]))
     for name, value in vars(args).items():
-        if value == []:  # argparse takes the value -- for the end of the flags
+        if value == []:  # argparse takes the value -- as the end of the flags
             p.error(f"--{name} has no value; give it one.")
     if args.jepa_views is None:
         args.jepa_views = "nodes" if args.use_bipartite_graphs else "entries"
@@ -238,12 +238,12 @@ def _check_recipe(args: Namespace) -> None:
     reads_states = args.jepa_mode in READERS
     if reads_states != (args.jepa_views == "solver_state"):
         raise ValueError(
-            f"--jepa_mode is {args.jepa_mode} and --jepa_views {args.jepa_views}, but solver states are read by a "
-            f"network of their own, and by nothing else; give --jepa_views solver_state with --jepa_mode frozen or "
-            f"learned, or neither."
+            f"--jepa_mode is {args.jepa_mode} and --jepa_views {args.jepa_views}, but only a "
+            f"separate network reads solver states, and it reads nothing else; give --jepa_views solver_state with "
+            f"--jepa_mode frozen or learned, or neither."
         )
     if args.jepa_solver_restart and not reads_states:
-        raise ValueError("--jepa_solver_restart is of --jepa_views solver_state; add it, or leave this out.")
+        raise ValueError("--jepa_solver_restart is of --jepa_views solver_state; add that, or leave this out.")
     if args.jepa_mode == "learned" and args.jepa_regularizer == "none":
         both = "both sides learn and would agree on one point; add --jepa_regularizer vicreg or sigreg."
         raise ValueError(f"--jepa_mode is learned, where {both}")
