@@ -2,7 +2,7 @@
 
 python examples/views.py [LP_FILE] [--folder FOLDER] [--seed 0]
 
-Without a file it is a small LP of its own, and the pictures are those of docs/views.md.
+Without a file it draws a built-in small LP, and the pictures of docs/views.md.
 """
 
 import argparse
@@ -76,7 +76,7 @@ MOST_ROWS, MOST_COLUMNS = 80, 60  # of an LP that can still be made out
 MOST_NUMBERS = 260  # cells of a sheet that are large enough for a number
 CELL = 0.31  # inches
 
-# Blue to red by way of white, for both are told apart by colour-blind readers; what is hidden is dark and has a mark.
+# Blue to white to red, which colour-blind readers can distinguish; hidden cells are dark and have a mark.
 COLOURS, HIDDEN, CHANGED = colormaps["RdBu_r"], "#333333", "#E69F00"
 HORIZONS = {10: ("#56B4E9", "v"), 100: ("#0072B2", "s"), 1000: ("#D55E00", "x")}  # Okabe and Ito
 
@@ -115,7 +115,7 @@ def matrix(lp: SparseLP) -> Tensor:
 
 
 def as_rows(lp: SparseLP) -> TransformedLP[SparseLP]:
-    """The canonical form: inequalities alone, and free x."""
+    """The canonical form: only inequalities, and free x."""
     return Compose([EqualitiesAsInequalities(), BoundsAsRows()]).apply(lp)
 
 
@@ -253,7 +253,7 @@ def _names(letter: str, count: int) -> list[str]:
     return [f"{letter}{i + 1}" for i in range(count)]
 
 
-# Graphs: constraints on the left, variables on the right, features beside their nodes.
+# Graphs: constraints on the left, variables on the right, features next to their nodes.
 
 
 SIDES = (("constraint", -1, "r", ("b", "mean")), ("variable", 1, "x", ("c", "mean")))
@@ -315,7 +315,7 @@ def seeded(seed: int) -> torch.Generator:
 
 
 def vectors(lp: SparseLP, seed: int, panels: dict[str, Callable[[Fill], Any]]) -> Figure:
-    """The whole flat LP, and beside it the context of each masker, made by `panels[title](fill)`."""
+    """The whole flat LP, and the context of each masker, made by `panels[title](fill)`."""
     whole = flat(as_rows(lp).instance)
     views = {title: _views(make, whole, seed) for title, make in panels.items()}
     return draw_vectors(as_rows(lp).instance, whole, views)
@@ -335,7 +335,7 @@ def draw_vectors(lp: SparseLP, whole: Tensor, views: dict[str, Views[Tensor, Ten
 
 
 def graphs(lp: SparseLP, seed: int, panels: dict[str, Callable[[Fill], Any]]) -> Figure:
-    """The whole graph, and beside it the context of each masker, made by `panels[title](fill)`."""
+    """The whole graph, and the context of each masker, made by `panels[title](fill)`."""
     whole = graph(as_rows(lp).instance)
     norm = norm_of(whole.constraint_features, whole.edge_attr, whole.variable_features)
     most = max(len(whole.constraint_features), len(whole.variable_features))
@@ -404,7 +404,7 @@ def structure_masker(lp: SparseLP, seed: int) -> Figure:
 
 
 def group_masker(lp: SparseLP, seed: int) -> Figure:
-    """A table whose rows are the instances: each hides groups of its own."""
+    """A table whose rows are instances: each hides different groups."""
     table = statistics(lp)
     view = GroupMasker([[0], [1], [2, 3, 4]], 0.4, Marked())(table, generator=seeded(seed))
     target = Sheet(table.numpy(), _names("r", len(table)), ["b", "count", "least", "mean", "most"], ((), (1, 2)))
@@ -584,7 +584,7 @@ def sheets(transformed: TransformedLP[SparseLP]) -> tuple[Sheet, Sheet, Mask]:
 
 
 def solver_state(lp: SparseLP, seed: int) -> Figure:
-    """x and lam after each horizon, beside HiGHS' optimum."""
+    """x and lam after each horizon, and HiGHS' optimum."""
     states = SolverState(steps=tuple(HORIZONS)).states(lp)
     found = optimum(lp)
     figure, axes = _panels(2, 4.2, 3.0)

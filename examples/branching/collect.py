@@ -149,7 +149,7 @@ def stored(path: Path, compute: Callable[[], dict[str, np.ndarray]]) -> dict[str
 
 
 def trees(folder: Path, family: str, role: str, size: int, count: int, **asked: Any) -> list[Tree]:
-    """One tree per instance, each stored as a file when it is done, so that a killed run goes on."""
+    """One tree per instance, each stored as a file when it is done, so that a killed run resumes."""
     found: list[dict[str, np.ndarray]] = []
     for number in range(count):
         settings = "-".join(f"{name}{value}" for name, value in asked.items())

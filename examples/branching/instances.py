@@ -7,7 +7,7 @@ from pyscipopt import Model, quicksum
 
 FAMILIES = ("setcover", "auction")
 ROLES = ("unlabelled", "pool", "test", "solve")  # no instance has two of them
-SETTINGS = {  # the same for every rule, so that the number of nodes speaks of the rule alone
+SETTINGS = {  # the same for every rule, so that the number of nodes depends only on the rule
     "display/verblevel": 0,
     "presolving/maxrounds": 0,
     "separating/maxrounds": 0,

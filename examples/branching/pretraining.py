@@ -32,7 +32,7 @@ class ChildViews:
 
 
 def action(views: Views[NodeBatch, Any]) -> dict[str, Tensor]:
-    """What the predictor is told of each item: its graph's branched column, and 1 if the branching was upwards."""
+    """The predictor's condition for each item: its graph's branched column, and 1 if the branching was upwards."""
     batch = views.context
     assert batch.up is not None
     told = torch.stack((batch.columns, batch.up), 1)

@@ -1,4 +1,4 @@
-"""SCIP solves held-out instances with a learned rule or with one of its own: nodes and seconds."""
+"""SCIP solves held-out instances with a learned rule or a built-in one: nodes and seconds."""
 
 from typing import Any
 

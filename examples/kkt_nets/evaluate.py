@@ -37,8 +37,8 @@ EMBEDDED_LPS = 512  # about this many LPs' embeddings are held for the spectrum;
 def evaluate(runs: Sequence[Trained], **options: Any) -> list[dict[str, Any]]:
     """A report of each run, on its own test LPs.
 
-    `options` may be `lp_files`, `data_root` and `batch_size` in place of the run's own; None is the run's own. Raises
-    ValueError or OSError if an LP or a folder cannot be used.
+    `options` may replace the run's `lp_files`, `data_root` and `batch_size`; None keeps the run's. Raises ValueError or
+    OSError if an LP or a folder cannot be used.
     """
     given = {name: value for name, value in options.items() if value is not None}
     benchmarks: dict[str, Benchmark] = {}
@@ -156,7 +156,7 @@ def write(reports: Sequence[Mapping[str, Any]], folder: Path) -> None:
 
 
 def read_metrics(folder: Path) -> list[dict[str, float]]:
-    """The rows of a run's log; none if there is no log beside the checkpoint. Raises ValueError for a damaged one."""
+    """The rows of a run's log; none if the checkpoint's folder has no log. Raises ValueError for a damaged one."""
     path = folder / "metrics.jsonl"
     try:
         return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []

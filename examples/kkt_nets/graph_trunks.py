@@ -27,7 +27,7 @@ def check_shapes(
     variable_features: Tensor,
     widths: tuple[int, int],
 ) -> None:
-    """Raise a ValueError unless shapes fit. Shapes alone: the indices' values would wait for the device."""
+    """Raise a ValueError unless shapes fit. Index values are not checked: that would wait for the device."""
     named = {"constraint_features": constraint_features, "variable_features": variable_features}
     named["edge_features"] = edge_features
     for (name, value), width in zip(named.items(), (*widths, EDGE_FEATURES), strict=True):
@@ -127,7 +127,7 @@ class HalfStep(nn.Module):
     """Nodes of one side move after they have heard the other side.
 
     A node hears two things: the product with its coefficients, divided by the sum of their absolute values, and a mean
-    over its neighbours. It also sees where it stands and where it started.
+    over its neighbours. It also sees its current and its first values.
     """
 
     def __init__(self, dim: int) -> None:
@@ -147,9 +147,9 @@ class SolverTrunk(nn.Module):
 
     PDHG (the primal-dual hybrid gradient method) moves x along `A'y + c`, extrapolates to `2 x' - x`, and moves y along
     `A (2 x' - x) - b`; preconditioned, it divides each product by the sum of the absolute coefficients of its row or
-    column. A round does the same with `dim` numbers per node in place of one. Variables hear `A'` times the
-    constraints. Constraints hear `A` times the extrapolated variables. Both also hear a plain mean, and see their input
-    again. What is learned is what to multiply and how to move.
+    column. A round does the same with `dim` numbers per node instead of one. Variables hear `A'` times the constraints.
+    Constraints hear `A` times the extrapolated variables. Both also hear a plain mean, and see their input again. What
+    is learned is what to multiply and how to move.
 
     Because the rounds share their weights, `rounds` may be raised after training, for larger LPs.
 

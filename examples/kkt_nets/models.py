@@ -52,7 +52,7 @@ class KKTNetMLP(nn.Module):
 
 
 def _orthogonal(layer: nn.Module) -> None:
-    """Orthogonal weights and no bias, as in Gasse et al. With torch's default biases, nodes start out nearly alike."""
+    """Orthogonal weights and no bias, as in Gasse et al. Default biases would make nodes nearly equal at first."""
     if isinstance(layer, nn.Linear):
         nn.init.orthogonal_(layer.weight)
         if layer.bias is not None:
@@ -63,17 +63,17 @@ class GNNPolicy(nn.Module):
     """Maps bipartite graphs of LPs to x on the variables and lam on the constraints.
 
     Args:
-        args: the run's options, of which `embedding_size` is read, and `seen_steps` if it is there: each of these adds
-            two numbers of a solver's state to the features of each node. With `trunk="solver"` the trunk is a
-            `SolverTrunk` of `rounds` rounds.
+        args: the run's options. `embedding_size` is read, and `seen_steps` if given: each step count adds two numbers
+            of a solver's state to the features of each node. With `trunk="solver"` the trunk is a `SolverTrunk` of
+            `rounds` rounds.
 
     >>> edges = torch.tensor([[0, 0, 1], [0, 1, 1]])  # x0 and x1 in constraint 0, x1 in constraint 1
     >>> x, lam = GNNPolicy(Namespace(embedding_size=16))(torch.zeros(2, 3), edges, torch.ones(3, 1), torch.zeros(2, 5))
     >>> x.shape, lam.shape
     (torch.Size([2]), torch.Size([2]))
 
-    Source: Gasse et al., "Exact Combinatorial Optimization with Graph Convolutional Neural Networks", 2019,
-    which has one round; features here are numbers of the LP, embedded by a small MLP for each kind.
+    Source: Gasse et al., "Exact Combinatorial Optimization with Graph Convolutional Neural Networks", 2019, which has
+    one round. Here the features are numbers of the LP, embedded by a small MLP for each kind.
     """
 
     def __init__(self, args: Namespace) -> None:

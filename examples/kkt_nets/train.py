@@ -1,4 +1,4 @@
-"""Train a KKT net on LPs: KKT alone, JEPA first, JEPA first and then both, or both from the start.
+"""Train a KKT net on LPs: only KKT, JEPA then KKT, JEPA then both, or both from the start.
 
 python train.py --use_bipartite_graphs --use_jepa --jepa_mode ema
 """
@@ -34,7 +34,7 @@ GRADIENTS_EVERY = 200  # steps; each look costs about as much as one
 
 
 class Run:
-    """One training run: its network, its JEPA term if it has one, its optimizer, and where it stands."""
+    """One training run: its network, its JEPA term if it has one, its optimizer, and its progress."""
 
     def __init__(self, args: Namespace) -> None:
         self.args = args = Namespace(**{**vars(args), "resume": _to_resume(args)})
@@ -43,7 +43,7 @@ class Run:
         if state:
             checkpoints.check_same_run(state, args, args.resume)
         check_wandb_mode()
-        self.is_first = distributed.is_first()  # which alone writes
+        self.is_first = distributed.is_first()  # only this process writes
         self.folder = _folder(args, state) if self.is_first else Path(os.devnull)
         self.device, self.deal = distributed.device(args.devices), Deal.of(args)
         # Threads that wait for each other cost small networks more than they bring, most of all on a busy machine.
@@ -88,7 +88,7 @@ class Run:
                 self._train_epoch()
                 pretraining = self.engine.schedule.is_pretraining(self.epoch)
                 self.epoch, self.taken = self.epoch + 1, 0
-                # In an epoch of JEPA alone the heads are not trained: their KKT loss would mean nothing.
+                # In a JEPA epoch the heads are not trained, so their KKT loss would mean nothing.
                 improved = not pretraining and self._validate()
                 self._save(*(["best.pt"] if improved else []), "last.pt")
                 if self.epoch < self.args.epochs:
@@ -133,7 +133,7 @@ class Run:
             loss, terms = kkt(self.model, batch, self.args)
             meter.add(self.step, instances, {"val/loss_kkt": loss, **terms}, {})
             total += loss * len(batch.b)
-        meter.read()  # for its check alone: the mean is over LPs, not over batches
+        meter.read()  # only for its check: the mean is over LPs, not over batches
         loss = processes.all_reduce_sum(total, training=True).item() / len(self.validation)
         self.log({"epoch": self.epoch - 1, "val/loss_kkt": loss}, self.step)
         self.bar.write(f"epoch {self.epoch}: validation KKT {loss:.3e}", file=sys.stderr)
@@ -253,7 +253,7 @@ def _folder(args: Namespace, state: dict[str, Any] | None) -> Path:
 def main(argv: Sequence[str] | None = None) -> Run:
     """Train as the flags say; an input that cannot be used ends the process with 2 and one line that says why."""
     with distributed.group(), Interrupts() as interrupts:
-        with distributed.first_one_first():  # what is wrong with the flags is said once
+        with distributed.first_one_first():  # one process reports wrong flags
             args = parse(argv)
         try:
             run = Run(args)

@@ -219,7 +219,7 @@ def check_flat_fits(m: int, n: int, batch_size: int, hidden: int) -> None:
 
 
 def epoch_order(count: int, seed: int, epoch: int) -> list[int]:
-    """The order of `count` samples in an epoch. Seed and epoch alone determine it."""
+    """The order of `count` samples in an epoch. Only seed and epoch determine it."""
     if seed < 0 or epoch < 0:
         raise ValueError(f"seed is {seed} and epoch is {epoch}, expected both to be at least 0.")
     return np.random.default_rng([seed, epoch]).permutation(count).tolist()

@@ -64,14 +64,14 @@ def generate(family: str, size: Sequence[int], seed: int) -> LP:
 
 
 def instances(families: Sequence[str], sizes: Mapping[str, Sequence[int]], count: int, seed: int) -> Iterator[LP]:
-    """Generate `count` LPs one at a time, the families in turn.
+    """Generate `count` LPs one at a time, cycling through the families.
 
     The first k instances do not depend on `count`, and two seeds (say, of training and of test data) share none.
 
     `sizes` has a size per family; a family that is not in it gets its default size.
 
-    Raises ValueError at the call, not at the first instance: for the reasons of `generate`, no family, a size for a
-    family that is not generated, or a count outside of 0 to 10**9.
+    Raises ValueError at the call, not at the first instance, for the reasons of `generate`. Also if there is no family,
+    a size for a family that is not generated, or a count outside of 0 to 10**9.
     """
     if not families:
         raise ValueError(f"families is empty: name at least one of {', '.join(FAMILIES)}.")
@@ -101,7 +101,7 @@ def auction(rng: np.random.Generator, items: int, bids: int) -> Model:
     """Accept the bids of most revenue in a combinatorial auction: each item is sold once, each bidder wins one bid.
 
     Leyton-Brown, Pearson & Shoham, "Towards a universal test suite for combinatorial auction algorithms", ACM EC 2000:
-    the scheme "arbitrary". The bids of a bidder share a dummy item. Items nobody bids on get no row.
+    the scheme "arbitrary". The bids of a bidder share a dummy item. Items without bids get no row.
     """
     values = rng.uniform(1, 100, size=items)
     compatibility = np.triu(rng.random((items, items)), 1)

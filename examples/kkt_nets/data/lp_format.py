@@ -13,7 +13,7 @@ from typing import Any
 from data.lp import LPError
 from data.written import NUMBER, SENSE, Column, Model
 
-# A keyword stands anywhere on a line; before a colon it is the name of a row.
+# A keyword may be anywhere on a line; before a colon it is the name of a row.
 LP_SECTIONS = {
     "objective": SENSE,
     "row": r"subject\s+to|such\s+that|st|s\.t\.",

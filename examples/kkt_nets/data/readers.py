@@ -34,8 +34,8 @@ def read_lp(path: str | os.PathLike[str]) -> LP:
     - a file that is not wholly a linear model in its format, or in which HiGHS finds another LP;
     - a relaxation without an optimum: it has no KKT point to learn;
     - an LP whose optimum is lost when its numbers are rounded to float32, in which networks see them;
-    - an integer model that a short search proves infeasible: a network trained on its relaxation would be credited
-      with an answer to a question that has none. A model that the search leaves undecided is taken.
+    - an integer model that a short search proves infeasible: training on its relaxation would reward solutions of a
+      problem that has none. A model that the search leaves undecided is taken.
 
     Raises:
         FileNotFoundError, IsADirectoryError: there is no such file; it is a folder.

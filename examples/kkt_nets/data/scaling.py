@@ -27,8 +27,8 @@ def ruiz(lp: LP, iterations: int = 10) -> LP:
 
     Raises:
         ValueError: negative iterations, or an LP that is scaled already.
-        LPError: scaling the coefficients is not exact, or leaves one that float32 cannot hold; or two sides, or two
-            costs, that both decide the optimum lie further apart than float32's precision.
+        LPError: scaling the coefficients is not exact, or leaves one that float32 cannot hold. Or two sides, or two
+            costs, that both decide the optimum differ by more than float32's precision.
     """
     if iterations < 0:
         raise ValueError(f"iterations is {iterations}, expected 0 or more: 10 is plenty")
@@ -58,7 +58,7 @@ def ruiz(lp: LP, iterations: int = 10) -> LP:
 
 
 def _check_apart(lp: LP, item: str, number: str, values: tuple[Vector, Vector], solution: Vector) -> None:
-    """Refuse two sides that bind, or two costs that are paid, of which a network sees only the larger one.
+    """Refuse two active sides, or two costs that are paid, if a network sees only the larger one.
 
     `values` are those of the LP and of the scaled one; `solution` is the scaled optimum's number per item.
     """
@@ -139,8 +139,8 @@ def _equilibrated(
 def _reach(lp: LP, optimum: Solution | None, row: Vector, column: Vector) -> tuple[float, float]:
     """The largest x and the largest multiplier of an optimum in equilibrated units; infinite where they are not known.
 
-    Where x is 0, the smallest side stands for it. Only rows with several coefficients count among the multipliers:
-    those of bounds are reduced costs, which a cost that is too high to be paid (a penalty of 1e9) makes just as large.
+    If x is 0, the smallest side replaces it. Only rows with several coefficients count among the multipliers: those of
+    bounds are reduced costs, which a cost that is too high to be paid (a penalty of 1e9) makes just as large.
     """
     if optimum is None:
         return np.inf, np.inf

@@ -1,4 +1,4 @@
-"""The state that a solver reaches in a few steps, as features of the network beside the LP."""
+"""Early solver states as input features of the network, in addition to the LP."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass

@@ -22,7 +22,7 @@ class Solution:
 
 
 def solve(lp: LP, **options: str) -> Solution:
-    """HiGHS' optimum of the canonical LP as it stands (scaled, if it is scaled), found with these options of HiGHS.
+    """HiGHS' optimum of the given canonical LP (scaled or not), found with these options of HiGHS.
 
     Raises:
         LPError: HiGHS found no optimum (infeasible, unbounded, or numerically too hard).

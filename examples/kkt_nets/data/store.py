@@ -1,7 +1,7 @@
 """A store of LPs: one file of plain arrays, written as a stream and read back one LP at a time.
 
-The file has the LPs end to end, each as a string of bytes, then a table (where each LP begins, and a digest of each),
-and last a description with a digest of its own. The file is memory-mapped, so a store of 100,000 LPs needs no more
+The file has the LPs one after the other, each as a string of bytes. Then comes a table with the start and the digest of
+each LP, and last a description with its digest. The file is memory-mapped, so a store of 100,000 LPs needs no more
 memory than one of 1,000. An LP that has changed on the disk is refused when it is read, and no other with it.
 """
 
@@ -43,7 +43,7 @@ def write_lps(lps: Iterable[LP], path: str | os.PathLike[str]) -> None:
 
 
 class StoredLPs(Sequence[LP]):
-    """The LPs of a store, read lazily: opening reads the end of the file alone, `lps[i]` reads that LP alone.
+    """The LPs of a store, read lazily: opening reads only the end of the file, `lps[i]` only that LP.
 
     Instances may be pickled or inherited by a data loader's workers.
 

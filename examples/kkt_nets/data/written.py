@@ -25,7 +25,7 @@ class Column:
 
 @dataclass
 class Model:
-    """A model as it is written; readers fill it statement by statement."""
+    """A model as written in its file; readers fill it statement by statement."""
 
     maximize: bool = False
     offset: float = 0.0
@@ -38,7 +38,7 @@ class Model:
         return self.columns.get(name) or self.columns.setdefault(name, Column(len(self.columns)))
 
     def add(self, row: int, name: str, value: float) -> None:
-        """Add an entry of A, to what stands in its place."""
+        """Add an entry to A; repeated entries are summed."""
         rows, columns, values = self.entries
         rows.append(row)
         columns.append(self.column(name).index)

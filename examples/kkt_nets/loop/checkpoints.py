@@ -52,7 +52,7 @@ def save(path: Path, state: dict[str, Any]) -> None:
 def load(path: str | Path) -> dict[str, Any]:
     """The checkpoint at `path`, on the CPU.
 
-    Raises OSError if there is no such file, ValueError if it is truncated, damaged, or not one of `train.py`.
+    Raises OSError if the file does not exist, ValueError if it is truncated, damaged, or not written by `train.py`.
     """
     if Path(path).is_dir():
         raise IsADirectoryError(f"{path} is a folder; name the checkpoint in it, such as {Path(path) / 'last.pt'}.")

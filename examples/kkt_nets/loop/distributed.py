@@ -26,7 +26,7 @@ MISSED = (
     "train.py: error: another process of this run has ended, and this one with it. See what the other one said, or who "
     "killed it; --resume goes on from the last checkpoint."
 )
-# Seconds in which a signal is the same request once more: a terminal and a launcher both pass one on.
+# Seconds in which a second signal is the same request: a terminal and a launcher both pass one on.
 ECHO = 1.0
 PATIENCE = timedelta(hours=6)  # the others wait while the first process generates all the data
 
@@ -54,7 +54,7 @@ def group() -> Iterator[None]:
     if not os.environ.keys() >= ENVIRONMENT:
         yield
         return
-    # Tensors on the CPU go over gloo beside GPUs too, and so wait for none of them.
+    # Tensors on the CPU go over gloo, even with GPUs, so they do not wait for a GPU.
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
     try:
         dist.init_process_group(backend, timeout=PATIENCE)
@@ -73,7 +73,7 @@ def group() -> Iterator[None]:
         is_first_to_fail()
         raise
     except Exception as error:
-        # Gloo's errors have no class of their own, but name its source file.
+        # Gloo's errors have no separate class, but name its source file.
         if isinstance(error, dist.DistError) or (isinstance(error, RuntimeError) and "/gloo/" in str(error)):
             if is_first_to_fail(unknown=processes.rank() == 1):
                 print(MISSED, file=sys.__stderr__)
@@ -84,7 +84,7 @@ def group() -> Iterator[None]:
 
 
 def is_first() -> bool:
-    """Whether this process writes the run's files, and speaks for it."""
+    """Whether this process writes the run's files and messages."""
     return processes.rank() == 0
 
 
@@ -128,7 +128,7 @@ wait = partial(largest, 0)  # until all processes have come here
 
 @contextmanager
 def first_one_first() -> Iterator[None]:
-    """The first process passes through the block alone; the others follow, and find what it has made."""
+    """The first process runs the block first; the others follow, and find what it has made."""
     if not is_first():
         wait()
     yield
@@ -147,8 +147,8 @@ class Interrupted(SystemExit):
 class Interrupts:
     """In its block the first signal is kept for `agreed`, and a second one ends the process at once.
 
-    Until `can_save` is set, the first one ends the block with `Interrupted`. Python lets the main thread alone handle
-    signals, so in another thread the block leaves them as they are.
+    Until `can_save` is set, the first one ends the block with `Interrupted`. Python lets only the main thread handle
+    signals, so in another thread the block does not change them.
     """
 
     def __init__(self) -> None:

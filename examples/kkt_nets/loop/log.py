@@ -1,4 +1,4 @@
-"""What a run reports: the losses between two rows, lines of JSON beside the checkpoints, and wandb."""
+"""What a run reports: losses between two rows, JSON lines next to the checkpoints, and wandb."""
 
 import json
 import os
@@ -84,12 +84,12 @@ def check_wandb_mode() -> str:
 class RunLog:
     """Sends each row to `metrics.jsonl` and to wandb (offline, unless `WANDB_MODE` says otherwise).
 
-    A row is determined by the run alone and holds no time: a resumed run's file equals an unbroken one's.
+    A row depends only on the run and holds no time: a resumed run's file equals an unbroken one's.
 
     Args:
         folder, config: of the run; wandb records `config`.
         run_id: of the wandb run to continue, if any.
-        earlier: the folder of the run that is continued, if any. It may be `folder` itself.
+        earlier: the folder of the run to continue, or None. It may be `folder` itself.
         rows: this many rows of that run come first; those after are of steps that are taken again.
 
     Raises OSError if it cannot be written, or another run is writing it; so do `log(row, step)` and `sync`.

@@ -44,7 +44,7 @@ def training_curves(metrics: Mapping[str, Rows]) -> Figure:
 
 
 def draw_jepa_loss(axes: Axes, metrics: Mapping[str, Rows]) -> None:
-    """The JEPA loss while training; it says little without the rank beside it."""
+    """The JEPA loss during training; read it together with the rank."""
     _draw_curve(axes, metrics, "train/loss_jepa")
     axes.set(title="JEPA loss, training", ylabel="JEPA loss", yscale="log")
 

@@ -26,7 +26,7 @@ class Benchmark:
     def __init__(self, args: Namespace) -> None:
         self.lps = open_split(args, "test")  # rescaled as the run asks
         self.data = LPDataset(self.lps)
-        # Family and size: of a generated LP the size that was asked for; a file is a group of its own.
+        # Family and size: for a generated LP the requested size; each file is a separate group.
         self.groups = [_group(lp, args) for lp in self.lps]
 
     @cached_property
@@ -55,7 +55,7 @@ def measure(lp: LP, x: Vector, lam: Vector, optimal: float) -> dict[str, float]:
     """The measures of one point that can be taken without the network or the run, and its objective.
 
     Args:
-        lp: scaled or not; whatever its scaling, the measures are those of `unscaled(lp)`.
+        lp: scaled or not; the measures are always those of `unscaled(lp)`.
         x, lam: `[n]` and `[m]`, in the units of `lp`.
         optimal: the least `c'x` of `unscaled(lp)`.
 
