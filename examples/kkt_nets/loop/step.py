@@ -136,7 +136,7 @@ class Step(nn.Module):
         return StepLoss(joint.total, losses, joint.jepa.context.embeddings)
 
     def _task_loss(self, batch: Any, share: float, losses: dict[str, Tensor]) -> Tensor:
-        """The mean over the instances of all processes; this process has a share of them."""
+        """The mean over the instances of all processes, of which this one has a share."""
         loss, terms = self._kkt(batch)
         own = torch.stack([loss, *terms.values()]) * share
         means = dict(zip(("loss_kkt", *terms), processes.all_reduce_sum(own, training=True), strict=True))
