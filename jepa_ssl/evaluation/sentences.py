@@ -101,7 +101,7 @@ def _warnings(report: "Report") -> list[str]:
         if curve.capped:
             texts.append(
                 f"'{name}' hit its cap of training steps in {curve.capped} of {runs} runs, so it was still improving: "
-                f"raise its cap before you believe that it is behind."
+                f"raise its cap before you conclude that it is worse."
             )
         if undefined := int((~curve.values.isfinite()).sum()):
             texts.append(f"The metric of '{name}' is undefined in {undefined} of {runs} runs, which are left out.")
