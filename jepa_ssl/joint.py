@@ -1,11 +1,11 @@
 """Loss weights over time; zero-weight losses are skipped."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from jepa_ssl.checks import describe, non_negative, whole_number
 from jepa_ssl.protocols import JEPALoss
@@ -127,3 +127,39 @@ class JointSchedule:
             task=value_at(self.task_weight, since, "task_weight", non_negative),
             jepa=value_at(self.jepa_weight, since, "jepa_weight", non_negative),
         )
+
+
+class NoTerm(nn.Module):
+    """The task alone, in the place of a `JEPATerm`, so that a loop needs no `if` where JEPA is off.
+
+    >>> joint = NoTerm().loss(None, task=torch.tensor(2.0))
+    >>> joint.total, joint.terms["loss_jepa"]
+    (tensor(2.), tensor(nan))
+    """
+
+    def loss(self, instance: Any, *, task: Tensor | Callable[[], Tensor], **_: Any) -> JointLoss:
+        """The loss of the task; the other arguments of `JEPATerm.loss` are ignored."""
+        return LossWeights(task=1.0, jepa=0.0).combine(task, _never)
+
+    def fit(self, instances: Iterable[Any]) -> None:
+        """Do nothing."""
+
+    def update(self) -> None:
+        """Do nothing."""
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
+        """Take an empty state; raise a ValueError for that of a run with JEPA."""
+        if state_dict and strict:
+            raise ValueError(
+                "state is of a run with JEPA, but JEPA is off (this is a NoTerm); add --use_jepa, or leave out the "
+                "term's state, or call resume(state), which ignores it."
+            )
+        return super().load_state_dict(state_dict, strict, assign)
+
+    def resume(self, state: dict[str, Any]) -> bool:
+        """Ignore the state of a run with JEPA; was there none?"""
+        return not state
+
+
+def _never() -> Any:
+    raise AssertionError("a JEPA loss of weight 0 is not computed")

@@ -10,12 +10,15 @@ from torch import Tensor, nn
 
 from jepa_ssl.balance import GradientBalance
 from jepa_ssl.checks import warn_caller, whole_number
-from jepa_ssl.joint import JointLoss, JointSchedule, LossWeights
+from jepa_ssl.encoders import ModelEncoder
+from jepa_ssl.joint import JointLoss, JointSchedule
 from jepa_ssl.names import unwrapped
 from jepa_ssl.objective import JEPAObjective
 from jepa_ssl.processes import rank
 from jepa_ssl.protocols import Embeddings, Encoded, Encoder, FittedViews, RestartableTeacher
 from jepa_ssl.seeds import Randomness, mixed, seeded
+from jepa_ssl.sharing import SharedPass, is_plain
+from jepa_ssl.teachers import SharedTeacher, StopGradTeacher
 
 _ALWAYS_BOTH = JointSchedule()
 _TEACHER = "objective.teacher."
@@ -72,6 +75,7 @@ class JEPATerm(nn.Module):
         self.schedule = schedule
         self.balance = balance
         self._seed, self._losses, self.steps = torch.initial_seed() & (2**62 - 1), 0, 0
+        self._pass = SharedPass()
         self._placed = False  # on the encoder's device, as the first JEPA loss finds
         self._weights = schedule(0)  # now, if the schedule counts steps
         if (like := _weights_of(encoder)) is not None:
@@ -127,15 +131,27 @@ class JEPATerm(nn.Module):
         def jepa() -> Any:
             if not (self._placed or torch.compiler.is_compiling()):
                 self._check_device()
-            with self._own_random_numbers(generator):
+            with self._own_random_numbers(generator), self._pass.reused() if shares else nullcontext():
                 return self.objective(
                     self.encoder, instance, generator=generator, precomputed_target=precomputed_target
                 )
 
+        def recorded_task() -> Tensor:
+            assert callable(task)
+            with self._pass.recorded(*_called(self.encoder)):
+                return task()
+
         weights = self._weights if self.schedule.per == "step" else self.schedule(self._epoch(epoch))
+        shares = weights.jepa and callable(task) and precomputed_target is None and self._may_share_a_pass()
         if not torch.compiler.is_compiling():
             self._losses += 1
-        return weights.combine(task, jepa, self.balance)
+        return weights.combine(recorded_task if shares else task, jepa, self.balance)
+
+    def _may_share_a_pass(self) -> bool:
+        """Whether the teacher runs the encoder itself, as Python code that is not compiled around it."""
+        if torch.compiler.is_compiling() or not isinstance(self.objective.teacher, StopGradTeacher | SharedTeacher):
+            return False
+        return isinstance(self.encoder, nn.Module) and is_plain(self.encoder) and is_plain(self.objective)
 
     def update(self) -> None:
         """Update the teacher and the monitor: call it once after each optimizer step."""
@@ -231,45 +247,19 @@ class JEPATerm(nn.Module):
         return not restarted
 
 
-class NoTerm(nn.Module):
-    """The task alone, in the place of a `JEPATerm`, so that a loop needs no `if` where JEPA is off.
-
-    >>> joint = NoTerm().loss(None, task=torch.tensor(2.0))
-    >>> joint.total, joint.terms["loss_jepa"]
-    (tensor(2.), tensor(nan))
-    """
-
-    def loss(self, instance: Any, *, task: Tensor | Callable[[], Tensor], **_: Any) -> JointLoss:
-        """The loss of the task; the other arguments of `JEPATerm.loss` are ignored."""
-        return LossWeights(task=1.0, jepa=0.0).combine(task, _never)
-
-    def fit(self, instances: Iterable[Any]) -> None:
-        """Do nothing."""
-
-    def update(self) -> None:
-        """Do nothing."""
-
-    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
-        """Take an empty state; raise a ValueError for that of a run with JEPA."""
-        if state_dict and strict:
-            raise ValueError(
-                "state is of a run with JEPA, but JEPA is off (this is a NoTerm); add --use_jepa, or leave out the "
-                "term's state, or call resume(state), which ignores it."
-            )
-        return super().load_state_dict(state_dict, strict, assign)
-
-    def resume(self, state: dict[str, Any]) -> bool:
-        """Ignore the state of a run with JEPA; was there none?"""
-        return not state
-
-
-def _never() -> Any:
-    raise AssertionError("a JEPA loss of weight 0 is not computed")
-
-
 def _projector_of(encoder: object) -> nn.Module | None:
     module = unwrapped(encoder)
     return dict(module.named_children()).get("projector") if isinstance(module, nn.Module) else None
+
+
+def _called(encoder: nn.Module) -> tuple[list[nn.Module], list[nn.Module]]:
+    """The modules of an encoder that the task may run as well, and those in them whose outputs it captures."""
+    modules = [part for name, part in encoder.named_children() if name != "projector"]
+    if not isinstance(encoder, ModelEncoder):
+        return modules, []
+    if encoder.captured is None:  # its run may call a part of the model alone
+        return [*modules, *encoder.model.children()], []
+    return modules, [encoder.model.get_submodule(place.path) for place in encoder.captured.values()]
 
 
 def _weights_of(part: object) -> Tensor | None:

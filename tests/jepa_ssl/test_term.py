@@ -30,10 +30,9 @@ from jepa_ssl import (
     TargetNetwork,
     later_state,
 )
-from jepa_ssl.joint import LossWeights
+from jepa_ssl.joint import LossWeights, NoTerm
 from jepa_ssl.lp import DenseLP
 from jepa_ssl.maskers import LearnedToken
-from jepa_ssl.term import NoTerm
 
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 BATCHES = torch.randn(8, 5, 6, generator=torch.Generator().manual_seed(3))

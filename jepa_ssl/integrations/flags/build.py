@@ -10,7 +10,7 @@ from jepa_ssl.balance import GradientBalance
 from jepa_ssl.checks import whole_number
 from jepa_ssl.encoders import ModelEncoder, Place
 from jepa_ssl.integrations.flags.arguments import LOSSES, REGULARIZERS, SCHEDULES, changed, check_jepa_arguments
-from jepa_ssl.joint import JointSchedule
+from jepa_ssl.joint import JointSchedule, NoTerm
 from jepa_ssl.maskers import EntryMasker, NodeMasker
 from jepa_ssl.monitor import CollapseMonitor
 from jepa_ssl.objective import JEPAObjective
@@ -18,7 +18,7 @@ from jepa_ssl.predictors import MLPPredictor
 from jepa_ssl.protocols import CONSTRAINT, INSTANCE, VARIABLE, SizedEncoder, Teacher, ViewMaker
 from jepa_ssl.recipes import later_state
 from jepa_ssl.teachers import EMATeacher, SharedTeacher, StopGradTeacher
-from jepa_ssl.term import JEPATerm, NoTerm
+from jepa_ssl.term import JEPATerm
 
 OF_THE_RECIPE = (
     *("jepa_mode", "jepa_loss", "jepa_regularizer", "jepa_regularize", "jepa_regularizer_weight"),
