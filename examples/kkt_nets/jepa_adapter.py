@@ -13,8 +13,6 @@ from torch import Tensor, nn
 import jepa_ssl
 from jepa_ssl.integrations.pyg import bipartite_graph
 from jepa_ssl.lp import valid_entries
-from jepa_ssl.protocols import JEPALoss
-from jepa_ssl.teachers import SharedTeacher, StopGradTeacher
 
 
 class FlatEncoder(nn.Module):
@@ -82,18 +80,6 @@ def jepa_term(
 def prepare(term: jepa_ssl.JEPATerm, batches: Iterable[Any]) -> None:
     """Show the views batches of the training set, for statistics of solver states, before the first step."""
     term.fit(map(instance, batches))
-
-
-def jepa_loss(
-    term: jepa_ssl.JEPATerm, batch: FlatBatch | GraphBatch, generator: Any = None, trunk: Any = None
-) -> JEPALoss:
-    """The JEPA loss of a batch.
-
-    `trunk`, the trunk's features of the batch from the task's pass, saves a pass where the encoder is the teacher.
-    """
-    shares = isinstance(term.objective.teacher, StopGradTeacher | SharedTeacher)
-    whole = term.encoder.project(trunk) if trunk is not None and shares else None
-    return term.objective(term.encoder, instance(batch), precomputed_target=whole, generator=generator)
 
 
 def instance(batch: FlatBatch | GraphBatch) -> jepa_ssl.FlatVectors | jepa_ssl.BipartiteGraph:

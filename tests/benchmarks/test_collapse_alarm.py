@@ -21,7 +21,7 @@ from collapses import PLANTED, has_happened, shown
 from data.batches import Sample, prepare
 from data.generators import generate
 from data.scaling import ruiz
-from jepa_adapter import jepa_loss, jepa_term
+from jepa_adapter import instance, jepa_term
 from jepa_adapter import prepare as prepare_views
 from loop.options import parse
 from loop.paths import build, kkt
@@ -80,7 +80,7 @@ def training(flags: str, extras: str, seed: int, steps: int) -> Iterator[JEPALos
         if "warm-up" in extras:
             optimizer.param_groups[0]["lr"] = args.lr * min(step / 100, 1.0)
         batch = collate([samples[i] for i in torch.randperm(len(samples))[: args.batch_size]])
-        loss = jepa_loss(jepa, batch)
+        loss = jepa.objective(jepa.encoder, instance(batch))
         total = loss.total * args.jepa_weight + kkt(model, batch, args)[0] if "joint" in extras else loss.total
         optimizer.zero_grad()
         total.backward()

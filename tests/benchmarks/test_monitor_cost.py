@@ -17,7 +17,7 @@ if __name__ == "__main__":
 
 from benchmarks.test_step_cost import SIZES, joint, whole_step
 from benchmarks.timing import least_seconds
-from jepa_adapter import jepa_loss
+from jepa_adapter import instance
 from loop.paths import kkt
 
 from jepa_ssl import CollapseMonitor, GradientBalance
@@ -28,7 +28,7 @@ MONITOR_EVERY, BALANCE_EVERY = CollapseMonitor().every, GradientBalance([torch.z
 def watching_or_balancing(size: str, way: str) -> Callable[[], Any]:
     """What is done beside ten steps, or beside twenty."""
     model, jepa, batch, args, _ = joint(size, "--monitor_every", "0")
-    shown, task = jepa_loss(jepa, batch), kkt(model, batch, args)[0]
+    shown, task = jepa.objective(jepa.encoder, instance(batch)), kkt(model, batch, args)[0]
     monitor, balance = CollapseMonitor(), GradientBalance(jepa.encoder.trunk.parameters(), every=1)
 
     def watch() -> None:

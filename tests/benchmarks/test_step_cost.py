@@ -20,9 +20,9 @@ if __name__ == "__main__":
 from benchmarks.timing import least_seconds
 from data.batches import Sample, prepare
 from data.generators import generate
-from jepa_adapter import instance, jepa_loss, jepa_term
+from jepa_adapter import instance, jepa_term
 from loop.options import parse
-from loop.paths import build, kkt, trunk_output
+from loop.paths import build, kkt, trunk_of
 
 SIZES = {"flat, batch 256": ((), 256), "flat, batch 8": ((), 8), "graph, batch 32": (("--use_bipartite_graphs",), 32)}
 MODES = ("ema", "simsiam")
@@ -51,10 +51,9 @@ def whole_step(size: str, *flags: str, mode: str = "ema") -> Callable[[], None]:
     model, jepa, batch, args, optimizer = joint(size, "--jepa_mode", mode, *flags)
 
     def step() -> None:
-        with trunk_output(model) as trunk:
-            loss = kkt(model, batch, args)[0] + 0.2 * jepa_loss(jepa, batch, trunk=trunk[0]).total
+        joint = jepa.loss(instance(batch), task=lambda: kkt(model, batch, args)[0], epoch=0)
         optimizer.zero_grad()
-        loss.backward()
+        joint.total.backward()
         optimizer.step()
         jepa.update()
 
@@ -71,10 +70,12 @@ def irreducible_step(size: str, mode: str) -> Callable[[], None]:
     encoder, predictor, teacher = jepa.encoder, jepa.objective.predictor, jepa.objective.teacher
     copy = teacher.target_model if mode == "ema" else None
     slow, fast = ([p.data for p in module.parameters()] for module in (copy or encoder, encoder))
+    trunk: list[Any] = []
+    trunk_of(model).register_forward_hook(lambda _, __, output: trunk.append(output))
 
     def step() -> None:
-        with trunk_output(model) as trunk:
-            task = kkt(model, batch, args)[0]
+        trunk.clear()
+        task = kkt(model, batch, args)[0]
         predictions = predictor(encoder(views.context).embeddings)
         with torch.no_grad():
             targets = (copy(views.target) if copy else encoder.project(trunk[0])).embeddings

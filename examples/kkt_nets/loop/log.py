@@ -40,7 +40,7 @@ class Meter:
             self._embeddings.append(embeddings)
 
     def read(self) -> tuple[dict[str, float], dict[str, Tensor]]:
-        """The mean of each loss, and the embeddings of all steps for each stream; then starts again."""
+        """The mean of each loss over the steps that have it, and the embeddings of each stream; then starts again."""
         means, found = self._means(), self._embeddings
         self._steps, self._embeddings = [], []
         return means, {stream: torch.cat([z[stream] for z in found]) for stream in (found[0] if found else ())}
@@ -58,19 +58,23 @@ class Meter:
     def _means(self) -> dict[str, float]:
         if not self._steps:
             return {}
-        names = list(self._steps[0][2])
-        rows = [torch.stack([losses[name] for name in names]) for _, _, losses in self._steps]
+        names = list(dict.fromkeys(name for _, _, losses in self._steps for name in losses))
+        nothing = torch.zeros_like(next(iter(self._steps[0][2].values())))
+        rows = [torch.stack([losses.get(name, nothing) for name in names]) for _, _, losses in self._steps]
         table = torch.stack(rows).double().cpu()
         bad = (~table.isfinite().all(dim=1)).nonzero()
         if len(bad):
-            step, instances, _ = self._steps[int(bad[0])]
-            values = zip(names, table[bad[0, 0]].tolist(), strict=True)
+            step, instances, losses = self._steps[int(bad[0])]
+            values = ((name, float(loss)) for name, loss in losses.items())
             raise NonFiniteLossError(
                 f"the loss is not finite at step {step}: {', '.join(f'{name} {value:g}' for name, value in values)}; "
                 f"on the instances {', '.join(map(self._name, instances))}. Lower --lr, or look at these instances; "
                 f"the checkpoints hold the state before this step."
             )
-        return dict(zip(names, table.mean(dim=0).tolist(), strict=True))
+        counts = [sum(name in losses for _, _, losses in self._steps) for name in names]
+        return {
+            name: total / count for name, total, count in zip(names, table.sum(dim=0).tolist(), counts, strict=True)
+        }
 
 
 def check_wandb_mode() -> str:

@@ -1,8 +1,7 @@
 """The two paths, flat and graph: which network, which batches, and how one is run on the other."""
 
 from argparse import Namespace
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -39,17 +38,6 @@ def predict(model: KKTNetMLP | GNNPolicy, batch: FlatBatch | GraphBatch) -> Tens
 
 def trunk_of(model: KKTNetMLP | GNNPolicy) -> FlatTrunk | GNNTrunk | SolverTrunk:
     return model.net if isinstance(model, KKTNetMLP) else model.trunk
-
-
-@contextmanager
-def trunk_output(model: KKTNetMLP | GNNPolicy) -> Iterator[list[Any]]:
-    """A list of what the trunk returns in each forward pass inside the block."""
-    outputs: list[Any] = []
-    handle = trunk_of(model).register_forward_hook(lambda _, __, output: outputs.append(output))
-    try:
-        yield outputs
-    finally:
-        handle.remove()
 
 
 def precision(name: str, device: torch.device) -> torch.autocast:

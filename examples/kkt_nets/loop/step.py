@@ -1,8 +1,7 @@
 """One step of training: the gradients of the joint loss, on one process or several, in one piece or many."""
 
 from argparse import Namespace
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -10,15 +9,16 @@ import torch
 import torch._functorch.config as functorch
 import torch.distributed as dist
 from data.batches import GraphBatch, batches
-from jepa_adapter import instance, jepa_loss
-from loop.paths import kkt, precision, trunk_of, trunk_output
+from jepa_adapter import instance
+from loop.paths import kkt, precision, trunk_of
 from loop.random_state import mixed
 from torch import Tensor, nn
 
 from jepa_ssl import CollapseMonitor, JEPATerm, Seeds, processes
 from jepa_ssl.diagnostics import gradient_share
-from jepa_ssl.joint import JointSchedule
-from jepa_ssl.protocols import JEPALoss
+from jepa_ssl.joint import JointSchedule, NoTerm
+
+_ONE_GRAPH: Any = {"fullgraph": True, "dynamic": True}  # for batches of any size
 
 
 @dataclass(frozen=True)
@@ -86,18 +86,23 @@ class StepLoss(NamedTuple):
 class Step(nn.Module):
     """Forward and backward of a step, for the network and, if there is one, the JEPA term.
 
-    With `--compile` the task's part and JEPA's are one graph each, compiled once for all sizes of a batch.
+    With `--compile` the task's part and the objective are one graph each, compiled once for all sizes of a batch.
     """
 
     def __init__(self, model: Any, jepa: JEPATerm | None, args: Namespace, device: torch.device, deal: Deal) -> None:
         super().__init__()
         self.model, self.args, self.device, self.deal = model, args, device, deal
-        self.jepa: Any = jepa
+        self.jepa: Any = jepa or NoTerm()
+        self.has_jepa = jepa is not None
         self.schedule = jepa.schedule if jepa else JointSchedule(jepa_weight=0.0)
         self._shift = mixed(args.seed)  # of the instances' numbers, so that runs of other seeds hide other things
         trunk_of(model).recompute = args.checkpoint_activations
         if args.compile:
-            self._kkt, self._jepa = _compiled(self._kkt), _compiled(self._jepa)
+            self._kkt = torch.compile(self._kkt, **_ONE_GRAPH)
+            if hasattr(functorch, "donated_buffer"):  # older versions of torch give no memory away
+                functorch.donated_buffer = False  # gradients go through a graph twice: to be measured, and to be used
+            if jepa:
+                jepa.objective.compile(**_ONE_GRAPH)
 
     def backward(self, loaded: Iterator[Any], instances: Sequence[int], *, epoch: int, watch: bool) -> StepLoss:
         """Add the gradients of a step to `.grad`.
@@ -120,55 +125,40 @@ class Step(nn.Module):
         losses: dict[str, Tensor] = {}
         if self.args.compile and isinstance(batch, GraphBatch):  # whose attributes are found by code
             batch = batch._replace(batch_graph=instance(batch))
-        # A compiler finds out by itself what is computed twice.
-        with nullcontext(()) if self.args.compile else trunk_output(self.model) as trunk:
-            joint = self.schedule(epoch).combine(
+        with precision(self.args.precision, self.device):
+            joint = self.jepa.loss(
+                instance(batch) if self.has_jepa else None,
                 task=lambda: self._task_loss(batch, len(own) / count, losses),
-                jepa=lambda: self._jepa_loss(batch, own, epoch, *trunk),
-                balance=self.jepa.balance if self.jepa else None,
+                epoch=epoch,
+                generator=Seeds(torch.tensor(own, device=self.device) + self._shift, epoch),
             )
-        if self.jepa and watch and len(joint.parts) == 2:
+        if self.has_jepa and watch and len(joint.parts) == 2:
             self._watch(joint.parts)
         losses["train/loss"] = joint.total.detach()
         if joint.jepa is None:
             return StepLoss(joint.total, losses, {})
         losses["train/loss_jepa"] = joint.jepa.terms["total"]
+        if self.args.compile and self.jepa.objective.monitor:  # a compiled objective does not show its loss
+            self.jepa.objective.monitor.observe(joint.jepa)
         return StepLoss(joint.total, losses, joint.jepa.context.embeddings)
 
     def _task_loss(self, batch: Any, share: float, losses: dict[str, Tensor]) -> Tensor:
         """The mean over the instances of all processes, of which this one has a share."""
-        loss, terms = self._kkt(batch)
+        with torch.autocast(self.device.type, enabled=False):  # the loss itself is computed in float32
+            loss, terms = self._kkt(batch)
         own = torch.stack([loss, *terms.values()]) * share
         means = dict(zip(("loss_kkt", *terms), processes.all_reduce_sum(own, training=True), strict=True))
         losses.update({f"train/{name}": mean.detach() for name, mean in means.items()})
         return means["loss_kkt"]
 
-    def _jepa_loss(self, batch: Any, own: list[int], epoch: int, trunk: Any = None) -> JEPALoss:
-        seeds = Seeds(torch.tensor(own, device=self.device) + self._shift, epoch)
-        loss = self._jepa(batch, seeds, trunk)
-        if self.args.compile and self.jepa.objective.monitor:  # a compiled loss does not show itself
-            self.jepa.objective.monitor.observe(loss)
-        return loss
-
     def _kkt(self, batch: Any) -> tuple[Tensor, dict[str, Tensor]]:
         return kkt(self.model, batch, self.args)
-
-    def _jepa(self, batch: Any, seeds: Seeds, trunk: Any) -> JEPALoss:
-        with precision(self.args.precision, self.device):
-            return jepa_loss(self.jepa, batch, seeds, trunk)
 
     def _watch(self, losses: Mapping[str, Tensor]) -> None:
         """Show the monitor how long the gradients of the two losses on the trunk are, before they are freed."""
         monitor = self.jepa.objective.monitor
         if isinstance(monitor, CollapseMonitor):
             monitor.observe_gradients(gradient_share(losses, list(self.jepa.encoder.trunk.parameters())))
-
-
-def _compiled(part: Callable[..., Any]) -> Callable[..., Any]:
-    """In one graph for batches of any size, through which gradients may go twice: to be measured, and to be used."""
-    if hasattr(functorch, "donated_buffer"):  # older versions of torch give no memory away
-        functorch.donated_buffer = False
-    return torch.compile(part, fullgraph=True, dynamic=True)
 
 
 def _average_gradients(module: nn.Module) -> None:
