@@ -6,7 +6,7 @@
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from operator import is_
+from operator import attrgetter, is_
 from threading import get_ident
 from types import CodeType, FunctionType, MethodType
 from typing import Any, NamedTuple, cast
@@ -17,7 +17,10 @@ from torch import Tensor, nn
 
 DEPTH, LARGEST = 8, 1000  # of containers and objects in each other; of what is compared in a call
 _PLAIN = (bool, int, float, complex, str, bytes, type(None))
-_SAME_THING = (type, FunctionType, MethodType, ReferenceType, nn.Module, torch.device, torch.dtype)
+_SAME_THING = (*_PLAIN, type, FunctionType, MethodType, ReferenceType, nn.Module, torch.device, torch.dtype)
+_EQUAL = (*_PLAIN, tuple)
+_WITH_MEMORY = {Tensor, nn.Parameter}
+_MARKS: Any = (attrgetter("_version"), attrgetter("requires_grad"), Tensor.data_ptr)
 _CHANGING = ("torch.distributed", "torch.nn.parallel", "torch._dynamo", "torch.jit")  # what a call does beyond forward
 _RANDOM = frozenset({"random", "numpy", "np"})  # names in a forward that may draw numbers which torch does not
 
@@ -51,6 +54,7 @@ class SharedPass:
 
     def __init__(self) -> None:
         self._calls: dict[nn.Module, list[_Call]] = {}
+        self._served: set[nn.Module] = set()  # those whose calls were reused the last time; others need not be recorded
         self._repeatable: dict[nn.Module, tuple[list[nn.Module], bool]] = {}
 
     def __reduce__(self) -> Any:
@@ -60,11 +64,14 @@ class SharedPass:
     def recorded(self, modules: Iterable[nn.Module], parts: Iterable[nn.Module] = ()) -> Generator[None]:
         """Keep what `modules` return in the block, and what `parts`, submodules of theirs, return in each call."""
         thread, self._calls = get_ident(), {}
+        modules = [module for module in modules if not self._served or module in self._served]
+        self._served = set()
 
         def begin(module: nn.Module, args: Any, kwargs: Any) -> None:
             if not torch.compiler.is_compiling() and get_ident() == thread:
-                given = _flat((args, kwargs)) if self._is_repeatable(module) else [object()]  # which equals nothing
-                call = _Call(given, _settings(given), _state(module), _random_states(given))
+                inside = _inside(module)
+                given = _flat((args, kwargs)) if self._is_repeatable(module, inside) else [object()]  # equals nothing
+                call = _Call(given, _settings(given), _state(inside), _random_states(given))
                 self._calls.setdefault(module, []).append(call)
 
         def end(module: nn.Module, _: Any, output: Any) -> None:
@@ -96,36 +103,44 @@ class SharedPass:
         with ExitStack() as stack:
             for module, call in calls.items():
                 if call.made is not None:
-                    stack.enter_context(_forward(module, _reusing(module, call)))
+                    stack.enter_context(_forward(module, self._reusing(module, call)))
             yield
 
-    def _is_repeatable(self, module: nn.Module) -> bool:
-        parts = list(module.modules())
+    def _reusing(self, module: nn.Module, call: _Call) -> Callable[..., Any]:
+        """A `forward` that returns what `call` did if it would again."""
+        forward, thread = module.forward, get_ident()
+
+        def reuse(*args: Any, **kwargs: Any) -> Any:
+            if torch.compiler.is_compiling() or get_ident() != thread or not _fits(module, call, _flat((args, kwargs))):
+                return forward(*args, **kwargs)
+            self._served.add(module)
+            for part, (part_args, part_kwargs, made) in call.parts.items():
+                with _forward(part, _returning(made)):
+                    part(*part_args, **part_kwargs)  # for the hooks of the encoder
+            return call.output
+
+        return reuse
+
+    def _is_repeatable(self, module: nn.Module, inside: list[nn.Module]) -> bool:
         known = self._repeatable.get(module)
-        if known is None or known[0] != parts:
-            known = self._repeatable[module] = parts, not any(map(_draws_alone, parts))
-        return known[1] and all(map(is_plain, parts))
+        if known is None or known[0] != inside:
+            is_repeatable = all(map(is_plain, inside)) and not any(map(_draws_alone, inside))
+            known = self._repeatable[module] = inside, is_repeatable
+        return known[1] and all(part._compiled_call_impl is None for part in inside)  # pyright: ignore
+
+
+def _inside(module: nn.Module) -> list[nn.Module]:
+    """A module and its submodules; quicker than `modules()`."""
+    inside = [module]
+    for part in inside:  # which grows
+        inside += filter(None, part._modules.values())
+    return inside
 
 
 def is_plain(module: nn.Module) -> bool:
     """Whether a call is one of the `forward` of its class: it is not compiled, wrapped or sharded."""
     is_own = "forward" not in vars(module) and module._compiled_call_impl is None  # pyright: ignore
     return is_own and not any(kind.__module__.startswith(_CHANGING) for kind in type(module).__mro__)
-
-
-def _reusing(module: nn.Module, call: _Call) -> Callable[..., Any]:
-    """A `forward` that returns what `call` did if it would again."""
-    forward, thread = module.forward, get_ident()
-
-    def reuse(*args: Any, **kwargs: Any) -> Any:
-        if torch.compiler.is_compiling() or get_ident() != thread or not _fits(module, call, _flat((args, kwargs))):
-            return forward(*args, **kwargs)
-        for part, (part_args, part_kwargs, made) in call.parts.items():
-            with _forward(part, _returning(made)):
-                part(*part_args, **part_kwargs)  # for the hooks of the encoder
-        return call.output
-
-    return reuse
 
 
 def _returning(made: Any) -> Callable[..., Any]:
@@ -179,22 +194,21 @@ def _names(code: CodeType) -> Iterator[str]:
             yield from _names(inner)
 
 
-def _state(module: nn.Module) -> tuple[list[Tensor], list[Any]]:
+def _state(inside: list[nn.Module]) -> tuple[list[Tensor], list[Any]]:
     """The tensors of a module, and how each was written to, where it is, and the mode of each part."""
-    tensors: list[Tensor] = []
-    marks: list[Any] = []
-    for part in module.modules():
-        marks.append(part.training)
-        for tensor in (*part._parameters.values(), *part._buffers.values()):
-            if tensor is not None:
-                tensors.append(tensor)
-                is_plain = type(tensor) in (Tensor, nn.Parameter) and tensor.layout == torch.strided
-                marks += _version(tensor), tensor.requires_grad, tensor.data_ptr() if is_plain else object()
-    return tensors, marks
+    places = (tensors for part in inside for tensors in (part._parameters, part._buffers))
+    tensors = [tensor for place in places for tensor in place.values() if tensor is not None]
+    if not set(map(type, tensors)) <= _WITH_MEMORY:
+        return tensors, [object()]
+    try:
+        marks = [list(map(mark, tensors)) for mark in _MARKS]
+    except RuntimeError:  # of tensors in inference mode, whose writes nobody counts, and of sparse ones
+        return tensors, [object()]
+    return tensors, [[part.training for part in inside], marks]
 
 
 def _is_in_state(module: nn.Module, state: tuple[list[Tensor], list[Any]]) -> bool:
-    tensors, marks = _state(module)
+    tensors, marks = _state(_inside(module))
     return marks == state[1] and all(map(is_, tensors, state[0]))
 
 
@@ -230,7 +244,7 @@ def _flat(value: Any, flat: list[Any] | None = None, depth: int = DEPTH) -> list
     if isinstance(value, Tensor):
         flat.append(_Leaf(value, _version(value)))
         return flat
-    if isinstance(value, (*_PLAIN, *_SAME_THING)):
+    if isinstance(value, _SAME_THING):
         flat.append(value)
         return flat
     names: Any = ()
@@ -257,7 +271,7 @@ def _is_unchanged(thing: Any) -> bool:
 
 def _same(one: Any, other: Any, with_gradient: bool = False) -> bool:
     if not (isinstance(one, _Leaf) and isinstance(other, _Leaf)):
-        return one is other or (type(one) is type(other) and isinstance(one, (*_PLAIN, tuple)) and one == other)
+        return one is other or (type(one) is type(other) and isinstance(one, _EQUAL) and one == other)
     a, b = one.tensor, other.tensor
     if a is b:
         return one.version == other.version
