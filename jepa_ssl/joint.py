@@ -87,6 +87,10 @@ class JointSchedule:
         task_weight: weight of your own loss after pretraining.
         pretrain: train on JEPA alone for this many epochs first.
         per: with `"step"`, `pretrain` and the weights count optimizer steps instead of epochs.
+        every: compute the JEPA loss at every so many optimizer steps (steps 0, `every`, ...), to save time; the steps
+            between train the task alone. `JEPATerm` counts the steps by its `update`, so all micro-batches of a step
+            are treated alike. Steps of JEPA alone are all computed. The weight is not adapted: JEPA counts a quarter
+            with `every=4`, unless you give four times the `jepa_weight`.
 
     >>> schedule = JointSchedule(jepa_weight=0.2, pretrain=1)
     >>> schedule(0), schedule(1)
@@ -97,8 +101,10 @@ class JointSchedule:
     task_weight: Scheduled = 1.0
     pretrain: int = 0
     per: Literal["epoch", "step"] = "epoch"
+    every: int = 1
 
     def __post_init__(self) -> None:
+        whole_number("every", self.every, least=1, remedy="use 1 for every step.")
         whole_number("pretrain", self.pretrain, least=0, remedy="use 0 for none.")
         if self.per not in ("epoch", "step"):
             raise ValueError(f"per is {self.per!r}, but must be 'epoch' or 'step'.")
@@ -117,6 +123,10 @@ class JointSchedule:
     def is_pretraining(self, now: int) -> bool:
         """Is epoch (or step) `now`, counted from 0, one of JEPA alone?"""
         return now < self.pretrain
+
+    def is_due(self, step: int) -> bool:
+        """Is the JEPA loss computed at optimizer step `step`, counted from 0, if the task is trained as well?"""
+        return step % self.every == 0
 
     def __call__(self, now: int) -> LossWeights:
         """The weights in epoch (or at step) `now`, counted from 0."""

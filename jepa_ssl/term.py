@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from jepa_ssl.balance import GradientBalance
 from jepa_ssl.checks import warn_caller, whole_number
 from jepa_ssl.encoders import ModelEncoder
-from jepa_ssl.joint import JointLoss, JointSchedule
+from jepa_ssl.joint import JointLoss, JointSchedule, LossWeights
 from jepa_ssl.names import unwrapped
 from jepa_ssl.objective import JEPAObjective
 from jepa_ssl.processes import rank
@@ -36,6 +36,16 @@ class JEPATerm(nn.Module):
     run without it. What it draws follows from `torch.initial_seed()` when it was built and from the number of its
     losses; both are in its `state_dict`, so that a resumed run goes on as it would have. A compiled step draws from the
     global numbers instead, and so do the layers of your model if you give `loss` a `generator`.
+
+    A teacher that is the encoder itself, `StopGradTeacher` or `SharedTeacher`, needs the features of the whole
+    instance, which your model has just computed for the task. If `task` is a function that runs the model once on the
+    same tensors, the term takes them from that pass, with the same loss and gradients. It runs the teacher's own pass
+    if a module draws random numbers or keeps state (dropout, BatchNorm in training), is compiled, or wrapped by DDP or
+    FSDP, or if weights, mode or autocast differ. With `SharedTeacher` the two losses then share a graph: call
+    `joint.total.backward()`, or keep the graph between the backward passes of `joint.parts`.
+
+    To save time, `JointSchedule(every=4)` computes the JEPA loss at every fourth optimizer step. The teacher still
+    follows the encoder, and counts for its momentum schedule, at each of them.
 
     If DDP or `torch.compile` wraps your step, write the step as a module that holds the model and the term:
     docs/many_processes.md.
@@ -77,7 +87,7 @@ class JEPATerm(nn.Module):
         self._seed, self._losses, self.steps = torch.initial_seed() & (2**62 - 1), 0, 0
         self._pass = SharedPass()
         self._placed = False  # on the encoder's device, as the first JEPA loss finds
-        self._weights = schedule(0)  # now, if the schedule counts steps
+        self._weights, self._is_due = schedule(0), True  # now, if the schedule counts steps
         if (like := _weights_of(encoder)) is not None:
             self.to(like.device)
             if isinstance(objective.predictor, nn.Module):
@@ -142,6 +152,8 @@ class JEPATerm(nn.Module):
                 return task()
 
         weights = self._weights if self.schedule.per == "step" else self.schedule(self._epoch(epoch))
+        if weights.task and not self._is_due:
+            weights = LossWeights(weights.task, 0.0)
         shares = weights.jepa and callable(task) and precomputed_target is None and self._may_share_a_pass()
         if not torch.compiler.is_compiling():
             self._losses += 1
@@ -160,7 +172,9 @@ class JEPATerm(nn.Module):
         self._take_weights()
 
     def _take_weights(self) -> None:
-        if self.schedule.per == "step":  # now, because a compiler takes the number of a step for a constant
+        # Now, because a compiler takes the number of a step for a constant.
+        self._is_due = self.schedule.is_due(self.steps)
+        if self.schedule.per == "step":
             self._weights = self.schedule(self.steps)
 
     def _epoch(self, epoch: int | None) -> int:

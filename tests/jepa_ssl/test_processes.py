@@ -19,8 +19,12 @@ from jepa_ssl import (
     Encoded,
     GradientBalance,
     JEPAObjective,
+    JEPATerm,
+    JointSchedule,
     MLPPredictor,
+    ModelEncoder,
     NodeMasker,
+    StopGradTeacher,
 )
 from jepa_ssl.joint import LossWeights
 from jepa_ssl.maskers import Seeds
@@ -117,6 +121,35 @@ class Step(nn.Module):
         joint = LossWeights(1.0, 0.3).combine(lambda: task, lambda: jepa, self.balance)
         return joint.total, torch.stack([*jepa.terms.values()])
 
+    def update(self) -> None:
+        self.jepa.update(self.encoder)
+
+
+class TermStep(Step):
+    """A step with a term whose teacher takes the task's pass, and whose JEPA loss is computed at every second step."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        del self.jepa.teacher
+        self.jepa.teacher, self.trunk_passes = StopGradTeacher(), 0
+        encoder = ModelEncoder(self.encoder, {"constraint": 4, "variable": 4}, 4)
+        self.term = JEPATerm(encoder, self.jepa, JointSchedule(jepa_weight=0.3, every=2))
+        self.encoder.constraint.register_forward_hook(self._count)
+
+    def _count(self, *_: Any) -> None:
+        self.trunk_passes += 1
+
+    def forward(self, graph: BipartiteGraph, names: list[int], epoch: int) -> tuple[Tensor, Tensor]:
+        def task() -> Tensor:
+            z = torch.cat([*self.encoder(graph).values()]).square().mean(1)
+            return all_reduce_sum(z.sum(), True) / all_reduce_sum(torch.tensor(len(z), dtype=z.dtype), True)
+
+        joint = self.term.loss(graph, task=task, generator=Seeds(torch.tensor(names), epoch))
+        return joint.total, torch.tensor(float(self.trunk_passes))
+
+    def update(self) -> None:
+        self.term.update()
+
 
 def trained(module: nn.Module, names: list[int]) -> dict[str, Any]:
     """Three steps on these graphs: all losses, the first step's gradients, and the state at the end."""
@@ -132,7 +165,7 @@ def trained(module: nn.Module, names: list[int]) -> dict[str, Any]:
         loss.backward()
         gradients += [p.grad.clone() for p in step.parameters() if p.grad is not None and epoch == 0]
         optimizer.step()
-        step.jepa.update(step.encoder)
+        step.update()
     state = {name: value for name, value in step.state_dict().items() if isinstance(value, Tensor)}
     return {"losses": losses, "gradients": gradients, "state": state}
 
@@ -160,6 +193,8 @@ def in_one_process_of_two(rank: int, folder: Path) -> None:
     results: dict[str, object] = {name: step(name, network, rank) for name in REGULARIZERS}
     results |= {"sampled": sampled(rank, 20), "compiled": compiled(rank)}
     results |= {"trained": trained(DistributedDataParallel(Step()), OF_RANK[rank]), "watched": watched()}
+    network = DistributedDataParallel(TermStep(), find_unused_parameters=True)  # the predictor rests at times
+    results["term"] = trained(network, OF_RANK[rank])
     if rank == 0:  # in eval mode it waits for nobody
         results["alone"] = VICReg().eval()({"b": batch(0)[0]["b"]}, valid={})
     torch.save(results, folder / f"{rank}.pt")
@@ -213,6 +248,14 @@ def test_the_objective_trains_as_in_one_process(results: list[Any]):
     for result in (result["trained"] for result in results):
         torch.testing.assert_close(result, expected, rtol=1e-9, atol=1e-12)
     torch.testing.assert_close(results[0]["trained"]["state"], results[1]["trained"]["state"], rtol=0, atol=0)
+
+
+@pytest.mark.slow
+def test_a_term_shares_the_pass_and_skips_the_same_steps_in_all_processes(results: list[Any]):
+    expected = trained(TermStep(), [0, 1, 2, 3, 4])
+    assert [passes.item() for passes in expected["losses"][1::2]] == [2, 3, 5]
+    for result in (result["term"] for result in results):
+        torch.testing.assert_close(result, expected, rtol=1e-9, atol=1e-12)
 
 
 @pytest.mark.slow

@@ -295,15 +295,64 @@ def test_a_schedule_may_count_optimizer_steps_and_goes_on_counting_after_a_resum
     assert computed == pytest.approx([1.0, 1.0, 0.4, 0.2, 0.0])
 
 
+@pytest.mark.parametrize("mode", ["ema", "simsiam"])
+@pytest.mark.parametrize(
+    ("schedule", "computed"),
+    [
+        (JointSchedule(every=3), "JttJttJt"),
+        (JointSchedule(every=3, pretrain=2, per="step"), "jjtJttJt"),  # a step of JEPA alone is not left out
+        (JointSchedule(every=3, pretrain=1), "jjtJttJt"),  # epochs of two steps
+        (JointSchedule(every=2, task_weight=0.0), "jjjjjjjj"),
+    ],
+)
+def test_jepa_may_be_computed_at_some_steps(mode: str, schedule: JointSchedule, computed: str):
+    """Each step in two micro-batches, and in a run that is resumed after each."""
+    run, found = Run(mode, schedule, monitor=True), ""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for number in range(8):
+            batch, epoch = BATCHES[number], number // 2
+            parts = [run.term.loss(x, task=run.model(x).square().mean(), epoch=epoch) for x in (batch[:3], batch[3:])]
+            losses = [{name for name, loss in part.terms.items() if not loss.isnan()} for part in parts]
+            assert losses[0] == losses[1]
+            assert all(part.terms.keys() == {"loss", "loss_task", "loss_jepa"} for part in parts)
+            found += {"task jepa": "J", "task": "t", "jepa": "j"}[" ".join(parts[0].parts)]
+            run.optimizer.zero_grad()
+            torch.stack([part.total for part in parts]).mean().backward()
+            run.optimizer.step()
+            run.term.update()
+            state, run = torch_file(run.checkpoint()), Run(mode, schedule, monitor=True)
+            assert run.resume(state)
+    assert found == computed
+    teacher: Any = run.term.objective.teacher
+    assert mode == "simsiam" or teacher.updates == 8
+
+
+def test_a_teacher_that_is_updated_at_every_step_is_not_said_to_be_forgotten():
+    run = Run(schedule=JointSchedule(every=4), monitor=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for number in range(140):
+            run.step(number % 8)
+    assert run.term.objective.teacher.updates == 140  # pyright: ignore
+
+
+@pytest.mark.parametrize("every", [0, -1, 1.5, True])
+def test_a_number_of_steps_that_is_none_is_refused(every: Any):
+    with pytest.raises((TypeError, ValueError), match="every is "):
+        JointSchedule(every=every)
+
+
 @pytest.mark.parametrize(
     "schedule",
     [
         JointSchedule(),
+        JointSchedule(every=4),
         JointSchedule(pretrain=3, per="step"),
         JointSchedule(jepa_weight=LinearSchedule(0.0, 0.4, 9), per="step"),
         JointSchedule(jepa_weight=LinearSchedule(0.1, 0.4, 9)),
     ],
-    ids=["constant", "steps of JEPA alone", "a weight by step", "a weight by epoch"],
+    ids=["constant", "every fourth step", "steps of JEPA alone", "a weight by step", "a weight by epoch"],
 )
 def test_a_compiled_step_is_not_compiled_for_each_number_of_a_step(schedule: JointSchedule):
     model = nn.Linear(6, 16)

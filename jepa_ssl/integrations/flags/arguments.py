@@ -23,7 +23,7 @@ VIEWS: Mapping[str, str] = {
 LOSSES = {"cosine": cosine_loss, "smooth_l1": smooth_l1_loss, "squared": squared_error}
 REGULARIZERS = {"none": None, "vicreg": VICReg, "sigreg": SIGReg}
 SCHEDULES = {"constant": None, "linear": LinearSchedule, "cosine": CosineSchedule}
-BESIDE_THE_MODE = ("jepa_loss", "jepa_regularizer", "jepa_regularize", "ema_schedule", "jepa_balance")
+BESIDE_THE_MODE = ("jepa_loss", "jepa_regularizer", "jepa_regularize", "ema_schedule", "jepa_balance", "jepa_every")
 
 
 def add_jepa_arguments(
@@ -79,6 +79,8 @@ def add_jepa_arguments(
     )
     balance = "hold the ratio of JEPA's gradient on the trunk to the task's at --jepa_weight"
     add("--jepa_balance", action="store_true", help=balance)
+    due = "compute the JEPA loss at every Nth optimizer step that trains the task"
+    add("--jepa_every", type=int, default=1, metavar="N", help=due)
     add("--ema_schedule", choices=SCHEDULES, default="constant", help="raise the momentum from --ema_momentum to 1")
     add("--monitor_every", type=int, default=10, metavar="STEPS", help="check for collapse every N steps (0: off)")
 
@@ -101,6 +103,7 @@ def check_jepa_arguments(args: Namespace) -> None:
         require(args, name, "finite and at least 0", lambda value: math.isfinite(value) and value >= 0)
     for name in ("jepa_pretrain_epochs", "monitor_every"):
         require(args, name, "at least 0 and below 2**31", lambda value: 0 <= value < 2**31)
+    require(args, "jepa_every", "at least 1 and below 2**31", lambda value: 1 <= value < 2**31)
     regularized = args.jepa_regularizer != "none"
     if not args.use_jepa:
         if args.jepa_pretrain_epochs:

@@ -153,10 +153,11 @@ def _objective(args: Namespace, views: ViewMaker[Any], predictor: MLPPredictor, 
 
 
 def _schedule(args: Namespace, steps_per_epoch: int | None) -> JointSchedule:
+    weight, pretrain, every = args.jepa_weight, args.jepa_pretrain_epochs, args.jepa_every
     if steps_per_epoch is None:
-        return JointSchedule(jepa_weight=args.jepa_weight, pretrain=args.jepa_pretrain_epochs)
-    steps = args.jepa_pretrain_epochs * whole_number("steps_per_epoch", steps_per_epoch, least=1)
-    return JointSchedule(jepa_weight=args.jepa_weight, pretrain=steps, per="step")
+        return JointSchedule(jepa_weight=weight, pretrain=pretrain, every=every)
+    steps = pretrain * whole_number("steps_per_epoch", steps_per_epoch, least=1)
+    return JointSchedule(jepa_weight=weight, pretrain=steps, every=every, per="step")
 
 
 def _balance(args: Namespace, model: Any, trunk: nn.Module | None) -> GradientBalance | None:

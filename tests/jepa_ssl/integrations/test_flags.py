@@ -112,6 +112,7 @@ def test_the_flags_beyond_the_plain_recipe_are_heard():
     assert objective.teacher.momentum == CosineSchedule(0.996, 1.0, 100)
     assert objective.monitor.every == 2
     assert term("--monitor_every", "0").objective.monitor is None
+    assert [term("--jepa_every", "4", **given).schedule.every for given in ({}, {"steps_per_epoch": 3})] == [4, 4]
 
 
 def test_without_use_jepa_the_loop_is_that_of_the_task():
@@ -179,6 +180,7 @@ def test_a_term_from_flags_trains():
         ("--jepa_mask_ratio_nodes 0", "--jepa_mask_ratio_nodes is 0.0"),
         ("--ema_momentum 1.1", "--ema_momentum is 1.1, but must be in"),
         ("--jepa_weight nan", "--jepa_weight is nan, but must be finite"),
+        ("--jepa_every 0", "--jepa_every is 0, but must be at least 1"),
         ("--jepa_pretrain_epochs -1", "--jepa_pretrain_epochs is -1, but must be at least 0"),
         ("--jepa_weight 0", "so JEPA does nothing"),
         ("--jepa_mode shared", "would agree on one point; add --jepa_regularizer"),
@@ -218,7 +220,9 @@ def test_arguments_without_the_flags_are_named(args: Any):
         from_args(args, encoder())
 
 
-@pytest.mark.parametrize("flags", ["--jepa_pretrain_epochs 2", "--jepa_loss squared", "--jepa_balance"])
+@pytest.mark.parametrize(
+    "flags", ["--jepa_pretrain_epochs 2", "--jepa_loss squared", "--jepa_balance", "--jepa_every 2"]
+)
 def test_flags_of_a_term_that_is_off_are_refused(flags: str):
     with pytest.raises(ValueError, match="but JEPA is off; add --use_jepa"):
         from_args(parsed(*flags.split()), encoder())
