@@ -109,7 +109,7 @@ def term_step(size: str, mode: str, every: int = 1) -> Callable[[], None]:
     teacher = EMATeacher(encoder, MOMENTUM) if mode == "ema" else StopGradTeacher()
     predictor = MLPPredictor(encoder.dims, activation=nn.SELU if isinstance(model, KKTNetMLP) else nn.ReLU)
     objective: Any = JEPAObjective(views, predictor, teacher, monitor=CollapseMonitor())
-    term = JEPATerm(encoder, objective, JointSchedule(jepa_weight=WEIGHT))
+    term = JEPATerm(encoder, objective, JointSchedule(jepa_weight=WEIGHT, every=every))
     optimizer = optimizer_of(model, term)
     shown = batch.model_input if isinstance(model, KKTNetMLP) else instance(batch)
 
@@ -206,10 +206,19 @@ def hand_step(size: str, mode: str) -> Callable[[], None]:
     return step
 
 
+def four(step: Callable[[], None]) -> Callable[[], None]:
+    def steps() -> None:
+        for _ in range(4):
+            step()
+
+    return steps
+
+
 WAYS: dict[str, Callable[[str], Callable[[], None]]] = {"task alone": task_step}
 for mode in MODES:
     WAYS[f"{mode}, by hand"] = partial(hand_step, mode=mode)
     WAYS[f"{mode}, term"] = partial(term_step, mode=mode)
+    WAYS[f"{mode}, four steps at a quarter"] = lambda size, mode=mode: four(term_step(size, mode, every=4))
 
 
 @pytest.mark.parametrize("size", SIZES)
@@ -228,7 +237,9 @@ def main() -> None:
                 ratio(term_step(size, mode), hand_step(size, mode)),
                 ratio(term_step(size, mode), task_step(size)),
             )
-            print(f"  {mode:8s} {by_hand:.2f} of the step by hand, {task:.2f} of the task's step", flush=True)
+            quarter = ratio(four(term_step(size, mode, every=4)), four(task_step(size)))
+            print(f"  {mode:8s} {by_hand:.2f} of the step by hand, {task:.2f} of the task's step; ", end="")
+            print(f"{quarter:.2f} with every=4", flush=True)
 
 
 if __name__ == "__main__":
