@@ -20,7 +20,7 @@ _PLAIN = (bool, int, float, complex, str, bytes, type(None))
 _SAME_THING = (*_PLAIN, type, FunctionType, MethodType, ReferenceType, nn.Module, torch.device, torch.dtype)
 _EQUAL = (*_PLAIN, tuple)
 _WITH_MEMORY = {Tensor, nn.Parameter}
-_MARKS: Any = (attrgetter("_version"), attrgetter("requires_grad"), Tensor.data_ptr)
+_MARKS: tuple[Callable[[Tensor], int], ...] = (attrgetter("_version"), attrgetter("requires_grad"), Tensor.data_ptr)
 _CHANGING = ("torch.distributed", "torch.nn.parallel", "torch._dynamo", "torch.jit")  # what a call does beyond forward
 _RANDOM = frozenset({"random", "numpy", "np"})  # names in a forward that may draw numbers which torch does not
 

@@ -52,6 +52,12 @@ def test_1_the_four_ways_to_train_are_flags(run_training, tmp_path, path, flags,
     assert ["train/loss_jepa" in row for row in last_of_epoch] == list(map(bool, jepa))
 
 
+@each_path
+def test_1_jepa_may_be_computed_at_every_second_step(run_training, tmp_path, path):
+    run_training(*PATHS[path], *MODES["simsiam"], "--jepa_every", 2, "--epochs", 2, "--output_dir", tmp_path / "run")
+    assert ["train/loss_jepa" in row for row in train_rows(tmp_path / "run")] == [True, False] * 3
+
+
 # ---- 2 and 3: who is the teacher -------------------------------------------------------------------------------------
 
 

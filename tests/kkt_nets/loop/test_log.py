@@ -18,6 +18,13 @@ def written(folder, steps, earlier=None, kept=0):
     return [row["step"] for row in rows(folder)]
 
 
+def test_a_mean_is_over_the_steps_that_have_the_loss():
+    meter = Meter(str)
+    for step, losses in enumerate([{"a": 1.0}, {"a": 2.0, "b": 5.0}, {"a": 6.0, "b": 7.0}, {"a": 3.0}]):
+        meter.add(step, [0], {name: torch.tensor(value) for name, value in losses.items()}, {})
+    assert meter.read()[0] == {"a": 3.0, "b": 6.0}
+
+
 def test_rows_are_lines_of_json_and_hold_numbers_exactly(tmp_path):
     assert written(tmp_path, [1, 2, 3]) == [1, 2, 3]
     assert rows(tmp_path)[2] == {"step": 3, "epoch": 0, "loss": 0.1 * 3}
