@@ -11,7 +11,6 @@ from collections.abc import Iterable, Mapping
 from typing import cast
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from jepa_ssl.checks import check_items, check_pairs, check_valid
@@ -31,8 +30,7 @@ def spread(embeddings: Tensor, valid: Tensor | None = None) -> Tensor:
     (0.866025..., 0.0)
     """
     z, weight = _items(embeddings, valid)
-    deviations = (_centred(z, weight).square().sum(dim=0) / _at_least_one(_count(z, weight))).sqrt()
-    return deviations.float().mean() * embeddings.size(1) ** 0.5
+    return _spread(_centred(z, weight), _count(z, weight))
 
 
 def effective_rank(embeddings: Tensor, valid: Tensor | None = None) -> Tensor:
@@ -54,22 +52,24 @@ def gram(embeddings: Tensor, valid: Tensor | None = None) -> Tensor:
     The embeddings are scaled to a maximum of 1 first, so that tiny ones do not underflow.
     """
     z, weight = _items(embeddings, valid)
-    scale = z.abs().amax().clamp(min=TINY) if z.numel() else 1.0
-    z = _centred(z, weight) / scale
-    return z @ z.T if len(z) < z.size(1) else z.T @ z
+    return _gram(z, _centred(z, weight))
 
 
 def rank_of_gram(gram: Tensor, items: int) -> Tensor:
-    """The effective rank of `items` embeddings from their Gram matrix: the part that needs eigenvalues."""
-    finite = gram.isfinite().all()
-    gram = torch.where(finite, gram, 0.0)  # the eigenvalue solver raises on NaN
+    """The effective rank of `items` embeddings from their Gram matrix: the part that needs eigenvalues.
+
+    Several matrices of one shape, `[*, size, size]`, give `[*]`.
+    """
+    finite = gram.isfinite().flatten(-2).all(dim=-1)
+    gram = torch.where(finite[..., None, None], gram, 0.0)  # the eigenvalue solver raises on NaN
     squares = cast(Tensor, torch.linalg.eigvalsh(gram))  # pyright: ignore[reportUnknownMemberType]
     lengths = squares.clamp(min=0.0).sqrt()  # in float64 good to 1e-8
     # Identical items differ by rounding after centring, which is not a direction.
     singular = torch.where(lengths > 1e-7 * items**0.5, lengths, 0.0)
-    p = singular / singular.sum().clamp(min=TINY)
-    entropy = -torch.xlogy(p, p).sum()
-    rank = torch.where(p.sum() > 0, entropy.exp(), 0.0)
+    length = singular.sum(dim=-1, keepdim=True)
+    p = singular / length.clamp(min=TINY)
+    entropy = -torch.xlogy(p, p).sum(dim=-1)
+    rank = torch.where(length.squeeze(-1) > 0, entropy.exp(), 0.0)
     return torch.where(finite, rank, torch.nan).float()
 
 
@@ -82,23 +82,27 @@ def mean_cosine(embeddings: Tensor, valid: Tensor | None = None) -> Tensor:
     (0.0, 1.0)
     """
     z, weight = _items(embeddings, valid)
-    unit = F.normalize(z, dim=-1, eps=TINY)  # 0 on padding
-    count = _count(z, weight)
-    # The square of the sum holds all pairs; the pairs of an item with itself are subtracted.
-    pairs = unit.sum(dim=0).square().sum() - unit.square().sum()
-    return (pairs / torch.as_tensor(count * (count - 1.0))).float()
+    return _mean_cosine(z, _count(z, weight))
+
+
+def spread_cosine_gram(embeddings: Tensor, valid: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+    """`spread`, `mean_cosine` and `gram` of the same items, for two thirds of their time."""
+    z, weight = _items(embeddings, valid)
+    centred, count = _centred(z, weight), _count(z, weight)
+    return _spread(centred, count), _mean_cosine(z, count), _gram(z, centred)
 
 
 def teacher_distance(student: Tensor, teacher: Tensor, valid: Tensor | None = None) -> Tensor:
     """Mean Euclidean distance between the student's and the teacher's embeddings: two `[items, dim]` -> scalar."""
     a, b, weight = _both(("student", "teacher"), student, teacher, valid)
-    return _mean((a - b).square().sum(dim=-1).sqrt(), weight)
+    return _mean(torch.linalg.vector_norm(a - b, dim=-1), weight)
 
 
 def prediction_cosine(predictions: Tensor, targets: Tensor, valid: Tensor | None = None) -> Tensor:
     """Mean cosine between predictions and their targets: two `[items, dim]` -> scalar."""
     a, b, weight = _both(("predictions", "targets"), predictions, targets, valid)
-    return _mean((F.normalize(a, dim=-1, eps=TINY) * F.normalize(b, dim=-1, eps=TINY)).sum(dim=-1), weight)
+    lengths = torch.linalg.vector_norm(a, dim=-1).clamp(min=TINY) * torch.linalg.vector_norm(b, dim=-1)
+    return _mean((a * b).sum(dim=-1) / lengths.clamp(min=TINY), weight)
 
 
 def gradient_share(losses: Mapping[str, Tensor], parameters: Iterable[Tensor]) -> dict[str, Tensor]:
@@ -170,6 +174,24 @@ def _centred(z: Tensor, weight: Tensor | float) -> Tensor:
     """`z` minus its mean; still 0 on padding."""
     centred = z - z.sum(dim=0) / _at_least_one(_count(z, weight))
     return centred * weight if isinstance(weight, Tensor) else centred
+
+
+def _spread(centred: Tensor, count: Tensor | float) -> Tensor:
+    deviations = (centred.square().sum(dim=0) / _at_least_one(count)).sqrt()
+    return deviations.float().mean() * centred.size(1) ** 0.5
+
+
+def _mean_cosine(z: Tensor, count: Tensor | float) -> Tensor:
+    lengths = torch.linalg.vector_norm(z, dim=-1)  # 0 on padding
+    # The square of the sum of unit vectors holds all pairs; the pairs of an item with itself are subtracted.
+    pairs = (lengths.clamp(min=TINY).reciprocal() @ z).square().sum() - (lengths > 0).sum()
+    ordered = torch.as_tensor(count * (count - 1.0), device=z.device)
+    return torch.where(ordered > 0, pairs / ordered, torch.nan).float()
+
+
+def _gram(z: Tensor, centred: Tensor) -> Tensor:
+    scaled = centred.div_(z.abs().amax().clamp(min=TINY)) if z.numel() else centred
+    return scaled @ scaled.T if len(z) < z.size(1) else scaled.T @ scaled
 
 
 def _mean(values: Tensor, weight: Tensor | float) -> Tensor:

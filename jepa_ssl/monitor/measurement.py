@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from jepa_ssl.diagnostics import gram, mean_cosine, prediction_cosine, rank_of_gram, spread, teacher_distance
+from jepa_ssl.diagnostics import prediction_cosine, rank_of_gram, spread_cosine_gram, teacher_distance
 from jepa_ssl.monitor.pool import Parts, Pool
 
 GENERAL = "\0"  # in place of a stream, for what concerns all of them; streams may have any other name
@@ -47,8 +47,11 @@ class Measurement:
         values: list[float] = self.values.tolist()  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
         for (stream, name), value in zip(self.names, values, strict=True):
             streams.setdefault(stream, {})[name] = value
-        for (stream, name), products in self.grams.items():
-            streams[stream][name] = rank_of_gram(products, items).item()
+        for size in {products.size(0) for products in self.grams.values()}:
+            alike = {name: products for name, products in self.grams.items() if products.size(0) == size}
+            ranks: list[float] = rank_of_gram(torch.stack([*alike.values()]), items).tolist()  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
+            for (stream, name), rank in zip(alike, ranks, strict=True):
+                streams[stream][name] = rank
         return streams
 
     def wait(self) -> None:
@@ -74,9 +77,8 @@ def _measures(z: Parts) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     grams: dict[str, Tensor] = {}
     for part, prefix in (("embedding", ""), ("feature", "feature_")):
         if part in z:
-            scalars[prefix + "spread"] = spread(z[part], valid)
-            scalars[prefix + "mean_cosine"] = mean_cosine(z[part], valid)
-            grams[prefix + "rank"] = gram(z[part], valid)
+            found = spread_cosine_gram(z[part], valid)
+            scalars[prefix + "spread"], scalars[prefix + "mean_cosine"], grams[prefix + "rank"] = found
     if "prediction" in z and "target" in z:
         scalars["prediction_cosine"] = prediction_cosine(z["prediction"], z["target"], valid)
         if z["target"].shape == z["embedding"].shape:

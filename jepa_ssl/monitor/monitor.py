@@ -112,7 +112,9 @@ class CollapseMonitor(nn.Module):
             return
         self._general["loss"] = loss.terms.get("total", loss.total).detach()
         for stream in loss.context.embeddings:
-            self._pools.setdefault(stream, Pool(self.items)).add(parts_of(loss, stream))
+            if stream not in self._pools:
+                self._pools[stream] = Pool(self.items)
+            self._pools[stream].add(parts_of(loss, stream))
 
     def observe_gradients(self, norms: Mapping[str, Tensor]) -> None:
         """Take `gradient_share({"task": ..., "jepa": ...}, trunk.parameters())`; once in a hundred steps is enough.
@@ -136,11 +138,7 @@ class CollapseMonitor(nn.Module):
             row = self._read()
             if self.log is not None:
                 self.log(row, self.steps)
-        # Each item counts once: a stream may pause while the task is trained alone.
-        pools = {stream: pool for stream, pool in self._pools.items() if pool.is_fresh and pool.is_full}
-        if self.steps % self.every:  # a reference is taken as soon as possible
-            referenced = self._watches.keys() | {stream for unread in self._unread for stream, _ in unread.names}
-            pools = {stream: pool for stream, pool in pools.items() if stream not in referenced}
+        pools = self._due()
         if pools:
             self._unread.append(Measurement.of(self.steps, pools, self._general))
             self._general = {"loss": self._general["loss"]}  # gradients are counted once
@@ -148,6 +146,19 @@ class CollapseMonitor(nn.Module):
                 pool.is_fresh = False
         for episode in self.episodes[known:]:  # last of all, because a filter may turn warnings into errors
             warn_caller(episode.message, CollapseWarning)
+
+    def _due(self) -> dict[str, Pool]:
+        """The pools to measure at this step; a reference is taken as soon as possible."""
+        is_due = self.steps % self.every == 0
+        if not is_due and self._pools.keys() <= self._watches.keys():
+            return {}
+        referenced = self._watches.keys() | {stream for unread in self._unread for stream, _ in unread.names}
+        return {
+            stream: pool
+            for stream, pool in self._pools.items()
+            # Each item counts once: a stream may pause while the task is trained alone.
+            if pool.is_fresh and pool.is_full and (is_due or stream not in referenced)
+        }
 
     def _read(self) -> dict[str, Any]:
         """Judge what was measured; return the row of the log."""

@@ -27,20 +27,23 @@ class Pool:
         return self.size >= self.items
 
     def add(self, parts: Mapping[str, Tensor]) -> None:
-        if not len(parts["embedding"]):
+        rows = min(parts["embedding"].size(0), self.items)
+        if not rows:
             return  # a stream may always be empty
         self.batches.append(self._some(parts))
-        self.size += len(self.batches[-1]["embedding"])
+        self.size += rows
         self.is_fresh = True
-        while self.size - len(self.batches[0]["embedding"]) >= self.items:
-            self.size -= len(self.batches.pop(0)["embedding"])
+        while self.size - self.batches[0]["embedding"].size(0) >= self.items:
+            self.size -= self.batches.pop(0)["embedding"].size(0)
 
     def _some(self, parts: Mapping[str, Tensor]) -> Parts:
         """At most `items` rows, evenly over the real ones; copied, so that they do not keep a large batch alive."""
         rows, valid = len(parts["embedding"]), parts.get("valid")
+        if valid is None and rows <= self.items:
+            return {part: z.detach().clone() for part, z in parts.items()}
         place = torch.arange(min(rows, self.items), device=parts["embedding"].device)
         if valid is None:
-            chosen = place * rows // max(len(place), 1)
+            chosen = place * rows // self.items
             return {part: z.detach().index_select(0, chosen) for part, z in parts.items()}
         up_to = valid.cumsum(0)
         real = valid.sum()
