@@ -17,6 +17,7 @@ FunctionT = TypeVar("FunctionT", bound=Callable[..., Tensor])
 
 # Steele, Lea and Flood, "Fast splittable pseudorandom number generators", OOPSLA 2014: SplitMix64, as signed numbers.
 _GOLDEN, _FIRST, _SECOND = -7046029254386353131, -4658895280553007687, -7723592293110705685
+_BLOCK = 2**15  # numbers, 256 kB of them
 
 
 class Seeds:
@@ -134,17 +135,20 @@ def check_randomness(generator: Randomness, instances: int, device: torch.device
         generator_fits(generator, device)
 
 
-def random_keys(generator: Randomness, instance: Tensor, place: Callable[[], Tensor]) -> Tensor:
-    """A random int64 in [0, 2^62) for each item, in the shape of `instance`.
+def random_keys(
+    generator: Randomness, instance: Tensor, place: Callable[[], Tensor], shape: torch.Size | None = None
+) -> Tensor:
+    """A random int64 in [0, 2^62) for each item, in `shape`, by default that of `instance`.
 
     `instance` is the number of the instance that the item belongs to; `place`, its place there, is asked for if it
-    matters.
+    matters. The two broadcast to `shape`.
     """
     if isinstance(generator, Seeds):
         return generator.numbers(instance, place())
+    shape = instance.shape if shape is None else shape
     if generator is None:  # named as an argument, it could not be compiled for a changing number of items
-        return torch.randint(2**62, instance.shape, device=instance.device)
-    return torch.randint(2**62, instance.shape, generator=generator, device=instance.device)
+        return torch.randint(2**62, shape, device=instance.device)
+    return torch.randint(2**62, shape, generator=generator, device=instance.device)
 
 
 def batch_normal(generator: Randomness, like: Tensor) -> Tensor:
@@ -192,13 +196,13 @@ def _keys_of(names: Tensor, epoch: int) -> Tensor:
 
 
 def _numbers(keys: Tensor, draw: int, instance: Tensor, place: Tensor) -> Tensor:
-    return _shifted(_mixed(_mixed(keys + draw)[instance] + _GOLDEN * place), 2)
+    return _shifted_(_mixed_((_mixed(keys + draw)[instance] + _GOLDEN * place).contiguous()), 2)
 
 
 def _batch_numbers(keys: Tensor, draw: int, count: int) -> Tensor:
     place = torch.arange(count, device=keys.device)
     # The sum does not depend on the order of the batch.
-    return _shifted(_mixed(_mixed(_mixed(keys.sum()) + draw) + _GOLDEN * place), 2)
+    return _shifted_(_mixed_(_mixed(_mixed(keys.sum()) + draw) + _GOLDEN * place), 2)
 
 
 # A product of int64 wraps around in torch. In the C++ that inductor writes for a CPU it is undefined if it overflows,
@@ -231,11 +235,25 @@ def _opaque(function: FunctionT) -> FunctionT:
 
 def _mixed(number: Tensor) -> Tensor:
     """A bijection of int64 in which each bit depends on all."""
-    number = (number ^ _shifted(number, 30)) * _FIRST
-    number = (number ^ _shifted(number, 27)) * _SECOND
-    return number ^ _shifted(number, 31)
+    return _mixed_(number.clone())
 
 
-def _shifted(number: Tensor, by: int) -> Tensor:
-    """Shifted to the right, as if without a sign."""
-    return (number >> by) & (2 ** (64 - by) - 1)
+def _mixed_(number: Tensor) -> Tensor:
+    """`_mixed`, in place; `number` is contiguous."""
+    flat = number.view(-1)
+    # On a CPU a block stays in the cache, and fresh memory would cost more than the work.
+    size = min(len(flat), _BLOCK) if flat.is_cpu else len(flat)
+    scratch = flat.new_empty(size)
+    for block in flat.split(max(size, 1)):
+        shifted = scratch[: len(block)]
+        for by, factor in ((30, _FIRST), (27, _SECOND), (31, 1)):
+            torch.bitwise_right_shift(block, by, out=shifted)
+            block.bitwise_xor_(shifted.bitwise_and_(2 ** (64 - by) - 1))
+            if factor != 1:
+                block.mul_(factor)
+    return number
+
+
+def _shifted_(number: Tensor, by: int) -> Tensor:
+    """Shifted to the right, as if without a sign, in place."""
+    return number.bitwise_right_shift_(by).bitwise_and_(2 ** (64 - by) - 1)

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from jepa_ssl.checks import can_read_without_sync
-from jepa_ssl.maskers.repair import repaired_rows, repaired_segments
+from jepa_ssl.maskers.repair import repaired_rows, repaired_segments, smallest_in_rows
 from jepa_ssl.seeds import Randomness, Seeds, random_keys
 from jepa_ssl.segments import any_in_groups, first_in_segments, group_sizes, inverse, offsets_of, places_in, segment_of
 
@@ -24,7 +24,7 @@ def draw_in_rows(
     """Hide `hidden_counts` of each row's valid entries, uniformly at random: bool `[batch, entries]`."""
     on_cpu = device.type == "cpu" and not torch.compiler.is_compiling()
     # A repair takes some sixty operations, however few the entries are.
-    if isinstance(generator, Seeds) or not on_cpu or shape.numel() < 30_000:
+    if isinstance(generator, Seeds) or not on_cpu or shape.numel() < 80_000:
         return rows_by_topk(shape, valid, ratio, generator, device)
     batch, entries = shape
     sizes = torch.full((batch,), entries) if valid is None else valid.sum(1)
@@ -35,10 +35,9 @@ def rows_by_topk(
     shape: torch.Size, valid: Tensor | None, ratio: float, generator: Randomness, device: torch.device
 ) -> Tensor:
     """`draw_in_rows` by the smallest of random keys. Its steps are fixed, so it never waits for a GPU."""
-    batch, entries = shape
-    most = int(hidden_counts(torch.tensor(entries), ratio))
-    rows, columns = torch.arange(batch, device=device).unsqueeze(1), torch.arange(entries, device=device)
-    keys = random_keys(generator, rows.expand(shape), lambda: columns if valid is None else real_places(valid))
+    entries = shape[1]
+    most = min(max(int(ratio * entries), 1), max(entries - 1, 0))
+    keys = _keys_in_rows(shape, valid, generator, device)
     if valid is not None:
         # topk takes the same number from every row. So that a padded row ends with fewer, the surplus is drawn from its
         # padding: those keys come first, the rest of the padding last. There is always enough of it, because a row that
@@ -46,9 +45,26 @@ def rows_by_topk(
         surplus = most - hidden_counts(valid.sum(-1, keepdim=True), ratio)
         padding = ~valid
         keys = keys.masked_fill(padding, 2**62).masked_fill(padding & (padding.cumsum(-1) <= surplus), -1)
-    chosen = keys.topk(most, largest=False, sorted=False).indices
-    hidden = torch.zeros(batch, entries, dtype=torch.bool, device=device).scatter_(-1, chosen, True)
+    hidden = _smallest(keys, most)
     return hidden if valid is None else hidden & valid
+
+
+def _smallest(keys: Tensor, most: int) -> Tensor:
+    """Mark the `most` smallest numbers of each row: bool, in the shape of `keys`."""
+    if most and can_read_without_sync(keys):
+        return smallest_in_rows(keys, most)
+    chosen = keys.topk(most, largest=False, sorted=False).indices
+    return torch.zeros_like(keys, dtype=torch.bool).scatter_(-1, chosen, True)
+
+
+def _keys_in_rows(shape: torch.Size, valid: Tensor | None, generator: Randomness, device: torch.device) -> Tensor:
+    """Random keys of the entries, int64 `[batch, entries]`: each entry's by its row, and its place among the valid."""
+    rows = torch.arange(shape[0], device=device).unsqueeze(1)
+
+    def places() -> Tensor:
+        return torch.arange(shape[1], device=device) if valid is None else real_places(valid)
+
+    return random_keys(generator, rows, places, shape)
 
 
 def real_places(valid: Tensor) -> Tensor:
@@ -93,9 +109,8 @@ def other_in_rows(shape: torch.Size, valid: Tensor | None, generator: Randomness
 
     An entry without another one gets itself. Results in the padding have no meaning.
     """
-    batch, entries = shape
-    rows, here = torch.arange(batch, device=device).unsqueeze(1), torch.arange(entries, device=device)
-    jump = random_keys(generator, rows.expand(shape), lambda: here if valid is None else real_places(valid))
+    entries = shape[1]
+    here, jump = torch.arange(entries, device=device), _keys_in_rows(shape, valid, generator, device)
     if valid is None:
         return (here + 1 + jump % max(entries - 1, 1)) % max(entries, 1)
     sizes = valid.sum(1, keepdim=True)

@@ -47,6 +47,16 @@ def repaired_segments(
     return ~chosen if choose_visible else chosen
 
 
+def smallest_in_rows(keys: Tensor, most: int) -> Tensor:
+    """Mark the `most` smallest keys of each row, int64 `[rows, entries]`: bool of that shape; at least 1.
+
+    NumPy's partition takes a fifth of the time of topk. Random keys of 62 bits do not tie.
+    """
+    ordered = keys.clone()
+    ordered.numpy().partition(most - 1)
+    return keys <= ordered[:, most - 1 : most]
+
+
 def _fewer_half(sizes: Tensor, wanted: Tensor, ratio: float) -> tuple[Tensor, bool]:
     """How many items to choose, and whether as the visible ones: fewer than half, so that a free one is soon found."""
     return (sizes - wanted, True) if ratio > 0.5 else (wanted, False)

@@ -28,7 +28,7 @@ from jepa_ssl import (
 )
 from jepa_ssl.lp import flatten, valid_entries
 from jepa_ssl.maskers import GaussianNoise, Seeds, Shuffled
-from jepa_ssl.seeds import _GOLDEN, _mixed, _shifted, batch_normal, batch_uniform, normal_like, random_keys
+from jepa_ssl.seeds import _GOLDEN, _mixed, _shifted_, batch_normal, batch_uniform, normal_like, random_keys
 from jepa_ssl.segments import places_in
 
 KINDS = ("constraint", "variable")
@@ -101,7 +101,7 @@ def test_the_numbers_are_those_of_splitmix64():
     # The stream of SplitMix64 with the state 1234567, after Vigna's C code, with its two lowest bits shifted out.
     expected = [6457827717110365317, 3203168211198807973, 9817491932198370423, 4593380528125082431]
     state = 1234567 + _GOLDEN * torch.arange(1, 5)
-    numbers = _shifted(_mixed(state), 2)
+    numbers = _shifted_(_mixed(state), 2)
     assert numbers.tolist() == [number >> 2 for number in expected]
 
 
