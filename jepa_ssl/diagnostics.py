@@ -95,13 +95,13 @@ def spread_cosine_gram(embeddings: Tensor, valid: Tensor | None = None) -> tuple
 def teacher_distance(student: Tensor, teacher: Tensor, valid: Tensor | None = None) -> Tensor:
     """Mean Euclidean distance between the student's and the teacher's embeddings: two `[items, dim]` -> scalar."""
     a, b, weight = _both(("student", "teacher"), student, teacher, valid)
-    return _mean(torch.linalg.vector_norm(a - b, dim=-1), weight)
+    return _mean(_lengths(a - b), weight)
 
 
 def prediction_cosine(predictions: Tensor, targets: Tensor, valid: Tensor | None = None) -> Tensor:
     """Mean cosine between predictions and their targets: two `[items, dim]` -> scalar."""
     a, b, weight = _both(("predictions", "targets"), predictions, targets, valid)
-    lengths = torch.linalg.vector_norm(a, dim=-1).clamp(min=TINY) * torch.linalg.vector_norm(b, dim=-1)
+    lengths = _lengths(a).clamp(min=TINY) * _lengths(b)
     return _mean((a * b).sum(dim=-1) / lengths.clamp(min=TINY), weight)
 
 
@@ -176,13 +176,17 @@ def _centred(z: Tensor, weight: Tensor | float) -> Tensor:
     return centred * weight if isinstance(weight, Tensor) else centred
 
 
+def _lengths(z: Tensor) -> Tensor:
+    return cast(Tensor, torch.linalg.vector_norm(z, dim=-1))  # pyright: ignore[reportUnknownMemberType]
+
+
 def _spread(centred: Tensor, count: Tensor | float) -> Tensor:
     deviations = (centred.square().sum(dim=0) / _at_least_one(count)).sqrt()
     return deviations.float().mean() * centred.size(1) ** 0.5
 
 
 def _mean_cosine(z: Tensor, count: Tensor | float) -> Tensor:
-    lengths = torch.linalg.vector_norm(z, dim=-1)  # 0 on padding
+    lengths = _lengths(z)  # 0 on padding
     # The square of the sum of unit vectors holds all pairs; the pairs of an item with itself are subtracted.
     pairs = (lengths.clamp(min=TINY).reciprocal() @ z).square().sum() - (lengths > 0).sum()
     ordered = torch.as_tensor(count * (count - 1.0), device=z.device)

@@ -4,7 +4,7 @@ from collections.abc import Callable, Generator
 from contextlib import AbstractContextManager, contextmanager
 from copy import copy
 from hashlib import blake2b
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, TypeAlias, TypeVar, cast
 
 import torch
 from torch import Tensor
@@ -244,7 +244,8 @@ def _mixed_(number: Tensor) -> Tensor:
     # On a CPU a block stays in the cache, and fresh memory would cost more than the work.
     size = min(len(flat), _BLOCK) if flat.is_cpu else len(flat)
     scratch = flat.new_empty(size)
-    for block in flat.split(max(size, 1)):
+    blocks = flat.split(max(size, 1))  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
+    for block in cast(tuple[Tensor, ...], blocks):
         shifted = scratch[: len(block)]
         for by, factor in ((30, _FIRST), (27, _SECOND), (31, 1)):
             torch.bitwise_right_shift(block, by, out=shifted)
