@@ -3,31 +3,27 @@
 # pyright: reportPrivateUsage=false
 # torch counts the writes to a tensor, and keeps a compiled module's call, under private names.
 
+import random
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from operator import attrgetter, is_
 from threading import get_ident
-from types import CodeType, FunctionType, MethodType
-from typing import Any, NamedTuple, cast
-from weakref import ReferenceType
+from types import CodeType, FunctionType
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.module import _has_any_global_hook
+from torch.utils._pytree import tree_leaves, tree_map_only
 
-DEPTH, LARGEST = 8, 1000  # of containers and objects in each other; of what is compared in a call
-_PLAIN = (bool, int, float, complex, str, bytes, type(None))
-_SAME_THING = (*_PLAIN, type, FunctionType, MethodType, ReferenceType, nn.Module, torch.device, torch.dtype)
-_EQUAL = (*_PLAIN, tuple)
+from jepa_ssl.sameness import SAME_THING, Leaf, flat, is_unchanged, same, version
+
 _WITH_MEMORY = {Tensor, nn.Parameter}
 _MARKS: tuple[Callable[[Tensor], int], ...] = (attrgetter("_version"), attrgetter("requires_grad"), Tensor.data_ptr)
 _CHANGING = ("torch.distributed", "torch.nn.parallel", "torch._dynamo", "torch.jit")  # what a call does beyond forward
+_OF_TORCH = {*vars(nn.Module()), "forward"}  # what every module has
 _RANDOM = frozenset({"random", "numpy", "np"})  # names in a forward that may draw numbers which torch does not
-
-
-class _Leaf(NamedTuple):
-    tensor: Tensor
-    version: object  # how often it was written to; in inference mode nobody counts, and it equals no other
 
 
 @dataclass
@@ -36,8 +32,8 @@ class _Call:
 
     given: list[Any]
     settings: list[Any]
-    state: tuple[list[Tensor], list[Any]]
-    random: list[Tensor]
+    state: tuple[list[Any], list[Any]]
+    random: list[Any]
     output: Any = None
     made: list[Any] | None = None  # the tensors of the output, and of what its parts returned; None until it has ended
     parts: dict[nn.Module, tuple[Any, Any, Any]] = field(default_factory=dict[nn.Module, tuple[Any, Any, Any]])
@@ -46,10 +42,11 @@ class _Call:
 class SharedPass:
     """What some modules made in one forward pass, for another pass on the same input.
 
-    A call is shared only if a second call is sure to give the same. The module ran once, on the same tensors (on a CPU
-    also on equal ones), with the same weights, modes, autocast and precision. It drew no random numbers, wrote to no
-    buffer, and nobody wrote to its output later. It is not compiled, sharded, or wrapped by DDP for example. All other
-    calls run as they would without this class.
+    A call is shared only if a second call would give the same. The module ran once, on the same tensors (on a CPU also
+    on equal ones), with the same weights, attributes, modes, autocast and precision. It drew no random numbers, wrote
+    to no buffer or attribute, and nobody wrote to its output later or went backward through it. It is not compiled,
+    sharded, or wrapped by DDP for example. All other calls run as they would without this class. What cannot be seen is
+    state in a global variable or in a closure, and a write through `.data` or a NumPy array.
     """
 
     def __init__(self) -> None:
@@ -70,16 +67,19 @@ class SharedPass:
         def begin(module: nn.Module, args: Any, kwargs: Any) -> None:
             if not torch.compiler.is_compiling() and get_ident() == thread:
                 inside = _inside(module)
-                given = _flat((args, kwargs)) if self._is_repeatable(module, inside) else [object()]  # equals nothing
+                given = flat((args, kwargs)) if self._is_repeatable(module, inside) else [object()]  # equals nothing
                 call = _Call(given, _settings(given), _state(inside), _random_states(given))
                 self._calls.setdefault(module, []).append(call)
 
         def end(module: nn.Module, _: Any, output: Any) -> None:
             if not torch.compiler.is_compiling() and get_ident() == thread and module in self._calls:
                 call = self._calls[module][-1]
-                call.output, call.made = output, _flat([output, [made for *_, made in call.parts.values()]])
-                if not all(map(torch.equal, call.random, _random_states(call.given))):
+                made = [output, [made for *_, made in call.parts.values()]]
+                call.output, call.made = output, flat(made)
+                if not all(map(_is_equal, call.random, _random_states(call.given))) or not _can_be_copied(made):
                     call.given = [object()]
+                for tensor in _with_graph(call):  # a graph that the task went through may be freed
+                    hooks.callback(_when_passed(tensor, lambda: setattr(call, "given", [object()])))
 
         def keep(part: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
             if not torch.compiler.is_compiling() and get_ident() == thread:
@@ -93,12 +93,17 @@ class SharedPass:
                 hooks.callback(module.register_forward_hook(end, prepend=True).remove)
             for part in parts:
                 hooks.callback(part.register_forward_hook(keep, prepend=True, with_kwargs=True).remove)
-            yield
+            try:
+                yield
+            except BaseException:
+                self._calls = {}
+                raise
 
     @contextmanager
     def reused(self) -> Generator[None]:
         """Return what was kept wherever a call in the block would give the same; forget it afterwards."""
-        calls = {module: of_module[0] for module, of_module in self._calls.items() if len(of_module) == 1}
+        once = {module: calls[0] for module, calls in self._calls.items() if len(calls) == 1}
+        calls = {module: call for module, call in once.items() if not any(map(_is_patched, _inside(module)))}
         self._calls = {}
         with ExitStack() as stack:
             for module, call in calls.items():
@@ -111,13 +116,13 @@ class SharedPass:
         forward, thread = module.forward, get_ident()
 
         def reuse(*args: Any, **kwargs: Any) -> Any:
-            if torch.compiler.is_compiling() or get_ident() != thread or not _fits(module, call, _flat((args, kwargs))):
+            if torch.compiler.is_compiling() or get_ident() != thread or not _fits(module, call, flat((args, kwargs))):
                 return forward(*args, **kwargs)
             self._served.add(module)
             for part, (part_args, part_kwargs, made) in call.parts.items():
-                with _forward(part, _returning(made)):
+                with _forward(part, _returning(_copied(made))):
                     part(*part_args, **part_kwargs)  # for the hooks of the encoder
-            return call.output
+            return _copied(call.output)
 
         return reuse
 
@@ -126,7 +131,8 @@ class SharedPass:
         if known is None or known[0] != inside:
             is_repeatable = all(map(is_plain, inside)) and not any(map(_draws_alone, inside))
             known = self._repeatable[module] = inside, is_repeatable
-        return known[1] and all(part._compiled_call_impl is None for part in inside)  # pyright: ignore
+        is_itself = not _has_any_global_hook() and all(part._compiled_call_impl is None for part in inside)  # pyright: ignore
+        return known[1] and is_itself
 
 
 def _inside(module: nn.Module) -> list[nn.Module]:
@@ -139,8 +145,21 @@ def _inside(module: nn.Module) -> list[nn.Module]:
 
 def is_plain(module: nn.Module) -> bool:
     """Whether a call is one of the `forward` of its class: it is not compiled, wrapped or sharded."""
-    is_own = "forward" not in vars(module) and module._compiled_call_impl is None  # pyright: ignore
+    is_own = not _is_patched(module) and module._compiled_call_impl is None  # pyright: ignore
     return is_own and not any(kind.__module__.startswith(_CHANGING) for kind in type(module).__mro__)
+
+
+def _is_patched(module: nn.Module) -> bool:
+    return "forward" in vars(module)
+
+
+def _copied(made: Any) -> Any:
+    """Tensors of its own, as a second call makes: who writes to them or hooks them leaves those of the task alone."""
+    return tree_map_only(Tensor, Tensor.clone, made)
+
+
+def _can_be_copied(made: Any) -> bool:
+    return all(isinstance(leaf, (Tensor, *SAME_THING)) for leaf in tree_leaves(made))
 
 
 def _returning(made: Any) -> Callable[..., Any]:
@@ -159,14 +178,22 @@ def _forward(module: nn.Module, forward: Callable[..., Any]) -> Generator[None]:
 def _fits(module: nn.Module, call: _Call, given: list[Any]) -> bool:
     """Whether `module` would give the same again: what must be equal is compared, the cheapest first."""
     with_gradient = torch.is_grad_enabled()
-    if with_gradient and not call.settings[0]:
+    if with_gradient and (not call.settings[0] or _sees_gradients(module)):
         return False
     return (
         call.settings[1:] == _settings(given)[1:]
-        and all(_same(one, other, with_gradient) for one, other in zip(call.given, given, strict=False))
-        and all(_is_unchanged(thing) for thing in call.made or [])
+        and all(same(one, other, with_gradient) for one, other in zip(call.given, given, strict=False))
+        and all(is_unchanged(thing) for thing in call.made or [])
         and _is_in_state(module, call.state)
     )
+
+
+def _sees_gradients(module: nn.Module) -> bool:
+    """Whether hooks may change its gradients: one pass would show them the sum of two."""
+    hooks: list[Any] = [module._forward_hooks]  # pyright: ignore[reportUnknownMemberType]
+    for part in _inside(module):
+        hooks += part._backward_hooks, part._backward_pre_hooks  # pyright: ignore[reportUnknownMemberType]
+    return any(hooks)
 
 
 def _draws_alone(part: nn.Module) -> bool:
@@ -185,6 +212,9 @@ def _names_in_methods(part: nn.Module) -> Iterator[str]:
             for name, value in vars(kind).items():
                 if isinstance(value, FunctionType) and name != "__init__":
                     yield from _names(value.__code__)
+                    for helper in map(value.__globals__.get, _names(value.__code__)):
+                        if isinstance(helper, FunctionType):
+                            yield from {"random"}.intersection(_names(helper.__code__))
 
 
 def _names(code: CodeType) -> Iterator[str]:
@@ -194,94 +224,77 @@ def _names(code: CodeType) -> Iterator[str]:
             yield from _names(inner)
 
 
-def _state(inside: list[nn.Module]) -> tuple[list[Tensor], list[Any]]:
-    """The tensors of a module, and how each was written to, where it is, and the mode of each part."""
+def _state(inside: list[nn.Module]) -> tuple[list[Any], list[Any]]:
+    """What a module holds, and how each tensor of it was written to, where it is, and the mode of each part."""
     places = (tensors for part in inside for tensors in (part._parameters, part._buffers))
     tensors = [tensor for place in places for tensor in place.values() if tensor is not None]
+    others = [*inside, *_attributes(inside)]
     if not set(map(type, tensors)) <= _WITH_MEMORY:
         return tensors, [object()]
     try:
         marks = [list(map(mark, tensors)) for mark in _MARKS]
     except RuntimeError:  # of tensors in inference mode, whose writes nobody counts, and of sparse ones
         return tensors, [object()]
-    return tensors, [[part.training for part in inside], marks]
+    versions = [version(other) for other in others if isinstance(other, Tensor)]
+    return [*tensors, *others], [len(others), versions, [part.training for part in inside], marks]
 
 
-def _is_in_state(module: nn.Module, state: tuple[list[Tensor], list[Any]]) -> bool:
-    tensors, marks = _state(_inside(module))
-    return marks == state[1] and all(map(is_, tensors, state[0]))
+def _attributes(inside: list[nn.Module]) -> Iterator[Any]:
+    """What modules hold beside weights, buffers and modules: counters and caches, also in a container or an object."""
+    for part in inside:
+        for name in vars(part).keys() - _OF_TORCH:
+            value = vars(part)[name]
+            yield value
+            if type(value) in SAME_THING or isinstance(value, Tensor):
+                continue
+            if isinstance(value, list | tuple | set):
+                yield from cast(Iterable[Any], value)
+            elif isinstance(value, Mapping):
+                yield from map(value.get, value)  # pyright: ignore
+            elif hasattr(value, "__dict__") and not isinstance(value, SAME_THING):
+                yield from cast(dict[str, Any], vars(value)).values()
+
+
+def _is_in_state(module: nn.Module, state: tuple[list[Any], list[Any]]) -> bool:
+    held, marks = _state(_inside(module))
+    return marks == state[1] and all(map(is_, held, state[0]))
 
 
 def _settings(given: Sequence[Any]) -> list[Any]:
     """Whether there are gradients, and then all that decides what an operation computes."""
-    kinds = sorted({leaf.tensor.device.type for leaf in given if isinstance(leaf, _Leaf)} | {"cpu"})
+    kinds = sorted({leaf.tensor.device.type for leaf in given if isinstance(leaf, Leaf)} | {"cpu"})
     precision = [(torch.is_autocast_enabled(kind), torch.get_autocast_dtype(kind)) for kind in kinds]
     stream = torch.cuda.current_stream() if "cuda" in kinds else None
-    is_transformed = torch._C._functorch.peek_interpreter_stack() is not None  # pyright: ignore
     settings = [torch.is_grad_enabled(), precision, torch.get_float32_matmul_precision(), stream]
-    return [*settings, object()] if is_transformed else settings
+    return [*settings, object()] if _is_transformed() else settings
 
 
-def _random_states(given: Sequence[Any]) -> list[Tensor]:
-    """The global random numbers of the devices; on a device that is not known here, what never equals itself."""
-    devices = {leaf.tensor.device for leaf in given if isinstance(leaf, _Leaf)}
-    states = [torch.get_rng_state()]
+def _is_transformed() -> bool:
+    return torch._C._functorch.peek_interpreter_stack() is not None  # pyright: ignore
+
+
+def _random_states(given: Sequence[Any]) -> list[Any]:
+    """The global random numbers of Python and the devices; on an unknown device what equals nothing."""
+    devices = {leaf.tensor.device for leaf in given if isinstance(leaf, Leaf)}
+    states: list[Any] = [random.getstate(), torch.get_rng_state()]
     for device in devices:
         if device.type == "cuda" and not torch.cuda.is_current_stream_capturing():
             states.append(torch.cuda.get_rng_state(device))
         elif device.type != "cpu":
-            states.append(torch.full((), torch.nan))
+            states.append(object())
     return states
 
 
-def _version(tensor: Tensor) -> object:
-    return object() if tensor.is_inference() else tensor._version  # nobody counts in inference mode
+def _is_equal(one: Any, other: Any) -> bool:
+    return torch.equal(one, other) if isinstance(one, Tensor) else one == other
 
 
-def _flat(value: Any, flat: list[Any] | None = None, depth: int = DEPTH) -> list[Any]:
-    """The tensors in `value` with their versions, and between them what holds them; `object()` for the unknown."""
-    flat = [] if flat is None else flat
-    if isinstance(value, Tensor):
-        flat.append(_Leaf(value, _version(value)))
-        return flat
-    if isinstance(value, _SAME_THING):
-        flat.append(value)
-        return flat
-    names: Any = ()
-    if isinstance(value, list | tuple):
-        parts = list(cast(Sequence[Any], value))
-    elif isinstance(value, Mapping) or hasattr(value, "__dict__"):
-        held = cast(Mapping[Any, Any], value if isinstance(value, Mapping) else vars(value))
-        names, parts = tuple(held), list(held.values())
-    else:
-        parts = None
-    if parts is None or not depth or len(flat) + len(parts) > LARGEST:
-        flat.append(object())
-        return flat
-    flat += type(cast(object, value)), names, len(parts)
-    for part in parts:
-        _flat(part, flat, depth - 1)
-    return flat
+def _when_passed(tensor: Any, do: Callable[[], None]) -> Callable[[], None]:
+    """Call `do` at a backward pass through `tensor`, until what is returned is called."""
+    return tensor.register_hook(lambda _: do()).remove  # pyright: ignore
 
 
-def _is_unchanged(thing: Any) -> bool:
-    """Whether nobody wrote to a tensor in what a call returned; False for the unknown."""
-    return thing.version == _version(thing.tensor) if isinstance(thing, _Leaf) else type(thing) is not object
-
-
-def _same(one: Any, other: Any, with_gradient: bool = False) -> bool:
-    if not (isinstance(one, _Leaf) and isinstance(other, _Leaf)):
-        return one is other or (type(one) is type(other) and isinstance(one, _EQUAL) and one == other)
-    a, b = one.tensor, other.tensor
-    if a is b:
-        return one.version == other.version
-    if not (
-        type(a) is type(b) is Tensor and a.device.type in ("cpu", "cuda") and a.layout == b.layout == torch.strided
-    ):
-        return False
-    if (a.shape, a.dtype, a.device) != (b.shape, b.dtype, b.device) or one.version != _version(a):
-        return False
-    if with_gradient and (a.requires_grad or b.requires_grad):
-        return False
-    in_one_place = a.data_ptr() == b.data_ptr() and a.stride() == b.stride()
-    return in_one_place or (a.device.type == "cpu" and torch.equal(a, b))  # elsewhere the comparison would wait
+def _with_graph(call: _Call) -> list[Tensor]:
+    """The tensors of an output that take a hook."""
+    tensors = [thing.tensor for thing in call.made or [] if isinstance(thing, Leaf)]
+    return [tensor for tensor in tensors if tensor.requires_grad and not _is_transformed()]

@@ -3,6 +3,7 @@
 import copy
 import random
 from collections.abc import Callable
+from functools import partial
 from threading import Thread
 from types import SimpleNamespace
 from typing import Any
@@ -220,11 +221,46 @@ class Counting(nn.Module):
         return x
 
 
+def draw() -> float:
+    return np.random.rand()  # noqa: NPY002
+
+
+class InAHelper(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x * draw()
+
+
+class Held(nn.Module):
+    """Counts its passes in what it holds: an attribute, or what `where` makes to hold the number."""
+
+    def __init__(self, where: Callable[[], Any] | None = None) -> None:
+        super().__init__()
+        self.passes, self.where = 0.0, None if where is None else where()
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.where is None:
+            self.passes += 1.0
+        elif isinstance(self.where, SimpleNamespace):
+            self.where.passes += 1.0
+        elif isinstance(self.where[0], Tensor):
+            self.where[0].add_(1.0)
+        else:
+            self.where[0] += 1.0
+        held = (
+            self.passes,
+            *(vars(self.where).values() if isinstance(self.where, SimpleNamespace) else self.where or ()),
+        )
+        return x * float(sum(held))
+
+
 @pytest.mark.parametrize("layer", [
     lambda: nn.Dropout(0.5), nn.RReLU, lambda: nn.BatchNorm1d(8), lambda: nn.utils.parametrizations.spectral_norm(
     nn.Linear(8, 8)), lambda: Noise(lambda: torch.rand(())), Numpy, Python, OwnGenerator, Counting,
+    InAHelper, lambda: Noise(random.random), Held, lambda: Held(lambda: [0.0]), lambda: Held(lambda: {0: 0.0}),
+    lambda: Held(lambda: SimpleNamespace(passes=0.0)), lambda: Held(lambda: [torch.zeros(())]),
     lambda: nn.DataParallel(nn.Identity()), lambda: torch.jit.script(nn.Identity()),
 ], ids=["dropout", "rrelu", "batch norm", "spectral norm", "rand", "numpy", "random", "own generator", "counter",
+        "helper", "held function", "attribute", "list", "mapping", "object", "list of tensors",
         "wrapped", "script"])  # fmt: skip
 @pytest.mark.parametrize("teacher", TEACHERS)
 def test_a_module_that_draws_or_keeps_something_runs_again(layer: Callable[[], nn.Module], teacher: str):
@@ -302,6 +338,44 @@ def in_another_mode(client: Client) -> Tensor:
     return loss
 
 
+def with_another_attribute(client: Client) -> Tensor:
+    client.model.trunk[1].inplace = False
+    loss = client.run().mean().detach()
+    client.model.trunk[1].inplace = True
+    return loss
+
+
+def with_another_submodule(client: Client) -> Tensor:
+    loss = client.run().mean()
+    client.model.trunk[1] = nn.Tanh()
+    return loss
+
+
+def with_another_forward(client: Client) -> Tensor:
+    loss, trunk = client.run().mean(), client.model.trunk
+    trunk.forward = lambda flat: 2.0 * nn.Sequential.forward(trunk, flat)
+    return loss
+
+
+def with_another_forward_of_a_part(client: Client) -> Tensor:
+    loss, first = client.run().mean(), client.model.trunk[0]
+    first.forward = lambda flat: 2.0 * nn.Linear.forward(first, flat)
+    return loss
+
+
+def with_a_hook_on_all_modules(client: Client) -> Tensor:
+    hook = nn.modules.module.register_module_forward_hook(lambda m, x, y: 2.0 * y)
+    loss = client.run().mean()
+    hook.remove()
+    return loss
+
+
+def with_a_backward_pass(client: Client) -> Tensor:
+    loss = client.run().mean()
+    (gradient,) = torch.autograd.grad(loss, [client.model.trunk[0].weight])
+    return client.model.head.weight.sum() * gradient.sum()
+
+
 def with_an_input_that_is_changed_afterwards(client: Client) -> Tensor:
     loss = client.run().mean().detach()
     client.batch.add_(1.0)
@@ -341,6 +415,8 @@ def compiled(client: Client) -> Tensor:
 NOT_THE_SAME = (
     *(twice, another_batch, a_part_of_the_batch, in_half_precision, with_other_weights, moved_afterwards),
     *(replaced_afterwards, in_another_mode, with_an_output_that_is_changed_afterwards, under_vmap, in_inference_mode),
+    *(with_another_attribute, with_another_submodule, with_another_forward, with_another_forward_of_a_part),
+    *(with_a_hook_on_all_modules, with_a_backward_pass),
     *(in_a_gradient_of_functorch, in_another_thread, compiled, with_an_input_that_is_changed_afterwards),
 )
 
@@ -353,6 +429,51 @@ def test_another_pass_is_not_shared(task: Callable[[Client], Tensor]):
     expected = unseen.loss(task(unseen))
     assert seen.passes == unseen.passes >= 3
     torch.testing.assert_close(found.terms, expected.terms, rtol=0, atol=0)
+
+
+def test_a_forward_that_the_task_has_put_on_a_module_stays():
+    client = Client()
+    client.loss(lambda: with_another_forward(client))
+    assert "forward" in vars(client.model.trunk)
+
+
+class WritesToFeatures(OwnEncoder):
+    def forward(self, flat: Tensor) -> dict[str, Tensor]:
+        return self.projector({"instance": self.trunk(flat).mul_(2.0)})
+
+
+@pytest.mark.parametrize("teacher", TEACHERS)
+def test_an_encoder_may_write_to_what_its_trunk_returned(teacher: str, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setitem(ENCODERS, "own", (Net, WritesToFeatures, FLAT))
+    plain, shared = Client(teacher=TEACHERS[teacher]()), Client(teacher=TEACHERS[teacher]())
+    expected = plain.result(plain.loss(plain.run().square().mean()))
+    torch.testing.assert_close(shared.result(shared.loss()), expected, rtol=1e-5, atol=1e-7)
+    assert shared.passes == 2
+
+
+@pytest.mark.parametrize("teacher", TEACHERS)
+def test_a_hook_that_scales_gradients_does_so_once(teacher: str):
+    def scaled(module: nn.Module, given: Any, output: Tensor) -> None:
+        if output.requires_grad:
+            output.register_hook(lambda gradient: 0.1 * gradient)
+
+    plain, shared = Client(teacher=TEACHERS[teacher]()), Client(teacher=TEACHERS[teacher]())
+    for client in (plain, shared):
+        client.model.trunk.register_forward_hook(scaled)
+    expected = plain.result(plain.loss(plain.run().square().mean()))
+    torch.testing.assert_close(shared.result(shared.loss()), expected, rtol=1e-5, atol=1e-7)
+
+
+def test_nothing_is_kept_of_a_task_that_raises():
+    client = Client()
+
+    def task() -> Tensor:
+        client.run()
+        raise ArithmeticError
+
+    with pytest.raises(ArithmeticError):
+        client.loss(task)
+    assert not client.term._pass._calls  # pyright: ignore[reportPrivateUsage]
 
 
 def test_a_teacher_that_learns_needs_a_pass_with_gradients():
@@ -451,6 +572,16 @@ def test_a_batch_of_any_type_is_the_same_if_its_tensors_are(of: Any, change: Any
     with shared.reused():
         assert module(batch, [{"scale": 1.0}], mode=None) == 1.0
     assert Reads.passes == passes
+
+
+def test_what_a_partial_holds_cannot_be_seen():
+    module, shared, x = Reads(), SharedPass(), torch.zeros(2)
+    Reads.passes = 0
+    with shared.recorded([module]):
+        module(x, partial(max, 1.0))
+    with shared.reused():
+        module(x, partial(max, 2.0))
+    assert Reads.passes == 2
 
 
 @pytest.mark.parametrize(
