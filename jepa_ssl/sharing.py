@@ -10,14 +10,14 @@ from dataclasses import dataclass, field
 from operator import attrgetter, is_
 from threading import get_ident
 from types import CodeType, FunctionType
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.module import _has_any_global_hook
 from torch.utils._pytree import tree_leaves, tree_map_only
 
-from jepa_ssl.sameness import SAME_THING, Leaf, flat, is_unchanged, same, version
+from jepa_ssl.sameness import LARGEST, SAME_THING, Leaf, flat, is_unchanged, same, version
 
 _WITH_MEMORY = {Tensor, nn.Parameter}
 _MARKS: tuple[Callable[[Tensor], int], ...] = (attrgetter("_version"), attrgetter("requires_grad"), Tensor.data_ptr)
@@ -45,8 +45,8 @@ class SharedPass:
     A call is shared only if a second call would give the same. The module ran once, on the same tensors (on a CPU also
     on equal ones), with the same weights, attributes, modes, autocast and precision. It drew no random numbers, wrote
     to no buffer or attribute, and nobody wrote to its output later or went backward through it. It is not compiled,
-    sharded, or wrapped by DDP for example. All other calls run as they would without this class. What cannot be seen is
-    state in a global variable or in a closure, and a write through `.data` or a NumPy array.
+    sharded, or wrapped by DDP for example. All other calls run as they would without this class. What cannot be seen:
+    state in a global variable, a class or a closure; a write through `.data` or NumPy; a backward that clips gradients.
     """
 
     def __init__(self) -> None:
@@ -245,14 +245,12 @@ def _attributes(inside: list[nn.Module]) -> Iterator[Any]:
         for name in vars(part).keys() - _OF_TORCH:
             value = vars(part)[name]
             yield value
-            if type(value) in SAME_THING or isinstance(value, Tensor):
+            if type(value) in SAME_THING or isinstance(value, (Tensor, *SAME_THING)):
                 continue
-            if isinstance(value, list | tuple | set):
-                yield from cast(Iterable[Any], value)
-            elif isinstance(value, Mapping):
-                yield from map(value.get, value)  # pyright: ignore
-            elif hasattr(value, "__dict__") and not isinstance(value, SAME_THING):
-                yield from cast(dict[str, Any], vars(value)).values()
+            held: Any = value if isinstance(value, list | tuple | set) else ()  # pyright: ignore
+            if isinstance(value, Mapping) or (not held and hasattr(value, "__dict__")):  # pyright: ignore
+                held = (value if isinstance(value, Mapping) else vars(value)).values()  # pyright: ignore
+            yield from held if len(held) <= LARGEST else [object()]  # pyright: ignore
 
 
 def _is_in_state(module: nn.Module, state: tuple[list[Any], list[Any]]) -> bool:

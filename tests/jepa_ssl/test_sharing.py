@@ -431,6 +431,14 @@ def test_another_pass_is_not_shared(task: Callable[[Client], Tensor]):
     torch.testing.assert_close(found.terms, expected.terms, rtol=0, atol=0)
 
 
+@pytest.mark.parametrize(("held", "passes"), [([0.0] * 1000, 2), ([0.0] * 1001, 3), (dict.fromkeys(range(1001)), 3)])
+def test_what_is_too_large_to_look_at_is_not_trusted(held: Any, passes: int):
+    client = Client()
+    client.model.trunk.held = held
+    client.loss()
+    assert client.passes == passes
+
+
 def test_a_forward_that_the_task_has_put_on_a_module_stays():
     client = Client()
     client.loss(lambda: with_another_forward(client))
