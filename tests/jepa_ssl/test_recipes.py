@@ -37,9 +37,13 @@ def graph() -> BipartiteGraph:
     return BipartiteGraph(*parts, lp.constraint_offsets, lp.variable_offsets)
 
 
-def test_the_loss_is_the_formula_written_out():
+@pytest.mark.parametrize("weight", [0.0, 0.2])
+def test_the_loss_is_the_formula_written_out(weight: float):
     encoder, instance = Nodes(), graph()
-    objective = later_state(dict.fromkeys(STREAMS, DIM), lp_of=SparseLP.inequalities_of, steps=20, restart_every=10)
+    objective = later_state(
+        dict.fromkeys(STREAMS, DIM), lp_of=SparseLP.inequalities_of, steps=20, restart_every=10,
+        regularizer_weight=weight,
+    )  # fmt: skip
     views: Any = objective.views
     views.fit([instance])
     found = objective(encoder, instance).total
@@ -54,7 +58,7 @@ def test_the_loss_is_the_formula_written_out():
         distance = (predictions[stream] - z).abs()
         loss = torch.where(distance < 1, distance.square() / 2, distance - 0.5).mean(1)
         terms.append(loss.view(len(LPS), -1).mean(1).mean())  # all LPs here are of one size
-    expected = sum(terms) / 2 + 0.2 * VICReg(on_sphere=True)(embeddings, valid={})
+    expected = sum(terms) / 2 + weight * VICReg(on_sphere=True)(embeddings, valid={})
     torch.testing.assert_close(found, expected)
 
 
@@ -72,10 +76,13 @@ def trained(objective: Any, encoder: nn.Module, instance: Any, steps: int = 150)
     return losses
 
 
-def test_it_learns_on_graphs_and_does_not_collapse():
+def test_it_learns_on_graphs_and_vicreg_keeps_the_rank():
     encoder = Nodes()
     before = {name: weights.clone() for name, weights in encoder.named_parameters()}
-    objective = later_state(dict.fromkeys(STREAMS, DIM), lp_of=SparseLP.inequalities_of, steps=20, restart_every=None)
+    objective = later_state(
+        dict.fromkeys(STREAMS, DIM), lp_of=SparseLP.inequalities_of, steps=20, restart_every=None,
+        regularizer_weight=0.2,
+    )  # fmt: skip
     losses = trained(objective, encoder, graph())
     assert losses[-1] < 0.7 * losses[0]
     assert all(not torch.equal(weights, before[name]) for name, weights in encoder.named_parameters())
