@@ -1,22 +1,22 @@
 """The study: python -m examples.study run, then python -m examples.study report."""
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
-from . import arms, experiments, flat, pieces, solving
+from . import arms, experiments, pieces, solving
 from .pieces import Piece
 from .plan import (
     ARMS,
     EQUAL_COMPUTE,
-    FAMILIES,
-    FEWER_OR_MORE,
     FILES,
     FINETUNED,
-    FLAT,
-    RANDOM,
-    RECOMMENDED,
+    FRESH,
+    LABEL_FREE,
+    MORE_ROUNDS,
     SCALES,
+    SUPERVISED,
     WARM_STARTS,
     Plan,
 )
@@ -26,74 +26,59 @@ RESULTS = ROOT / "docs" / "study" / "results"
 TRUNK = Path(__file__).with_name("trunk.safetensors")
 STAGES = (
     "pretraining",
-    "finetuning",
     "probe",
-    "solving",
-    "equal_compute",
+    "scores",
     "supervised",
-    "unseen",
-    "flat",
+    "rounds",
+    "equal_compute",
+    "finetuning",
     "files",
-    "instances",
+    "fresh",
+    "solving",
 )
 
 
 def planned(stage: str, plan: Plan, folder: Path, files: tuple[str, ...] = ()) -> list[Piece]:
     """The pieces of a stage, one seed after the other, so that a study that is cut short has all arms of some seeds."""
+    return [
+        Piece(stage, f"{name}-seed{seed}", function, (plan, folder, *arguments))
+        for seed in range(plan.seeds)
+        for name, function, arguments in _of_seed(stage, plan, seed, files)
+    ]
 
-    def piece(name: str, function, *arguments) -> Piece:
-        return Piece(stage, name, function, (plan, folder, *arguments))
 
-    made: list[Piece] = []
-    for seed in range(plan.seeds):
-        early = seed < plan.few_seeds
-        match stage:
-            case "pretraining":
-                made += [piece(f"{name}-seed{seed}", arms.pretrain, name, seed) for name in ARMS if name not in RANDOM]
-            case "probe":
-                made += [piece(f"{name}-seed{seed}", experiments.probed, name, seed) for name in ARMS]
-                made += [
-                    piece(f"{name}_states-seed{seed}", experiments.probed_states, name, seed)
-                    for name in ("shown", "predicted")
-                ]
-                made += [piece("ceilings", experiments.ceilings)] if seed == 0 else []
-            case "finetuning":
-                for n in plan.sizes if early else plan.sizes[:2]:
-                    for name, frozen in FINETUNED[n]:
-                        label = f"{name}{'-frozen' if frozen else ''}-n{n}-seed{seed}"
-                        made.append(piece(label, experiments.finetuned, name, seed, n, frozen, plan.few_lps))
-            case "equal_compute":
-                made += [
-                    piece(f"{name}-seed{seed}", experiments.at_equal_compute, name, seed) for name in EQUAL_COMPUTE
-                ]
-            case "supervised":
-                made += [
-                    piece(f"{name}-{count}labels-seed{seed}", experiments.supervised, name, seed, count)
-                    for name in ("random", "random_s")
-                    for count in plan.labels[plan.sizes[0]][1:]
-                ]
-            case "unseen" if early:
-                made += [
-                    piece(f"{RECOMMENDED}-{family}-seed{seed}", experiments.probed_unseen, RECOMMENDED, seed, family)
-                    for family in FAMILIES
-                ]
-            case "instances" if early:
-                made += [
-                    piece(
-                        f"{name}-{count}lps-seed{seed}", experiments.finetuned, name, seed, plan.sizes[0], False, count
-                    )
-                    for name in FEWER_OR_MORE
-                    for count in plan.fewer_or_more
-                ]
-            case "files" if files:
-                made += [piece(f"{name}-seed{seed}", experiments.probed_on_files, name, seed, files) for name in FILES]
-            case "solving":
-                made += [piece(f"{name}-seed{seed}", solving.from_predictions, name, seed) for name in WARM_STARTS]
-            case "flat" if early:
-                made += [piece(f"{name}-seed{seed}", flat.compared, name, seed) for name in FLAT]
-            case _:
-                pass
-    return made
+def _of_seed(stage: str, plan: Plan, seed: int, files: tuple[str, ...]) -> list[tuple[str, Callable[..., Any], Any]]:
+    """Name, function and arguments of each piece of a stage and a seed."""
+    every = [name for name, arm in ARMS.items() if seed < arm.seeds]
+    match stage:
+        case "pretraining":
+            return [(name, arms.pretrain, (name, seed)) for name in every if name in LABEL_FREE]
+        case "probe":
+            shown = [(f"{name}_states", experiments.probed_states, (name, seed)) for name in ("shown", "predicted")]
+            return [(name, experiments.probed, (name, seed)) for name in every] + shown
+        case "scores":
+            return [(name, experiments.scored, (name, seed)) for name in every]
+        case "equal_compute":
+            return [(name, experiments.at_equal_compute, (name, seed)) for name in EQUAL_COMPUTE if name in every]
+        case _ if seed:
+            return []  # the other stages take long, or ask once
+        case "supervised":
+            return [(f"{name}-{count}labels", experiments.supervised, (name, seed, count))
+                    for name in SUPERVISED for count in plan.labels[min(plan.sizes)]]  # fmt: skip
+        case "rounds":
+            return [(f"{name}-{rounds}rounds", experiments.probed, (name, seed, rounds))
+                    for name, some in MORE_ROUNDS.items() for rounds in some]  # fmt: skip
+        case "finetuning":
+            return [(f"{name}-n{n}", experiments.finetuned, (name, seed, n))
+                    for n in plan.sizes[:2] for name in FINETUNED]  # fmt: skip
+        case "fresh":
+            return [(name, experiments.probed_on_fresh, (name, seed)) for name in FRESH]
+        case "solving":
+            return [(name, solving.from_predictions, (name, seed)) for name in WARM_STARTS]
+        case "files" if files:
+            return [(name, experiments.probed_on_files, (name, seed, files)) for name in FILES]
+        case _:
+            return []
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -109,7 +94,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     report = commands.add_parser("report", help="the tables and figures of what has been computed")
     report.add_argument("--results", type=Path, default=RESULTS)
     report.add_argument("--docs", type=Path, default=RESULTS.parent, help="where the tables and figures go")
-    ship = commands.add_parser("ship", help="export the recommended trunk of the first seed as a file of its own")
+    ship = commands.add_parser("ship", help="export the trunk that `shipped` loads, of the first seed")
     ship.add_argument("--folder", type=Path, default=Path("study/full"), help="with the weights")
     ship.add_argument("--path", type=Path, default=TRUNK)
     commands.add_parser("cost", help="measure what a step of each kind costs")

@@ -4,30 +4,32 @@ import math
 import time
 from argparse import Namespace
 from collections.abc import Callable, Iterator, Sequence
-from itertools import cycle, islice
+from functools import partial
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from data.batches import FlatBatch, GraphBatch
+from data.batches import GraphBatch
 from jepa_adapter import GraphEncoder
 from loop.paths import predict
 from losses import kkt_loss
-from models import GNNPolicy, KKTNetMLP
+from models import GNNPolicy
 from torch import Tensor, nn
 
 import jepa_ssl
-from jepa_ssl import joint, losses, recipes
+from jepa_ssl import losses, recipes
 from jepa_ssl.integrations.export import export_encoder, load_encoder, read_metadata
 from jepa_ssl.integrations.pyg import bipartite_graph
 from jepa_ssl.lp import SparseLP
 
 from . import lps
-from .plan import ARMS, COSTS, DIM, FAMILIES, JOINT_SHARE, RECOMMENDED, SEEN, Arm, Plan
+from .plan import ARMS, DIM, FAMILIES, SEEN, SHIPPED, Arm, Plan, cost
+from .views import EquivalentGraphs, Inputs
 
 STREAMS = ("constraint", "variable")
-BATCH = {20: 32, 50: 12}  # LPs of a pretraining step; a step of either size takes about the same time
+BATCH = {20: 32, 50: 12, 100: 6}  # LPs of a pretraining step; a step of each size takes about the same time
 LEARNING_RATE, WARM_UP, CLIP = 1e-3, 30, 1.0
 FINETUNING_WARM_UP = 10
 FITTED_BATCHES = 20
@@ -35,7 +37,8 @@ FITTED_BATCHES = 20
 
 def build(arm: Arm, seed: int) -> GNNPolicy:
     torch.manual_seed(seed + arm.seed_offset)
-    return GNNPolicy(Namespace(embedding_size=DIM, seen_steps=SEEN if arm.sees_states else ()))
+    trunk = {"trunk": "solver", "rounds": arm.rounds} if arm.rounds else {}
+    return GNNPolicy(Namespace(embedding_size=DIM, seen_steps=SEEN if arm.sees_states else (), **trunk))
 
 
 def weights_file(folder: Path, name: str, seed: int) -> Path:
@@ -52,28 +55,28 @@ def load(folder: Path, name: str, seed: int) -> GNNPolicy:
 
 
 def ship(folder: Path, path: Path) -> None:
-    """Writes the trunk of the recommended arm, seed 0, as `load_encoder` reads it into a `GNNTrunk`."""
-    policy = load(folder, RECOMMENDED, seed=0)
-    metadata = read_metadata(weights_file(folder, RECOMMENDED, 0))
-    export_encoder(policy.trunk, path, metadata | {"recipe": "jepa_ssl.recipes.later_state"})
+    """Writes the trunk of the arm that is shipped, seed 0, as `shipped.load` reads it."""
+    metadata = read_metadata(weights_file(folder, SHIPPED, 0))
+    metadata |= {"rounds": ARMS[SHIPPED].rounds, "recipe": "jepa_ssl.recipes.later_state"}
+    export_encoder(load(folder, SHIPPED, seed=0).trunk, path, metadata)
 
 
-def pretrain(plan: Plan, folder: Path, name: str, seed: int, families: tuple[str, ...] = FAMILIES) -> dict[str, Any]:
+def pretrain(plan: Plan, folder: Path, name: str, seed: int) -> dict[str, Any]:
     """Trains the network of an arm on a mixture of families and sizes, and writes its weights.
 
     All arms have the same optimizer, and steps for about as much time as `plan.budget` steps of KKT alone take.
     """
     arm = ARMS[name]
     policy = build(arm, seed)
-    path = weights_file(folder, name if families == FAMILIES else left_out_name(name, families), seed)
-    sizes, seed = plan.pretraining_lps, seed + arm.seed_offset
+    path = weights_file(folder, name, seed)
+    sizes, seed = plan.pretraining_lps | (plan.larger_lps if arm.larger else {}), seed + arm.seed_offset
     data = [
         batch
         for n, count in sizes.items()
-        for batch in lps.batched(families, n, count, "pretraining", BATCH[n], arm.sees_states)
+        for batch in lps.batched(FAMILIES, n, count, "pretraining", BATCH[n], arm.sees_states)
     ]
     begin = time.process_time()
-    steps = round(plan.budget / COSTS[arm.training])
+    steps = round(plan.budget * arm.budget / cost(arm))
     if arm.training == "then":
         losses = _train(policy, arm, "later", data, steps // 2, seed)
         losses += _train(policy, arm, "kkt", data, steps - steps // 2, seed)
@@ -82,18 +85,12 @@ def pretrain(plan: Plan, folder: Path, name: str, seed: int, families: tuple[str
     seconds = time.process_time() - begin
     path.parent.mkdir(parents=True, exist_ok=True)
     sees = SEEN if arm.sees_states else ()
-    export_encoder(policy, path, {"arm": name, "seed": seed, "families": families, "sees": sees, "dim": DIM})
+    export_encoder(policy, path, {"arm": name, "seed": seed, "families": FAMILIES, "sees": sees, "dim": DIM})
     return {"steps": steps, "seconds": seconds, "first_loss": _mean(losses[:20]), "last_loss": _mean(losses[-50:])}
 
 
-def left_out_name(name: str, families: tuple[str, ...]) -> str:
-    """The name of an arm whose pretraining never saw one family."""
-    (missing,) = set(FAMILIES) - set(families)
-    return f"{name}-without-{missing}"
-
-
-def kkt(model: GNNPolicy | KKTNetMLP, batch: GraphBatch | FlatBatch) -> Tensor:
-    return kkt_loss(predict(model, batch), batch.A, batch.b, batch.c, batch.mask_m, batch.mask_n)[0]
+def kkt(policy: GNNPolicy, batch: GraphBatch) -> Tensor:
+    return kkt_loss(predict(policy, batch), batch.A, batch.b, batch.c, batch.mask_m, batch.mask_n)[0]
 
 
 def _train(
@@ -102,9 +99,17 @@ def _train(
     encoder = GraphEncoder(policy)
     objective, loss_of = term(policy, encoder, arm, training, data, seed)
     added = [*encoder.projector.parameters(), *(objective.parameters() if objective else ())]
-    order = np.random.default_rng(seed).integers(len(data), size=steps)
+    generator = np.random.default_rng(seed)
+    order = generator.integers(len(data), size=steps)
+    rounds = generator.integers(arm.rounds // 2, arm.rounds * 3 // 2, size=steps, endpoint=True)
+
+    def loss(step: int) -> Tensor:
+        if arm.random_rounds:
+            policy.trunk.rounds = int(rounds[step])
+        return loss_of(order[step])
+
     return list(
-        optimise([*policy.parameters(), *added], (lambda i=i: loss_of(i) for i in order), steps, objective, encoder)
+        optimise([*policy.parameters(), *added], (partial(loss, i) for i in range(steps)), steps, objective, encoder)
     )
 
 
@@ -133,24 +138,37 @@ def optimise(
         yield loss.item()
 
 
-def finetune(
-    plan: Plan, model: GNNPolicy | KKTNetMLP, few: Sequence[Any], residual: Callable[[], float]
-) -> tuple[list[float], float]:
-    """The residual at the start and every few of the steps on the KKT loss of `few`; and the seconds these took."""
-    learned = [parameter for parameter in model.parameters() if parameter.requires_grad]
+def stepper(
+    parameters: Sequence[nn.Parameter], loss_of: Callable[[Any], Tensor], batches: Sequence[Any]
+) -> Callable[[], None]:
+    """One step of training after another on the batches in turn, as long as it is called: Adam, warmed up, clipped."""
+    learned = [parameter for parameter in parameters if parameter.requires_grad]
     optimizer = torch.optim.Adam(learned, lr=LEARNING_RATE)
     warm_up = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: min(1.0, (step + 1) / FINETUNING_WARM_UP))
-    curve, seconds = [residual()], 0.0
-    for step, batch in enumerate(islice(cycle(few), plan.finetuning_steps), 1):
-        model.train()
-        begin = time.process_time()
+    turn = cycle(batches)
+
+    def step() -> None:
         optimizer.zero_grad()
-        kkt(model, batch).backward()
+        loss_of(next(turn)).backward()
         nn.utils.clip_grad_norm_(learned, CLIP)
         optimizer.step()
         warm_up.step()
+
+    return step
+
+
+def finetune(
+    plan: Plan, policy: GNNPolicy, few: Sequence[GraphBatch], residual: Callable[[], float]
+) -> tuple[list[float], float]:
+    """The residual at the start and every few of the steps on the KKT loss of `few`; and the seconds these took."""
+    step = stepper(list(policy.parameters()), lambda batch: kkt(policy, batch), few)
+    curve, seconds = [residual()], 0.0
+    for number in range(1, plan.finetuning_steps + 1):
+        policy.train()
+        begin = time.process_time()
+        step()
         seconds += time.process_time() - begin
-        if step % plan.measured_every == 0:
+        if number % plan.measured_every == 0:
             curve.append(residual())
     return curve, seconds
 
@@ -162,44 +180,44 @@ def term(
     if training == "kkt":
         return None, lambda i: kkt(policy, data[i])
     instances = [bipartite_graph(batch.batch_graph) for batch in data]
-    objective = jepa(encoder, arm, training, instances, seed)
+    objective = _later(arm, instances, seed) if training == "later" else _objective(encoder, training)
     generator = torch.Generator().manual_seed(seed)
-    if training != "joint":
-        return objective, lambda i: objective(encoder, instances[i], generator=generator).total
-    balance = jepa_ssl.GradientBalance(policy.trunk.parameters())
-    weights = joint.LossWeights(task=1.0, jepa=JOINT_SHARE)
-    return (
-        objective,
-        lambda i: (
-            weights.combine(
-                lambda: kkt(policy, data[i]), lambda: objective(encoder, instances[i], generator=generator), balance
-            ).total
-        ),
-    )
+    return objective, lambda i: objective(encoder, instances[i], generator=generator).total
 
 
-def jepa(encoder: GraphEncoder, arm: Arm, training: str, instances: Sequence[Any], seed: int) -> Any:
-    dims: dict[str, int] = dict.fromkeys(STREAMS, DIM)
-    if training in ("ema", "simsiam"):
-        return jepa_ssl.JEPAObjective(
-            jepa_ssl.NodeMasker(0.3),
-            jepa_ssl.MLPPredictor(dims),
-            jepa_ssl.EMATeacher(encoder) if training == "ema" else jepa_ssl.StopGradTeacher(),
-            regularizer=jepa_ssl.VICReg(on_sphere=True),
-            regularizer_weight=arm.regularizer_weight,
-        )
-    horizon: dict[str, Any] = {"steps": 100, "restart_every": None} if training == "state" else {}
+def _objective(encoder: GraphEncoder, training: str) -> Any:
+    predictor, masker = jepa_ssl.MLPPredictor(dict.fromkeys(STREAMS, DIM)), jepa_ssl.NodeMasker(0.3)
+    match training:
+        case "ema":
+            return jepa_ssl.JEPAObjective(masker, predictor, jepa_ssl.EMATeacher(encoder))
+        case "simsiam":
+            return jepa_ssl.JEPAObjective(masker, predictor, jepa_ssl.StopGradTeacher())
+        case "reconstruct":
+            head = _Numbers(encoder.trunk.features)
+            return jepa_ssl.JEPAObjective(masker, head, Inputs(), losses.squared_error)
+        case _:
+            return jepa_ssl.JEPAObjective(
+                EquivalentGraphs(),
+                nn.Identity(),
+                jepa_ssl.SharedTeacher(),
+                losses.squared_error,
+                regularizer=jepa_ssl.VICReg(on_sphere=True),
+                regularizer_weight=1.0,
+            )
+
+
+def _later(arm: Arm, instances: Sequence[Any], seed: int) -> Any:
     stored: dict[int, Any] = {}
     objective = recipes.later_state(
-        dims,
+        dict.fromkeys(STREAMS, DIM),
         lp_of=SparseLP.inequalities_of,
+        steps=arm.horizon,
         regularizer_weight=arm.regularizer_weight,
         states_of=lambda graph: stored[id(graph)],
         seed=seed,
-        **horizon,
     )
     if arm.target == "numbers":
-        objective.predictor, objective.teacher = _Numbers(), jepa_ssl.TargetNetwork(nn.Identity())
+        objective.predictor, objective.teacher = _Numbers((2, 2)), jepa_ssl.TargetNetwork(nn.Identity())
         objective.loss = losses.squared_error  # smooth_l1_loss would normalise the two numbers away
     views: Any = objective.views
     # Computed once: batches are the same ones, again and again.
@@ -209,12 +227,15 @@ def jepa(encoder: GraphEncoder, arm: Arm, training: str, instances: Sequence[Any
 
 
 class _Numbers(nn.Module):
-    """Predicts the state's own numbers."""
+    """Predicts numbers of each node, so many per constraint and per variable."""
 
-    def __init__(self) -> None:
+    def __init__(self, widths: tuple[int, int]) -> None:
         super().__init__()
         self.streams = nn.ModuleDict(
-            {stream: nn.Sequential(nn.Linear(DIM, DIM), nn.ReLU(), nn.Linear(DIM, 2)) for stream in STREAMS}
+            {
+                stream: nn.Sequential(nn.Linear(DIM, DIM), nn.ReLU(), nn.Linear(DIM, width))
+                for stream, width in zip(STREAMS, widths, strict=True)
+            }
         )
 
     def forward(self, embeddings: Any) -> dict[str, Tensor]:

@@ -1,5 +1,6 @@
 """The figures of the study."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -7,114 +8,85 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from report import figures
 
-from .found import PREDICTED, SHOWN, Found, label
-from .intervals import geometric
-from .plan import FAMILIES, RECOMMENDED, SCALES
+from .found import Found, geometric, label
+from .plan import FAMILIES, SCALES
 
 PLAN = SCALES["full"]
-COLOURS = {
-    "random": "#999999",
-    "random_s": "#000000",
-    "ema": "#D55E00",
-    "simsiam": "#E69F00",
-    "kkt_s": "#CC79A7",
-    "state": "#56B4E9",
-    RECOMMENDED: "#0072B2",
-}
+FROZEN = ("random", "later_lp", "solver_random", "solver_kkt", "solver_symmetries", "solver_lp", "solver_lp_long")
+STYLES = dict(zip(FROZEN, ("--", "-", "--", "-", "-", "-", "-"), strict=True))
+TRAINED = ("random", "random_s", "kkt_s", "solver_random", "solver_random_s", "solver_lp", "solver_later")
+SAID = {"r2": "R2 of the optimum x", "auc": "AUC of active constraints"}
 
 
 def draw(found: Found, folder: Path) -> None:
     if found.stages.get("probe"):
         figures.save(knowledge(found), folder / "knowledge.png")
-        figures.save(collapse(found), folder / "collapse.png")
+    if found.stages.get("supervised"):
+        figures.save(labels(found), folder / "labels.png")
     if found.stages.get("finetuning"):
         figures.save(residuals(found), folder / "residuals.png")
 
 
 def knowledge(found: Found) -> Figure:
-    """What ten labels bring out of a frozen trunk: a panel a score, over the size of the LPs."""
+    """What ten labels bring out of a frozen trunk that sees the LP alone, over the size of the LPs."""
     figure, [axes] = figures.panels(1, 2, 5.2, 4.2)
-    for one, score, said in zip(axes, ("r2", "auc"), ("R2 of the optimum x", "AUC of active constraints"), strict=True):
-        for name, colour in COLOURS.items():
-            _with_seeds(one, found, name, score, colour)
-        for name, line in ((SHOWN, ":"), (PREDICTED, "-.")):
-            values = [np.mean(found.probe(name, n, 10, score)) for n in PLAN.sizes]
-            one.plot(PLAN.sizes, values, line, color="grey", label=label(name))
+    for one, (score, said) in zip(axes, SAID.items(), strict=True):
+        for i, name in enumerate(FROZEN):
+            values = [found.probe(name, n, 10, score) for n in PLAN.sizes]
+            _band(one, PLAN.sizes, values, i, label(name), STYLES[name])
         one.set(xscale="log", xlabel="variables of the LPs that are probed (pretrained on 20 and 50)", title=said)
         one.set_xticks(PLAN.sizes, map(str, PLAN.sizes))
         one.minorticks_off()
-        one.grid(alpha=0.3)
-    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize="small")
-    return figure
+    return _with_legend(figure, axes[0])
 
 
-def _with_seeds(axes: Axes, found: Found, name: str, score: str, colour: str) -> None:
-    values = [found.probe(name, n, 10, score) for n in PLAN.sizes]
-    if not all(values):
-        return
-    width = 2.4 if name == RECOMMENDED else 1.4
-    axes.plot(
-        PLAN.sizes,
-        [np.mean(each) for each in values],
-        "-o",
-        color=colour,
-        markersize=4,
-        label=label(name),
-        linewidth=width,
-    )
-    axes.fill_between(
-        PLAN.sizes, [min(each) for each in values], [max(each) for each in values], color=colour, alpha=0.15
-    )
+def labels(found: Found) -> Figure:
+    """The same trunk pretrained without labels and frozen, and supervised from scratch, over the number of labels."""
+    counts = PLAN.labels[20]
+    figure, [axes] = figures.panels(1, 2, 5.2, 4.2)
+    for one, (score, said) in zip(axes, SAID.items(), strict=True):
+        curves = [
+            ("no pretraining, trained on the labels", "solver_random", True),
+            ("pretrained, frozen; ridge on the labels", "solver_lp", False),
+            ("the same with 16 rounds, longer", "solver_lp_long", False),
+            ("random and frozen; ridge on the labels", "solver_random", False),
+        ]
+        for i, (name, arm, supervised) in enumerate(curves):
+            values = found.curve(arm, counts, score, None, supervised).values.tolist()
+            _band(one, counts, values, i, name, "-")
+        one.set(xscale="log", xlabel="labelled LPs of the family (n = 20)", title=said)
+        one.set_xticks(counts, map(str, counts))
+        one.minorticks_off()
+    return _with_legend(figure, axes[0])
 
 
 def residuals(found: Found) -> Figure:
     """The KKT residual while a few LPs of one family are trained on, the geometric mean over families."""
-    sizes = [n for n in PLAN.sizes if found.curves(RECOMMENDED, n, FAMILIES[0])]
-    figure, [axes] = figures.panels(1, max(1, len(sizes)), 4.6, 4.2)
+    sizes = PLAN.sizes[:2]
+    figure, [axes] = figures.panels(1, len(sizes), 5.2, 4.2)
+    steps = np.arange(0, PLAN.finetuning_steps + 1, PLAN.measured_every)
     for one, n in zip(axes, sizes, strict=True):
-        for name in ("random", "random_s", "ema", "simsiam", "kkt_s", RECOMMENDED):
-            seeds = list(zip(*(found.curves(name, n, family) for family in FAMILIES), strict=True))
-            if not seeds:
-                continue
-            lines = [[geometric(values) for values in zip(*curves, strict=True)] for curves in seeds]
-            steps = np.arange(len(lines[0])) * PLAN.measured_every
-            middle = [geometric(values) for values in zip(*lines, strict=True)]
-            said = (
-                "from scratch"
-                if name == "random"
-                else "from scratch, sees states"
-                if name == "random_s"
-                else label(name)
-            )
-            one.plot(steps, middle, color=COLOURS[name], linewidth=2.4 if name == RECOMMENDED else 1.4, label=said)
-            one.fill_between(
-                steps, np.min(lines, axis=0), np.max(lines, axis=0), color=COLOURS[name], alpha=0.12, linewidth=0
-            )
+        for i, name in enumerate(TRAINED):
+            runs = found.runs("finetuning", f"{name}-n{n}")
+            lines = [[geometric(v) for v in zip(*(run[f]["residual"] for f in FAMILIES), strict=True)] for run in runs]
+            _band(one, steps, list(zip(*lines, strict=True)), i, label(name), "-")
         one.set(title=f"n = {n}", xlabel="steps on the KKT residual", yscale="log")
-        one.grid(alpha=0.3)
     axes[0].set_ylabel("KKT residual of test LPs")
-    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize="small")
-    return figure
+    return _with_legend(figure, axes[0])
 
 
-def collapse(found: Found) -> Figure:
-    """Effective rank of the features over the JEPA loss at the end: a loss near zero is a collapse."""
-    figure, [[axes]] = figures.panels(1, 1, 7.2, 4.4)
-    for i, name in enumerate(("ema", "ema_s", "simsiam", "ema_vicreg", "state", "later_lp", "later_plain", "later")):
-        losses = [run["last_loss"] for run in found.runs("pretraining", name)]
-        ranks = found.geometry(name, 20, "rank/variable")
-        axes.plot(
-            losses[: len(ranks)],
-            ranks[: len(losses)],
-            figures.MARKERS[i % 8],
-            color=figures.colour(i),
-            label=label(name),
-        )
-    for name, line in (("random", "--"), ("random_s", ":")):
-        axes.axhline(
-            float(np.mean(found.geometry(name, 20, "rank/variable"))), color="grey", linestyle=line, label=label(name)
-        )
-    axes.set(xscale="log", xlabel="JEPA loss, last 50 steps", ylabel="effective rank, variables, n = 20")
-    axes.grid(alpha=0.3)
-    axes.legend(fontsize="small", loc="upper left", bbox_to_anchor=(1.0, 1.0))
+def _band(axes: Axes, x: Sequence[float], values: Sequence[Sequence[float]], i: int, name: str, line: str) -> None:
+    """The mean over seeds, and the range of seeds; `values` are by point and seed."""
+    if not all(len(each) for each in values):
+        return
+    colour, middle = figures.colour(i), [np.mean(each) for each in values]
+    marks = {"marker": figures.MARKERS[i % len(figures.MARKERS)], "markersize": 4} if len(x) < 10 else {}
+    axes.plot(x, middle, line, color=colour, label=name, linewidth=1.8, **marks)
+    axes.fill_between(x, [min(each) for each in values], [max(each) for each in values], color=colour, alpha=0.15)
+
+
+def _with_legend(figure: Figure, axes: Axes) -> Figure:
+    for one in figure.axes:
+        one.grid(alpha=0.3)
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=2, fontsize="small")
     return figure

@@ -1,8 +1,9 @@
 """The experiments, each a function of an arm and a seed that returns numbers."""
 
 import time
+import warnings
 from collections.abc import Callable, Iterator, Sequence
-from itertools import cycle, islice
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -10,15 +11,16 @@ import numpy as np
 import torch
 from data.batches import GraphBatch
 from data.lp import LP
-from data.solve import Solution, solve
+from data.solve import Solution
 from jepa_adapter import GraphEncoder
 from loop.paths import predict
 from models import GNNPolicy
 from report.measures import measure
 from torch import Tensor, nn
 
+import jepa_ssl
 from jepa_ssl import BipartiteGraph
-from jepa_ssl.freezing import freeze
+from jepa_ssl.evaluation import auc, checkpoint_scores, r2, train_until_it_stops
 from jepa_ssl.integrations.pyg import bipartite_graph
 from jepa_ssl.lp import SolverState, SparseLP, StateFeatures
 
@@ -27,11 +29,17 @@ from .lps import Labels
 from .plan import ARMS, FAMILIES, FEW_BATCH, SEEN, Arm, Plan
 
 EVALUATED = 64  # LPs in a batch at n = 20 when nothing is trained; fewer of larger ones
+SUPERVISED_BATCH = 16
 
 
-def probed(plan: Plan, folder: Path, name: str, seed: int) -> dict[str, Any]:
-    """Size -> family -> labels -> scores of the frozen trunk, and the geometry of its features."""
+def probed(plan: Plan, folder: Path, name: str, seed: int, rounds: int | None = None) -> dict[str, Any]:
+    """Size -> family -> labels -> scores of the frozen trunk, and the geometry of its features.
+
+    `rounds`: how many it takes here, if not as many as in training.
+    """
     policy, sees = arms.load(folder, name, seed), ARMS[name].sees_states
+    if rounds is not None:
+        policy.trunk.rounds = rounds
     return {
         str(n): {family: _probed_on(plan, policy, sees, family, n, seed) for family in FAMILIES} for n in plan.sizes
     }
@@ -40,6 +48,8 @@ def probed(plan: Plan, folder: Path, name: str, seed: int) -> dict[str, Any]:
 def _probed_on(
     plan: Plan, policy: GNNPolicy | StateFeatures[BipartiteGraph], sees: bool, family: str, n: int, seed: int
 ) -> dict[str, Any]:
+    roles = ("fresh_labelled", "fresh") if n == plan.fresh_size else ("labelled", "test")
+
     def read(count: int, role: str) -> tuple[Tensor, Tensor]:
         batches = lps.batched((family,), n, count, role, max(1, EVALUATED * 20 // n), sees)
         return probe.features(policy, batches) if isinstance(policy, GNNPolicy) else probe.states(batches, policy)
@@ -47,53 +57,57 @@ def _probed_on(
     def solved(count: int, role: str) -> tuple[list[LP], list[Solution]]:
         return lps.lps((family,), n, count, role), lps.optima((family,), n, count, role)
 
-    counts = plan.labels[n]
-    truth, tested = Labels(*solved(plan.test_lps[n], "test")), read(plan.test_lps[n], "test")
-    (c, v), (some, optima) = read(max(counts), "labelled"), solved(max(counts), "labelled")
+    most, test_lps = max(plan.labels[n]), plan.test_lps[n]
+    truth, tested = Labels(*solved(test_lps, roles[1])), read(test_lps, roles[1])
+    (c, v), (some, optima) = read(most, roles[0]), solved(most, roles[0])
     row, column = (np.cumsum([0, *sizes]) for sizes in ([lp.rows for lp in some], [lp.columns for lp in some]))
     found: dict[str, Any] = {"geometry": probe.geometry(*tested)}
-    for count in counts:
+    for count in plan.labels[n]:
         # Each seed has labelled LPs of its own, as long as there are enough.
-        begin = seed * count % (max(counts) - max(counts) % count)
+        begin = seed * count % (most - most % count)
         labels = Labels(some[begin : begin + count], optima[begin : begin + count])
         known = c[row[begin] : row[begin + count]], v[column[begin] : column[begin + count]]
         found[str(count)] = probe.scores(known, labels, tested, truth)
     return found
 
 
+def probed_on_fresh(plan: Plan, folder: Path, name: str, seed: int) -> dict[str, Any]:
+    """Family -> labels -> scores on LPs of a size and of seeds that nothing was chosen by.
+
+    "shown_states" are those that are shown, without a network.
+    """
+    sees = name in ARMS and ARMS[name].sees_states
+    read = arms.load(folder, name, seed) if name in ARMS else _states("shown")
+    return {family: _probed_on(plan, read, sees, family, plan.fresh_size, seed) for family in FAMILIES}
+
+
 def probed_states(plan: Plan, folder: Path, name: str, seed: int) -> dict[str, Any]:
     """The same scores without a network, of the states that are shown or of the one that is predicted."""
-    steps, restart_every = ((300,), 100) if name == "predicted" else (SEEN, None)
-    show = StateFeatures(steps, restart_every=restart_every, lp_of=SparseLP.inequalities_of)
+    show = _states(name)
     return {str(n): {family: _probed_on(plan, show, False, family, n, seed) for family in FAMILIES} for n in plan.sizes}
 
 
-def ceilings(plan: Plan, folder: Path) -> dict[str, Any]:
-    """How well one optimum predicts another: the simplex method's corner as a prediction of the labels."""
+def _states(name: str) -> StateFeatures[BipartiteGraph]:
+    steps, restart_every = ((300,), 100) if name == "predicted" else (SEEN, None)
+    return StateFeatures(steps, restart_every=restart_every, lp_of=SparseLP.inequalities_of)
+
+
+def scored(plan: Plan, folder: Path, name: str, seed: int) -> dict[str, Any]:
+    """Stream -> label-free scores of a trunk, on LPs that it was not trained on; its views hide 30% of the nodes."""
+    policy, sees = arms.load(folder, name, seed), ARMS[name].sees_states
+    encoder, masker = GraphEncoder(policy), jepa_ssl.NodeMasker(0.3)
+    generator, whole, masked = torch.Generator().manual_seed(0), [], [[], []]
+    with torch.no_grad():
+        for batch in lps.batched(FAMILIES, min(plan.sizes), 2 * EVALUATED, "validation", EVALUATED, sees):
+            graph = bipartite_graph(batch.batch_graph)
+            whole.append(encoder(graph).features)
+            for view in masked:
+                view.append(encoder(masker(graph, generator=generator).context).features)
     found: dict[str, Any] = {}
-    for n in plan.sizes:
-        for family in FAMILIES:
-            some = lps.lps((family,), n, plan.test_lps[n], "test")
-            truth = Labels(some, lps.optima((family,), n, plan.test_lps[n], "test"))
-            corners = [solve(lp) for lp in some]
-            x = torch.tensor(np.concatenate([corner.x for corner in corners]), dtype=torch.float32)
-            apart = (x - truth.x).abs() > 1e-4
-            ties = len(set(truth.column_owner[apart].tolist())) / len(some)
-            found.setdefault(str(n), {})[family] = {
-                "r2": probe.r2(x, truth.x),
-                "several_optima": ties,
-                "rows": float(np.mean([lp.rows for lp in some])),
-            }
+    for stream in arms.STREAMS:
+        z, *views = (torch.cat([part[stream] for part in parts]) for parts in (whole, *masked))
+        found[stream] = checkpoint_scores(z, views)
     return found
-
-
-def probed_unseen(plan: Plan, folder: Path, name: str, seed: int, family: str) -> dict[str, Any]:
-    """Pretrains without one family, and probes on that one at the smallest size."""
-    others = tuple(other for other in FAMILIES if other != family)
-    record = arms.pretrain(plan, folder, name, seed, others)
-    policy = arms.build(ARMS[name], seed)
-    arms.load_encoder(policy, arms.weights_file(folder, arms.left_out_name(name, others), seed))
-    return record | _probed_on(plan, policy, ARMS[name].sees_states, family, plan.sizes[0], seed)
 
 
 def probed_on_files(plan: Plan, folder: Path, name: str, seed: int, paths: tuple[str, ...]) -> dict[str, Any]:
@@ -116,37 +130,42 @@ def probed_on_files(plan: Plan, folder: Path, name: str, seed: int, paths: tuple
 
 
 def supervised(plan: Plan, folder: Path, name: str, seed: int, labelled: int) -> dict[str, Any]:
-    """Family -> scores of a whole network trained on the labels; the step that does best on a fifth of them is kept."""
-    return {family: _supervised_on(plan, ARMS[name], seed, labelled, family) for family in FAMILIES}
+    """Family -> scores of a network trained on labelled LPs of one size from what the arm left, until it stops.
+
+    It predicts x and which rows are active. Other labelled LPs, which are not counted, say when to stop.
+    """
+    return {family: _supervised_on(plan, folder, name, seed, labelled, family) for family in FAMILIES}
 
 
-def _supervised_on(plan: Plan, arm: Arm, seed: int, labelled: int, family: str) -> dict[str, float]:
-    n, steps = plan.sizes[0], plan.supervised_steps
-    policy = arms.build(arm, seed)
-    heads = nn.ModuleList([nn.Linear(arms.DIM, 1), nn.Linear(arms.DIM, 1)])
-    kept = [i for i in range(labelled) if i % 5]
-    batches = [
-        _labelled(family, n, labelled, "labelled", kept[j : j + 16], arm.sees_states) for j in range(0, len(kept), 16)
-    ]
-    held_out = _labelled(family, n, labelled, "labelled", list(range(0, labelled, 5)), arm.sees_states)
-    count = plan.test_lps[n]
-    test_batch, truth = _labelled(family, n, count, "test", list(range(count)), arm.sees_states)
-
-    def loss(part: tuple[GraphBatch, Labels]) -> Callable[[], Tensor]:
-        return lambda: _supervised_loss(policy, heads, *part)
-
-    trained = arms.optimise(
-        [*policy.trunk.parameters(), *heads.parameters()], map(loss, islice(cycle(batches), steps)), steps
+def _supervised_on(plan: Plan, folder: Path, name: str, seed: int, labelled: int, family: str) -> dict[str, float]:
+    arm, n = ARMS[name], min(plan.sizes)
+    policy, most = arms.load(folder, name, seed), max(plan.labels[n])
+    heads = nn.ModuleList(nn.Linear(policy.embedding_size, 1) for _ in arms.STREAMS)
+    begin = seed * labelled % (most - most % labelled)  # each seed has LPs of its own, as long as there are enough
+    rows = range(begin, begin + labelled)
+    parts = [rows[i : i + SUPERVISED_BATCH] for i in range(0, labelled, SUPERVISED_BATCH)]
+    batches = [_labelled(family, n, most, "labelled", part, arm.sees_states) for part in parts]
+    held_out, test = (
+        _labelled(family, n, count, role, range(count), arm.sees_states)
+        for count, role in ((plan.validation_lps, "validation"), (plan.test_lps[n], "test"))
     )
-    least, best = float("inf"), {"r2": float("nan"), "auc": float("nan")}
-    for step, _ in enumerate(trained, 1):
-        if step % 20 == 0 or step == steps:
-            with torch.no_grad():
-                error = loss(held_out)().item()
-                if error < least:
-                    active, x = _outputs(policy, heads, test_batch)
-                    least, best = error, {"r2": probe.r2(x, truth.x), "auc": probe.auc(active, truth.active)}
-    return best
+    model = nn.ModuleList([policy.trunk, heads])
+    step = arms.stepper(list(model.parameters()), lambda part: _supervised_loss(policy, heads, *part), batches)
+
+    @torch.no_grad()
+    def validate() -> float:
+        return _supervised_loss(policy, heads, *held_out).item()
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", jepa_ssl.evaluation.StillImproving)  # noted in what is returned
+        stopped = train_until_it_stops(
+            model, step, validate, every=25, patience=plan.patience, cap=plan.supervised_steps
+        )
+    with torch.no_grad():
+        active, x = _outputs(policy, heads, test[0])
+    truth = test[1]
+    scores = {"r2": r2(x, truth.x), "auc": auc(active, truth.active)}
+    return scores | {"steps": stopped.steps, "best_step": stopped.best_step, "hit_cap": stopped.hit_cap}
 
 
 def _labelled(family: str, n: int, count: int, role: str, rows: Sequence[int], sees: bool) -> tuple[GraphBatch, Labels]:
@@ -171,22 +190,16 @@ def _supervised_loss(policy: GNNPolicy, heads: nn.ModuleList, batch: GraphBatch,
     )
 
 
-def finetuned(plan: Plan, folder: Path, name: str, seed: int, n: int, frozen: bool, few_lps: int) -> dict[str, Any]:
+def finetuned(plan: Plan, folder: Path, name: str, seed: int, n: int) -> dict[str, Any]:
     """Family -> KKT residual of test LPs while a few others are trained on, and what it ends at."""
-    return {family: _finetuned_on(plan, folder, name, seed, n, frozen, few_lps, family) for family in FAMILIES}
-
-
-def _finetuned_on(
-    plan: Plan, folder: Path, name: str, seed: int, n: int, frozen: bool, few_lps: int, family: str
-) -> dict[str, Any]:
-    policy, sees = arms.load(folder, name, seed), ARMS[name].sees_states
-    if frozen:
-        freeze(policy.trunk)
-    few = lps.batched((family,), n, few_lps, "few", FEW_BATCH[n], sees)
-    count = max(1, plan.test_lps[n] // 2)
-    test = lps.batched((family,), n, count, "test", max(1, EVALUATED * 20 // n), sees)
-    curve, seconds = arms.finetune(plan, policy, few, lambda: residual(policy, test))
-    return {"residual": curve, "seconds": seconds, **ends(policy, test, family, n, count)}
+    sees, found, count = ARMS[name].sees_states, {}, max(1, plan.test_lps[n] // 2)
+    for family in FAMILIES:
+        policy = arms.load(folder, name, seed)
+        few = lps.batched((family,), n, plan.few_lps, "few", FEW_BATCH[n], sees)
+        test = lps.batched((family,), n, count, "test", max(1, EVALUATED * 20 // n), sees)
+        curve, seconds = arms.finetune(plan, policy, few, lambda policy=policy, test=test: residual(policy, test))
+        found[family] = {"residual": curve, "seconds": seconds, **ends(policy, test, family, n, count)}
+    return found
 
 
 @torch.no_grad()
@@ -226,7 +239,7 @@ def costs(plan: Plan) -> dict[str, float]:
     """The time of a pretraining step of each kind, that of KKT alone being 1, and of a batch's states; all in turn."""
     torch.set_num_threads(1)
     data = {sees: lps.batched(FAMILIES, 20, 64, "validation", arms.BATCH[20], sees) for sees in (False, True)}
-    kinds = {ARMS[name].training: name for name in ("ema", "simsiam", "state", "later", "joint", "kkt")}
+    kinds = {ARMS[name].training: name for name in ARMS if ARMS[name].training not in ("none", "then")}
     steps = {kind: _endless(ARMS[name], kind, data[ARMS[name].sees_states]) for kind, name in kinds.items()}
     graph = bipartite_graph(data[False][0].batch_graph)
     show, target = StateFeatures(SEEN, lp_of=SparseLP.inequalities_of), SolverState(300, restart_every=100)

@@ -1,17 +1,26 @@
 """What has been computed, read back: by stage, arm, size, family and seed."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import count, takewhile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
+
+from jepa_ssl.evaluation import Curve, Interval
+from jepa_ssl.evaluation import interval as interval_over_seeds
 
 from . import pieces
-from .intervals import Interval, interval, paired
-from .plan import ARMS, FAMILIES, KNOWABLE
+from .plan import ARMS, FAMILIES, KNOWABLE, LABEL_FREE
 
 STREAMS = ("constraint", "variable")
+SHOWN, PREDICTED = "shown_states", "predicted_states"
+WITHOUT_NETWORK = {
+    SHOWN: "no network: the states that are shown",
+    PREDICTED: "no network: the state that is predicted",
+    "states": "no network: the states that are shown",
+}
 
 
 class Found:
@@ -27,22 +36,19 @@ class Found:
         names = (f"{name}-seed{seed}" for seed in count())
         return [of_stage[piece] for piece in takewhile(of_stage.__contains__, names)]
 
-    # The frozen probe
-
-    def probe(self, name: str, n: int, labels: int, score: str, families: Sequence[str] | None = None) -> list[float]:
+    def probe(
+        self, name: str, n: int, labels: int, score: str, families: Sequence[str] | None = None, stage: str = "probe"
+    ) -> list[float]:
         """Of each seed, the mean over families: all of them, or for R2 those whose optimum can be known."""
-        some = families or (KNOWABLE if score == "r2" else FAMILIES)
+        some = families or known(score)
         return [
             float(np.mean([run[str(n)][family][str(labels)][score] for family in some]))
-            for run in self.runs("probe", name)
+            for run in self.runs(stage, name)
         ]
 
-    def ceiling(self, n: int, family: str) -> dict[str, float]:
-        return self.stages["probe"]["ceilings"][str(n)][family]
-
-    def geometry(self, name: str, n: int, measure: str, families: Sequence[str] = FAMILIES) -> list[float]:
+    def geometry(self, name: str, n: int, measure: str) -> list[float]:
         return [
-            float(np.mean([run[str(n)][family]["geometry"][measure] for family in families]))
+            float(np.mean([run[str(n)][family]["geometry"][measure] for family in FAMILIES]))
             for run in self.runs("probe", name)
         ]
 
@@ -56,35 +62,70 @@ class Found:
         ]
         return sum(gain > 0 for gain in gains), len(gains), min(gains)
 
-    # Fine-tuning on the KKT residual
+    def curve(self, name: str, counts: Sequence[int], score: str, family: str | None, supervised: bool) -> Curve:
+        """Scores `[counts, seeds]` at the smallest size, as `jepa_ssl.evaluation` compares them."""
+        some = [family] if family else known(score)
+        if supervised:
+            runs = [self.runs("supervised", f"{name}-{labels}labels") for labels in counts]
+            rows = [[float(np.mean([run[each][score] for each in some])) for run in of_count] for of_count in runs]
+        else:
+            rows = [self.probe(name, 20, labels, score, some) for labels in counts]
+        seeds = min(map(len, rows))
+        values = torch.tensor([row[:seeds] for row in rows], dtype=torch.float64).reshape(len(rows), seeds)
+        return Curve(values, torch.empty(len(counts), seeds, 0, dtype=torch.float64))
 
-    def curves(self, name: str, n: int, family: str, frozen: bool = False) -> list[list[float]]:
-        """Of each seed, the residual after every few steps."""
-        label = f"{name}{'-frozen' if frozen else ''}-n{n}"
-        return [run[family]["residual"] for run in self.runs("finetuning", label)]
-
-    def steps_to_scratch(self, name: str, n: int, family: str, every: int, frozen: bool = False) -> list[float]:
-        """Of each seed, the first step at which the residual is that of scratch at its end, or lower; else inf."""
-        found: list[float] = []
-        for curve, scratch in zip(self.curves(name, n, family, frozen), self.curves("random", n, family), strict=False):
-            found.append(first_step(curve, scratch[-1], every))
-        return found
-
-    # Means and differences
-
-    def mean(self, *arguments: Any) -> Interval:
-        return interval(self.probe(*arguments))
+    def checkpoints(self, score: str) -> list[tuple[dict[str, float], float]]:
+        """Of each trunk that was trained without labels, its label-free scores and what its probe has, ten labels."""
+        stream = "variable" if score == "r2" else "constraint"
+        pairs: list[tuple[dict[str, float], float]] = []
+        for name in LABEL_FREE:
+            runs = (self.runs("scores", name), self.probe(name, 20, 10, score), self.runs("pretraining", name))
+            for scores, value, trained in zip(*runs, strict=False):
+                pairs.append((scores[stream] | {"prediction_loss": -trained["last_loss"]}, value))
+        return pairs
 
     def difference(self, name: str, minus: str, *arguments: Any) -> Interval:
         return paired(self.probe(name, *arguments), self.probe(minus, *arguments))
 
 
-SHOWN, PREDICTED = "shown_states", "predicted_states"
-WITHOUT_NETWORK = {
-    SHOWN: "no network: the states that are shown",
-    PREDICTED: "no network: the state that is predicted",
-    "states": "no network: the states that are shown",
-}
+def known(score: str) -> Sequence[str]:
+    """The families over which a score is averaged."""
+    return KNOWABLE if score == "r2" else FAMILIES
+
+
+def interval(values: Sequence[float]) -> Interval:
+    """The mean over seeds with its 95% interval, that of Student's t; NaN at its ends from one run.
+
+    >>> str(interval([1.0, 2.0, 3.0]))
+    '+2.000 [-0.484, +4.484]'
+    """
+    return interval_over_seeds(torch.tensor(list(values), dtype=torch.float64), torch.empty(len(values), 0))
+
+
+def paired(of: Sequence[float], minus: Sequence[float]) -> Interval:
+    """The difference of two arms, seed by seed, over the seeds that both have.
+
+    >>> round(paired([0.9, 0.8, 0.7], [0.5, 0.4]).mean, 6)
+    0.4
+    """
+    return interval([a - b for a, b in zip(of, minus, strict=False)])
+
+
+def log_ratios(of: Sequence[Any], base: Sequence[Any], value: Callable[[Any, str], float]) -> list[float]:
+    """Of each pair of runs, the mean over families of log(value / value of the base)."""
+    return [
+        float(np.mean([np.log(value(a, family) / value(b, family)) for family in FAMILIES]))
+        for a, b in zip(of, base, strict=False)
+    ]
+
+
+def geometric(values: Sequence[float]) -> float:
+    """The geometric mean of positive numbers.
+
+    >>> round(geometric([1.0, 100.0]), 6)
+    10.0
+    """
+    return float(np.exp(np.mean(np.log(np.maximum(values, 1e-12)))))
 
 
 def first_step(curve: Sequence[float], end: float, every: int) -> float:
@@ -98,8 +139,3 @@ def first_step(curve: Sequence[float], end: float, every: int) -> float:
 
 def label(name: str) -> str:
     return WITHOUT_NETWORK[name] if name in WITHOUT_NETWORK else ARMS[name].label
-
-
-def floor(name: str) -> str:
-    """What a row begins with whose arm is another one's second run."""
-    return "noise floor: " if name in ARMS and ARMS[name].seed_offset else ""

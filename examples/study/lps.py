@@ -20,6 +20,7 @@ from .plan import SEEN
 
 # Streams of the generators; those that train.py draws from are the first few.
 ROLES = {"pretraining": 1001, "labelled": 1002, "few": 1003, "test": 1004, "validation": 1005}
+ROLES |= {"fresh_labelled": 1006, "fresh": 1007}
 
 
 def size(family: str, n: int) -> tuple[int, ...]:

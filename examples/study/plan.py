@@ -9,119 +9,168 @@ SEEN = (10, 30, 100)  # solver steps after which a network that sees states is s
 DIM = 64
 FLOOR = 100  # what is added to the seed of the same config run a second time
 
+Training = Literal["none", "ema", "simsiam", "later", "reconstruct", "symmetries", "kkt", "then"]
+
 
 @dataclass(frozen=True)
 class Arm:
     """A way to make a trunk before the task is trained.
 
-    `training` is what it is trained on, without labels:
-
-    - `none`: nothing, it stays at its random initialisation;
-    - `ema`, `simsiam`: hide 30% of the nodes, and predict what an EMA (the network itself) makes of the whole LP;
-    - `state`: predict the state after 100 solver steps, with no regulariser;
-    - `later`: `jepa_ssl.recipes.later_state`;
-    - `kkt`: the KKT residual; `joint`: that and `later` together, gradients balanced; `then`: first `later`, then that.
+    Args:
+        label: its name in tables.
+        training: what it is trained on, without labels. "none": nothing, it stays at its random initialisation. "ema",
+            "simsiam": hide 30% of the nodes, and predict what an EMA (the network itself) makes of the whole LP.
+            "later": `jepa_ssl.recipes.later_state`. "reconstruct": hide 30% of the nodes, and predict their features.
+            "symmetries": embed an LP and an equivalent one alike, with VICReg. "kkt": the KKT residual. "then": first
+            "later", then "kkt", for half of the steps each.
+        sees_states: does it see the states after `SEEN` solver steps, or the LP alone?
+        rounds: of the solver-shaped trunk. 0 is the spec's trunk, two rounds of half-convolutions.
+        regularizer_weight: of VICReg, for "later".
+        target: does "later" predict the state's embedding or its numbers?
+        horizon: solver steps to the state that "later" predicts.
+        larger: does it train on some larger LPs too?
+        random_rounds: does each step take from half to one and a half times as many rounds?
+        budget: time of its pretraining over that of the plan.
+        seeds: how many runs. The first run of every arm has seed 0.
     """
 
     label: str
-    training: Literal["none", "ema", "simsiam", "state", "later", "kkt", "joint", "then"]
+    training: Training
     sees_states: bool = False
+    rounds: int = 8
     regularizer_weight: float = 0.0
     target: Literal["embedding", "numbers"] = "embedding"
+    horizon: int = 300
+    larger: bool = False
+    random_rounds: bool = False
+    budget: float = 1.0
+    seeds: int = 2
     seed_offset: int = 0
 
 
 ARMS = {
-    "random": Arm("random", "none"),
-    "random_again": Arm("random, other seeds", "none", seed_offset=FLOOR),
-    "random_s": Arm("random, sees states", "none", sees_states=True),
-    "ema": Arm("masking, EMA (the spec's)", "ema"),
-    "simsiam": Arm("masking, SimSiam (the spec's)", "simsiam"),
-    "ema_vicreg": Arm("masking, EMA and VICReg", "ema", regularizer_weight=0.2),
-    "ema_s": Arm("masking, EMA, sees states", "ema", sees_states=True),
-    "state": Arm("state of 100 steps", "state"),
-    "later_lp": Arm("later state, sees the LP alone", "later", regularizer_weight=0.2),
-    "later": Arm("later state from an early one", "later", sees_states=True, regularizer_weight=0.2),
-    "later_again": Arm("later state, other seeds", "later", True, 0.2, seed_offset=FLOOR),
-    "later_light": Arm("later state, VICReg at a quarter", "later", True, 0.05),
-    "later_plain": Arm("later state, without VICReg", "later", sees_states=True),
-    "later_numbers": Arm("later state, its numbers as target", "later", True, 0.2, target="numbers"),
-    "kkt": Arm("KKT", "kkt"),
-    "kkt_s": Arm("KKT, sees states", "kkt", sees_states=True),
-    "joint": Arm("KKT and later state together", "joint", True, 0.2),
-    "then": Arm("later state, then KKT", "then", True, 0.2),
+    # The spec's trunk
+    "random": Arm("convolutions: random", "none", rounds=0),
+    "random_s": Arm("convolutions: random, sees states", "none", True, rounds=0),
+    "kkt": Arm("convolutions: KKT", "kkt", rounds=0),
+    "kkt_s": Arm("convolutions: KKT, sees states", "kkt", True, rounds=0),
+    "ema": Arm("convolutions: masking, EMA (the spec's)", "ema", rounds=0, seeds=1),
+    "later_lp": Arm("convolutions: later state", "later", rounds=0),
+    "later": Arm("convolutions: later state, sees states", "later", True, rounds=0),
+    "then": Arm("convolutions: later state, then KKT, sees states", "then", True, rounds=0),
+    # The solver-shaped trunk that sees the LP alone
+    "solver_random": Arm("solver: random", "none"),
+    "solver_ema": Arm("solver: masking, EMA (the spec's)", "ema"),
+    "solver_simsiam": Arm("solver: masking, SimSiam (the spec's)", "simsiam", seeds=1),
+    "solver_reconstruct": Arm("solver: masked reconstruction", "reconstruct"),
+    "solver_symmetries": Arm("solver: symmetries, VICReg", "symmetries"),
+    "solver_kkt": Arm("solver: KKT", "kkt"),
+    "solver_lp": Arm("solver: later state", "later"),
+    "solver_lp_again": Arm("solver: later state, other seeds", "later", seed_offset=FLOOR, seeds=1),
+    "solver_lp_vicreg": Arm("solver: later state, VICReg", "later", regularizer_weight=0.2),
+    "solver_lp_light": Arm("solver: later state, VICReg at a quarter", "later", regularizer_weight=0.05, seeds=1),
+    "solver_lp_numbers": Arm("solver: later state, its numbers as target", "later", target="numbers"),
+    "solver_lp_100": Arm("solver: state of 100 steps", "later", horizon=100, seeds=1),
+    "solver_lp_1000": Arm("solver: state of 1000 steps", "later", horizon=1000, seeds=1),
+    "solver_lp_long": Arm("solver: later state, 16 rounds, three times as long", "later", rounds=16, budget=3.0),
+    "solver_lp_random_rounds": Arm("solver: later state, 4 to 12 rounds", "later", random_rounds=True, seeds=1),
+    "solver_lp_larger": Arm(
+        "solver: later state, 8 to 24 rounds, larger LPs too, three times as long",
+        "later",
+        rounds=16,
+        larger=True,
+        random_rounds=True,
+        budget=3.0,
+        seeds=1,
+    ),
+    # And that sees states
+    "solver_random_s": Arm("solver: random, sees states", "none", True),
+    "solver_kkt_s": Arm("solver: KKT, sees states", "kkt", True),
+    "solver_later": Arm("solver: later state, sees states", "later", True),
+    "solver_later_vicreg": Arm("solver: later state, VICReg, sees states", "later", True, regularizer_weight=0.2),
+    "solver_numbers": Arm("solver: later state, its numbers, sees states", "later", True, target="numbers"),
+    "solver_later_1000": Arm("solver: state of 1000 steps, sees states", "later", True, horizon=1000, seeds=1),
+    "solver_then": Arm("solver: later state, then KKT, sees states", "then", True),
 }
-RANDOM = tuple(name for name, arm in ARMS.items() if arm.training == "none")
-RECOMMENDED = "later"
-ABLATIONS = ("ema_vicreg", "ema_s", "state", "later_lp", "later_light", "later_plain", "later_numbers")
+LABEL_FREE = [name for name, arm in ARMS.items() if arm.training != "none"]
 
-# A step's time on one thread, the KKT loss's being 1; `python -m examples.study cost` measures them.
-COSTS = {"ema": 1.5, "simsiam": 1.5, "state": 1.2, "later": 1.22, "kkt": 1.0, "joint": 2.17, "then": 1.11}
-JOINT_SHARE = 0.3  # of the KKT loss's gradient on the trunk
+# A step's time on one thread, that of KKT alone on the spec's trunk being 1; `cost` of the command line measures them.
+COSTS = {"ema": 1.5, "simsiam": 1.5, "reconstruct": 1.1, "symmetries": 2.2, "later": 1.22, "kkt": 1.0, "then": 1.11}
+ROUND = 0.28  # of the solver-shaped trunk, forward and back
+
+
+def cost(arm: Arm) -> float:
+    """A pretraining step of the arm, in KKT steps of the spec's trunk.
+
+    >>> cost(ARMS["kkt"]), round(cost(ARMS["solver_kkt"]), 2)
+    (1.0, 2.24)
+    """
+    return COSTS[arm.training] * (ROUND * arm.rounds or 1.0)
 
 
 @dataclass(frozen=True)
 class Plan:
     """How much of everything. Sizes are numbers of variables, about."""
 
-    seeds: int = 5
-    few_seeds: int = 3  # of what takes long: the largest size, families left out, other numbers of LPs, the MLP
-    budget: int = 600  # steps of KKT alone, by whose time all pretraining is measured
+    seeds: int = 2  # of pretraining and probe; an arm may have fewer, and what takes long has one
+    budget: int = 1800  # steps of KKT alone on the spec's trunk, by whose time all pretraining is measured
     pretraining_lps: dict[int, int] = field(default_factory=lambda: {20: 1000, 50: 250})
+    larger_lps: dict[int, int] = field(default_factory=lambda: {100: 100})
     labels: dict[int, tuple[int, ...]] = field(
-        default_factory=lambda: {20: (10, 50, 300), 50: (10, 50, 300), 200: (10, 50)}
+        default_factory=lambda: {20: (10, 50, 300), 50: (10, 50, 300), 200: (10, 50), 30: (10, 30)}
     )
-    test_lps: dict[int, int] = field(default_factory=lambda: {20: 100, 50: 60, 200: 30})
+    test_lps: dict[int, int] = field(default_factory=lambda: {20: 100, 50: 60, 200: 30, 30: 60})
+    fresh_size: int = 30  # of LPs that nothing was chosen by
+    validation_lps: int = 64  # that say when supervision stops; labelled, and not counted
     few_lps: int = 32
-    fewer_or_more: tuple[int, ...] = (8, 128)  # in their place, to see how many LPs a start is worth
     finetuning_steps: int = 200
     measured_every: int = 10
-    supervised_steps: int = 400
+    supervised_steps: int = 4000  # at most
+    patience: int = 16  # validations, each 25 steps
     solved_lps: int = 12  # of each family, for warm starts
     solver_steps: int = 4000  # at most, for warm starts
-    flat_lps: int = 2000
-    flat_steps: int = 600
 
     @property
     def sizes(self) -> tuple[int, ...]:
-        return tuple(self.labels)
+        return tuple(n for n in self.labels if n != self.fresh_size)
 
 
 SCALES = {
     "full": Plan(),
     # Everything once, in a minute or two: for a test, not for a result.
     "small": Plan(
-        seeds=2,
-        few_seeds=1,
         budget=8,
         pretraining_lps={20: 20, 50: 5},
-        labels={20: (5, 10)},
-        test_lps={20: 5},
+        larger_lps={100: 5},
+        labels={20: (5, 10), 30: (5, 10)},
+        test_lps={20: 5, 30: 5},
+        validation_lps=5,
         few_lps=8,
-        fewer_or_more=(2, 16),
         finetuning_steps=4,
         measured_every=2,
-        supervised_steps=4,
+        supervised_steps=25,
         solved_lps=2,
         solver_steps=400,
-        flat_lps=40,
-        flat_steps=4,
     ),
 }
 
 FEW_BATCH = {20: 8, 50: 4, 200: 2}  # LPs of a step, so that steps of all sizes take about the same time
 
-# (arm, is the trunk frozen) of the fine-tuning at each size.
-FINETUNED = {
-    20: [
-        *((arm, False) for arm in ("random", "random_again", "random_s", "ema", "simsiam", "later", "kkt_s", "then")),
-        ("later", True),
-    ],
-    50: [(arm, False) for arm in ("random", "random_again", "random_s", "later", "kkt_s", "then")],
-    200: [(arm, False) for arm in ("random", "random_s", "later")],
-}
-FEWER_OR_MORE = ("random", "random_s", "later")
-EQUAL_COMPUTE = ("kkt", "kkt_s", "joint", "then")  # trained with the heads, for as long as each other
-FLAT = ("random", "random_again", "random_s", "ema", "simsiam", "later", "kkt_s")
-FILES = ("random", "random_s", "ema", "simsiam", "kkt", "kkt_s", "later_lp", "later")  # probed on real LPs
-WARM_STARTS = ("states", "random_s", "kkt_s", "later")  # "states": a probe of what is shown, without a network
+# At use, of arms that are probed.
+MORE_ROUNDS = {"solver_random": (12,), "solver_lp": (12, 16), "solver_lp_random_rounds": (12, 16),
+               "solver_lp_long": (24, 32), "solver_lp_larger": (24, 32)}  # fmt: skip
+SUPERVISED = ("solver_random",)  # what supervision starts from
+FINETUNED = ("random", "random_s", "solver_random", "solver_random_s", "kkt_s", "solver_lp", "solver_later")
+EQUAL_COMPUTE = (
+    "kkt",
+    "kkt_s",
+    "then",
+    "solver_kkt",
+    "solver_kkt_s",
+    "solver_then",
+)  # trained with heads, on the mixture
+FILES = ("random", "random_s", "kkt_s", "later", "solver_random", "solver_random_s", "solver_kkt_s", "solver_lp",
+         "solver_later", "solver_lp_long")  # probed on real LPs  # fmt: skip
+FRESH = ("shown_states", "random_s", "later", "solver_random_s", "solver_later", "solver_lp", "solver_lp_long")
+WARM_STARTS = ("states", "kkt_s", "solver_lp", "solver_later")  # "states": a probe of what is shown, without a network
+SHIPPED = "solver_later"

@@ -10,13 +10,13 @@ from torch import Tensor
 
 from jepa_ssl import BipartiteGraph
 from jepa_ssl.diagnostics import effective_rank, spread
+from jepa_ssl.evaluation import probe
+from jepa_ssl.evaluation.metrics import auc, r2
 from jepa_ssl.integrations.pyg import bipartite_graph
 from jepa_ssl.lp import StateFeatures
 
 from .lps import Labels
 
-PENALTIES = (1e-3, 1e-2, 1e-1, 1.0, 10.0)
-FOLDS = 5
 RANKED_ITEMS = 2000  # of a stream, at most, so that LPs of all sizes are ranked on as many
 
 
@@ -42,55 +42,8 @@ def states(batches: Sequence[GraphBatch], show: StateFeatures[BipartiteGraph]) -
 
 
 def ridge(features: Tensor, values: Tensor, owner: Tensor, queries: Tensor) -> Tensor:
-    """Predictions `[queries]` of a ridge regression on standardised features `[items, D]`; the mean is not penalised.
-
-    The penalty is the one of `PENALTIES` that does best on LPs left out, in five folds of whole LPs.
-    """
-    mean, deviation = features.mean(0), features.std(0) + 1e-6
-
-    def standardised(z: Tensor) -> Tensor:
-        return ((z - mean) / deviation).double()
-
-    z, middle = standardised(features), values.double().mean()
-    y = values.double() - middle
-    fold = owner % FOLDS
-    grams = [(z[fold == k].T @ z[fold == k], z[fold == k].T @ y[fold == k]) for k in range(FOLDS)]
-    gram, moment = (torch.stack(parts).sum(0) for parts in zip(*grams, strict=True))
-
-    def weights(gram: Tensor, moment: Tensor, penalty: float, items: int) -> Tensor:
-        return torch.linalg.solve(gram + penalty * items * torch.eye(len(gram), dtype=gram.dtype), moment)
-
-    def error(penalty: float) -> float:
-        total = 0.0
-        for k in range(FOLDS):
-            kept = weights(gram - grams[k][0], moment - grams[k][1], penalty, int((fold != k).sum()))
-            total += (z[fold == k] @ kept - y[fold == k]).square().sum().item()
-        return total
-
-    best = min(PENALTIES, key=error)
-    return (standardised(queries) @ weights(gram, moment, best, len(z)) + middle).float()
-
-
-def r2(predictions: Tensor, values: Tensor) -> float:
-    """The share of the variance over all variables of the LPs that is explained.
-
-    >>> r2(torch.tensor([0.0, 1.0]), torch.tensor([0.0, 1.0]))
-    1.0
-    """
-    return 1.0 - ((predictions - values).square().mean() / values.var(correction=0)).item()
-
-
-def auc(scores: Tensor, labels: Tensor) -> float:
-    """The probability that an item labelled 1 scores above one labelled 0, ties half; NaN without both.
-
-    >>> auc(torch.tensor([0.1, 0.9, 0.5, 0.5]), torch.tensor([0.0, 1.0, 0.0, 1.0]))
-    0.875
-    """
-    _, place, count = torch.unique(scores, return_inverse=True, return_counts=True)
-    rank = (count.cumsum(0) - (count - 1) / 2)[place].double()  # the mean rank of those that tie
-    positive = labels > 0.5
-    p, n = int(positive.sum()), int((~positive).sum())
-    return (rank[positive].sum().item() - p * (p + 1) / 2) / (p * n) if p and n else float("nan")
+    """Predictions `[queries]` of `jepa_ssl.evaluation.probe`: ridge regression, its penalty chosen on LPs left out."""
+    return probe(features, values, owner)(queries).float()
 
 
 def scores(

@@ -2,40 +2,28 @@
 
 import re
 from collections.abc import Callable, Iterable, Sequence
+from itertools import product
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
+from jepa_ssl.evaluation import Curve, Interval, rank_correlation
+from jepa_ssl.evaluation.intervals import labels_needed
 from jepa_ssl.files import write_atomically
 
 from . import drawings
-from .found import PREDICTED, SHOWN, Found, first_step, floor, label
-from .intervals import Interval, geometric, interval, paired
-from .plan import (
-    ABLATIONS,
-    ARMS,
-    EQUAL_COMPUTE,
-    FAMILIES,
-    FEWER_OR_MORE,
-    FILES,
-    FLAT,
-    KNOWABLE,
-    RECOMMENDED,
-    SCALES,
-    WARM_STARTS,
-)
+from .found import PREDICTED, SHOWN, Found, first_step, geometric, interval, known, label, log_ratios, paired
+from .plan import ARMS, EQUAL_COMPUTE, FAMILIES, FILES, FINETUNED, FRESH, MORE_ROUNDS, SCALES, SUPERVISED, WARM_STARTS
 
 PLAN = SCALES["full"]
-EVERY = PLAN.measured_every
+SCORES = ("r2", "auc", "between")
 MARK = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
-SHORT = {"set_cover": "set cover", "independent_set": "independent set"}
 
 
 def write(results: Path, docs: Path) -> None:
-    """Fills the tables of `docs.parent / study.md`, and draws the figures into `docs`."""
+    """Fills the tables of the front page, of `docs.parent / study.md` and of `docs`, and draws the figures there."""
     found = Found(results)
-    for page in (docs.parent / "study.md", docs / "arms.md"):
+    for page in (docs.parents[1] / "README.md", docs.parent / "study.md", docs / "arms.md"):
         if page.exists():
             text = filled(page.read_text(), found)
             write_atomically(page, lambda file, text=text: file.write(text.encode()))
@@ -67,147 +55,198 @@ def _line(cells: Sequence[str]) -> str:
     return f"| {' | '.join(cells)} |"
 
 
-def plus_minus(of: Interval, digits: int = 3) -> str:
-    """The mean and its 95% interval.
+def told_apart(of: Interval) -> bool:
+    return of.low > 0.0 or of.high < 0.0
 
-    >>> plus_minus(Interval(0.5, 0.01, 3)), plus_minus(Interval(0.5, float("nan"), 1))
-    ('0.500 ± 0.010', '0.500')
+
+def signed(of: Interval) -> str:
+    """A difference with its 95% interval; bold where that leaves out 0.
+
+    >>> signed(Interval(0.1, 0.05, 0.15, 3)), signed(Interval(0.1, float("nan"), float("nan"), 1))
+    ('**+0.100 ± 0.050**', '+0.100')
     """
-    return f"{of.mean:.{digits}f}" + ("" if np.isnan(of.half) else f" ± {of.half:.{digits}f}")
+    shown = f"{of.mean:+.3f}" + ("" if np.isnan(of.high) else f" ± {of.high - of.mean:.3f}")
+    return f"**{shown}**" if told_apart(of) else shown
 
 
-def signed(of: Interval, digits: int = 3) -> str:
-    shown = f"{of.mean:+.{digits}f} ± {of.half:.{digits}f}"
-    return f"**{shown}**" if of.excludes_zero() else shown
+def factor(of: Interval) -> str:
+    """The interval of a logarithm as that of a factor; bold where it leaves out 1.
+
+    >>> factor(Interval(0.0, -0.0953, 0.0953, 3))
+    '1.00 (0.91 to 1.10)'
+    """
+    shown = f"{np.exp(of.mean):.2f}"
+    shown += "" if np.isnan(of.high) else f" ({np.exp(of.low):.2f} to {np.exp(of.high):.2f})"
+    return f"**{shown}**" if told_apart(of) else shown
 
 
 def family_name(family: str) -> str:
-    return SHORT.get(family, family)
+    return family.replace("_", " ")
+
+
+def mean(values: Sequence[float], digits: int = 3) -> str:
+    return f"{np.mean(values):.{digits}f}" if len(values) else ""
 
 
 # What a frozen trunk knows
 
 
-def headline(found: Found) -> str:
-    """Ten labels: R2 and AUC at each size, the mean over families, and the rank."""
-    headings = ["frozen, 10 labelled LPs a family", *(f"n = {n}: R2 / AUC" for n in PLAN.sizes)]
-    headings += ["rank, constraint / variable"]
+def _scores(found: Found, name: str, n: int, labels: int, scores: Sequence[str] = SCORES, stage: str = "probe") -> str:
+    return " / ".join(mean(found.probe(name, n, labels, score, stage=stage)) for score in scores)
+
+
+def _ranks(found: Found, name: str) -> str:
+    return " / ".join(mean(found.geometry(name, 20, f"rank/{stream}"), 1) for stream in ("constraint", "variable"))
+
+
+def _probed(found: Found, names: Iterable[str], stage: str = "probe") -> str:
+    headings = ["frozen, 10 labels", *(f"n = {n}: R2 / AUC / between" for n in PLAN.sizes), "rank", "seeds"]
     rows: list[list[str]] = []
-    for name in (
-        "random", "ema", "simsiam", "kkt", "state", "random_s", "kkt_s", RECOMMENDED, SHOWN, PREDICTED,
-    ):  # fmt: skip
+    for name in names:
         cells = [_scores(found, name, n, 10) for n in PLAN.sizes]
-        ranks = [interval(found.geometry(name, 20, f"rank/{stream}")).mean for stream in ("constraint", "variable")]
-        shape = "" if name in (SHOWN, PREDICTED) else f"{ranks[0]:.1f} / {ranks[1]:.1f}"
-        shown = label(name) if name != RECOMMENDED else f"**{label(name)}**"
-        rows.append([shown, *cells, shape])
+        shape = "" if name in (SHOWN, PREDICTED) else _ranks(found, name)
+        rows.append([label(name), *cells, shape, str(len(found.runs(stage, name)))])
     return table(headings, rows)
 
 
-def _scores(
-    found: Found,
-    name: str,
-    n: int,
-    count: int,
-    scores: Sequence[str] = ("r2", "auc"),
-    families: Sequence[str] | None = None,
-) -> str:
-    return " / ".join(f"{interval(found.probe(name, n, count, score, families)).mean:.3f}" for score in scores)
+def front(found: Found) -> str:
+    """The rows of the front page."""
+    said = {
+        "solver_random": "random initialisation",
+        "solver_ema": "masked nodes, EMA teacher: the usual JEPA",
+        "solver_lp": "**predicts a solver state**, 8 rounds, 80 seconds",
+        "solver_lp_long": "**predicts a solver state**, 16 rounds, 200 seconds",
+        SHOWN: "*no network: the first 100 solver steps themselves*",
+    }
+    rows = [[text, *(mean(found.probe(name, 20, 10, score), 2) for score in ("r2", "auc"))]
+            for name, text in said.items()]  # fmt: skip
+    supervised = [
+        found.curve("solver_random", [300], score, None, supervised=True).values[0] for score in ("r2", "auc")
+    ]
+    rows.insert(4, ["*supervised from scratch, 300 labels instead of 10*", *(mean(v.tolist(), 2) for v in supervised)])
+    return table(["frozen network, 10 labels", "R2 of x", "AUC of active constraints"], rows)
+
+
+def headline(found: Found) -> str:
+    """The LP alone, by trunk and objective."""
+    names = (
+        "random", "ema", "kkt", "later_lp", "solver_random", "solver_ema", "solver_reconstruct", "solver_symmetries",
+        "solver_kkt", "solver_lp", "solver_lp_long",
+    )  # fmt: skip
+    return _probed(found, names)
+
+
+def with_states(found: Found) -> str:
+    """Networks that see early states, and no network."""
+    names = (
+        "random_s", "kkt_s", "later", "solver_random_s", "solver_kkt_s", "solver_later", "solver_later_vicreg", SHOWN,
+        PREDICTED,
+    )  # fmt: skip
+    return _probed(found, names)
+
+
+def every_arm(found: Found) -> str:
+    return _probed(found, (name for name in ARMS if found.runs("probe", name)))
 
 
 def by_family(found: Found) -> str:
-    """The recommended recipe against its strongest controls, family by family, and what another optimum would score."""
-    names = ("random_s", "kkt_s", RECOMMENDED, SHOWN)
-    headings = [
-        "n",
-        "family",
-        *(f"{label(name)}: R2 / AUC" for name in names),
-        "another optimum: R2",
-        "several optimal x",
+    names = ("solver_lp", "solver_lp_long", "solver_later", SHOWN)
+    headings = ["n", "family", *(f"{label(name)}: R2 / AUC" for name in names)]
+    rows = [
+        [
+            str(n),
+            family_name(family),
+            *(" / ".join(mean(found.probe(name, n, 10, score, [family])) for score in ("r2", "auc")) for name in names),
+        ]
+        for n in PLAN.sizes
+        for family in FAMILIES
     ]
-    rows: list[list[str]] = []
-    for n in PLAN.sizes:
-        for family in FAMILIES:
-            ceiling = found.ceiling(n, family)
-            cells = [_scores(found, name, n, 10, families=[family]) for name in names]
-            rows.append(
-                [str(n), family_name(family), *cells, f"{ceiling['r2']:.2f}", f"{ceiling['several_optima']:.0%}"]
-            )
     return table(headings, rows, text_columns=2)
 
 
 def differences(found: Found) -> str:
-    """Paired differences of the recommended recipe, and the noise floor."""
-    headings = ["difference, 10 labels", *(f"n = {n}: R2" for n in PLAN.sizes), *(f"n = {n}: AUC" for n in PLAN.sizes)]
+    """Paired differences, after that of two runs of one configuration."""
+    pairs = (
+        ("solver_lp", "solver_lp_again"), ("solver_random", "random"), ("later_lp", "random"),
+        ("solver_lp", "solver_random"), ("solver_lp", "later_lp"), ("solver_lp", "solver_kkt"),
+        ("solver_lp", "solver_symmetries"), ("solver_lp", "solver_lp_numbers"), ("solver_lp_vicreg", "solver_lp"),
+        ("solver_later", "solver_random_s"), ("solver_later", "solver_numbers"), ("solver_later", "later"),
+        ("solver_later", SHOWN), ("solver_later_vicreg", "solver_later"),
+    )  # fmt: skip
+    headings = ["difference, 10 labels", *(f"n = {n}: {score}" for n in PLAN.sizes[:2] for score in ("R2", "AUC")),
+                "n = 200: R2", "n = 20: between"]  # fmt: skip
     rows: list[list[str]] = []
-    for name, minus in (
-        ("state", "random"),
-        ("random_s", "random"),
-        (RECOMMENDED, "random_s"),
-        (RECOMMENDED, "kkt_s"),
-        (RECOMMENDED, SHOWN),
-        (RECOMMENDED, "later_again"),
-        ("random", "random_again"),
-    ):
-        cells = [signed(found.difference(name, minus, n, 10, score)) for score in ("r2", "auc") for n in PLAN.sizes]
-        rows.append([f"{floor(minus)}{label(name)} - {label(minus)}", *cells])
+    for name, minus in pairs:
+        asked = [(n, score) for n in PLAN.sizes[:2] for score in ("r2", "auc")] + [(200, "r2"), (20, "between")]
+        cells = [signed(found.difference(name, minus, n, 10, score)) for n, score in asked]
+        rows.append([f"{label(name)} - {label(minus)}", *cells])
     return table(headings, rows)
 
 
 def labels(found: Found) -> str:
-    """How the scores grow with the number of labels at the smallest size, beside supervision."""
+    """How the scores grow with the number of labels at n = 20, beside supervision until it stops improving."""
     counts = PLAN.labels[20]
-    headings = ["n = 20", *(f"{count} labels: R2 / AUC / between bounds" for count in counts)]
     rows: list[list[str]] = []
-    for name in ("random", "state", "random_s", "kkt_s", RECOMMENDED, SHOWN):
-        cells = [_scores(found, name, 20, count, ("r2", "auc", "between")) for count in counts]
-        rows.append([f"{label(name)}{'' if name == SHOWN else ', frozen'}", *cells])
-    for name in ("random", "random_s"):
-        cells = ["" if count == counts[0] else f"{_supervised(found, name, count)} / -" for count in counts]
-        rows.append([f"supervised, {'sees states' if ARMS[name].sees_states else 'sees the LP alone'}", *cells])
+    for name in ("solver_random", "solver_lp", "solver_lp_long", "solver_random_s", "solver_later", SHOWN):
+        cells = [_scores(found, name, 20, count, ("r2", "auc")) for count in counts]
+        rows.append([f"{label(name)}{'' if name == SHOWN else '; frozen'}", *cells])
+    for name in SUPERVISED:
+        curves = [found.curve(name, counts, score, None, supervised=True).values for score in ("r2", "auc")]
+        if curves[0].numel():
+            cells = [" / ".join(mean(curve[i].tolist()) for curve in curves) for i in range(len(counts))]
+            rows.append([f"{label(name)}; supervised from there", *cells])
+    return table(["n = 20", *(f"{count} labels: R2 / AUC" for count in counts)], rows)
+
+
+def labels_saved(found: Found) -> str:
+    """How many labels supervision of the same trunk needs for what the frozen one has with ten; seed 0."""
+    counts, names, scores = PLAN.labels[20], ("solver_lp", "solver_lp_long"), ("r2", "auc")
+    rows: list[list[str]] = []
+    for family in (*FAMILIES, None):
+        cells: list[str] = []
+        for name, score in product(names, scores):
+            curves = [found.curve(arm, counts, score, family, supervised=arm == "solver_random")
+                      for arm in ("solver_random", name)]  # fmt: skip
+            supervised, frozen = (Curve(curve.values[:, :1], curve.without[:, :1]) for curve in curves)
+            needed = labels_needed(counts, supervised, frozen, 0, float("inf")).labels
+            said = f"{needed:.0f}" if np.isfinite(needed) else f"more than {max(counts)}"
+            cells.append(said if family is None or family in known(score) else "")
+        rows.append([family_name(family) if family else "mean over families", *cells])
+    headings = [f"{said}, 10 labels: {score}" for said in ("8 rounds", "16 rounds, longer") for score in ("R2", "AUC")]
+    return table(["labels that supervision needs for", *headings], rows)
+
+
+def rounds(found: Found) -> str:
+    """More rounds at use than in training; the weights are the same."""
+    rows: list[list[str]] = []
+    for name, more in MORE_ROUNDS.items():
+        for count in (0, *more):
+            piece, stage = (f"{name}-{count}rounds", "rounds") if count else (name, "probe")
+            cells = [_scores(found, piece, n, 10, stage=stage) for n in PLAN.sizes]
+            rows.append([label(name), str(count or ARMS[name].rounds), *cells, str(len(found.runs(stage, piece)))])
+    headings = ["frozen, 10 labels", "rounds at use", *(f"n = {n}: R2 / AUC / between" for n in PLAN.sizes), "seeds"]
     return table(headings, rows)
 
 
-def _supervised(found: Found, name: str, count: int, families: Sequence[str] | None = None) -> str:
-    return " / ".join(f"{np.mean(supervised(found, name, count, score, families)):.3f}" for score in ("r2", "auc"))
-
-
-def supervised(found: Found, name: str, count: int, score: str, families: Sequence[str] | None = None) -> list[float]:
-    some = families or (KNOWABLE if score == "r2" else FAMILIES)
-    runs = found.runs("supervised", f"{name}-{count}labels")
-    return [float(np.mean([run[family][score] for family in some])) for run in runs]
-
-
-def unseen(found: Found) -> str:
-    """Pretrained without a family, probed on it, against supervision on it."""
-    headings = [
-        "family left out of pretraining", "left out: R2 / AUC, 10 labels", "included, 10 labels",
-        "random, sees states, 10 labels", "supervised, 50 labels", "supervised, sees states, 50 labels",
-    ]  # fmt: skip
+def fresh(found: Found) -> str:
+    """LPs of another size and of seeds that nothing was chosen by."""
     rows: list[list[str]] = []
-    for family in FAMILIES:
-        runs = found.runs("unseen", f"{RECOMMENDED}-{family}")
-        rows.append(
-            [
-                family_name(family),
-                " / ".join(f"{np.mean([run['10'][score] for run in runs]):.3f}" for score in ("r2", "auc")),
-                *(
-                    " / ".join(
-                        f"{np.mean(found.probe(name, 20, 10, s, [family])[: len(runs)]):.3f}" for s in ("r2", "auc")
-                    )
-                    for name in (RECOMMENDED, "random_s")
-                ),
-                _supervised(found, "random", 50, [family]),
-                _supervised(found, "random_s", 50, [family]),
-            ]
-        )
-    return table(headings, rows)
+    for name in FRESH:
+        runs = found.runs("fresh", name)
+
+        def of(score: str, runs: Sequence[dict[str, dict[str, dict[str, float]]]] = runs) -> list[float]:
+            return [float(np.mean([run[family]["10"][score] for family in known(score)])) for run in runs]
+
+        base = [
+            float(np.mean([run[family]["10"]["r2"] for family in known("r2")])) for run in found.runs("fresh", SHOWN)
+        ]
+        against = "" if name == SHOWN else signed(paired(of("r2"), base))
+        rows.append([label(name), " / ".join(mean(of(score)) for score in SCORES), against])
+    return table([f"n = {PLAN.fresh_size}, 10 labels", "R2 / AUC / between", "R2 minus that of no network"], rows)
 
 
 def files(found: Found) -> str:
     """AUC on real LPs, the mean over files, each probed by what is known of the others."""
-    headings = ["frozen trunk", "AUC of active rows", "AUC of variables between bounds"]
-    headings += ["AUC of active rows, minus that of random, sees states"]
     of_arm = {
         name: {
             score: [float(np.nanmean([one[score] for one in run.values()])) for run in found.runs("files", name)]
@@ -218,78 +257,52 @@ def files(found: Found) -> str:
     rows = [
         [
             label(name),
-            *(plus_minus(interval(of_arm[name][score])) for score in ("auc", "between")),
-            "" if name == "random_s" else signed(paired(of_arm[name]["auc"], of_arm["random_s"]["auc"])),
+            *(mean(of_arm[name][score]) for score in ("auc", "between")),
+            "" if name == "solver_random_s" else signed(paired(of_arm[name]["auc"], of_arm["solver_random_s"]["auc"])),
+            str(len(of_arm[name]["auc"])),
         ]
         for name in FILES
     ]
+    headings = ["frozen trunk", "AUC of active rows", "AUC of variables between bounds",
+                f"AUC of active rows minus that of {label('solver_random_s')}", "seeds"]  # fmt: skip
     return table(headings, rows)
 
 
-# What collapses
+# What collapses, and which score shows it
 
 
 def collapse(found: Found) -> str:
     """What the loss says of each arm, and what became of the features."""
-    headings = [
-        "arm", "seeds", "steps", "seconds", "its loss, first 20 steps", "last 50", "rank, constraint", "rank, variable",
-        "spread, constraint", "spread, variable", "R2, 10 labels", "AUC",
-    ]  # fmt: skip
+    headings = ["arm", "steps", "seconds", "its loss, first 20 steps", "last 50", "rank", "rank above random's, of all",
+                "R2", "AUC"]  # fmt: skip
     rows: list[list[str]] = []
-    for name in ARMS:
-        trained, probed = found.runs("pretraining", name), found.runs("probe", name)
-        losses = (
-            [
-                f"{np.mean([run['steps'] for run in trained]):.0f}",
-                f"{np.mean([run['seconds'] for run in trained]):.0f}",
-                *(f"{np.mean([run[key] for run in trained]):.2g}" for key in ("first_loss", "last_loss")),
-            ]
-            if trained
-            else ["0", "0", "", ""]
-        )
-        shapes = [
-            f"{np.mean(found.geometry(name, 20, f'{measure}/{stream}')):.{digits}f}"
-            for measure, digits in (("rank", 1), ("spread", 3))
-            for stream in ("constraint", "variable")
-        ]
-        scores = [f"{np.mean(found.probe(name, 20, 10, score)):.3f}" for score in ("r2", "auc")]
-        rows.append([label(name), str(len(probed)), *losses, *shapes, *scores])
+    for name, arm in ARMS.items():
+        trained = found.runs("pretraining", name)
+        losses = [mean([run[key] for run in trained], 0) for key in ("steps", "seconds")]
+        losses += [f"{np.mean([run[key] for run in trained]):.2g}" if trained else ""
+                   for key in ("first_loss", "last_loss")]  # fmt: skip
+        control = f"{'solver_' if arm.rounds else ''}random{'_s' if arm.sees_states else ''}"
+        above = [found.lowest_rank_gain(name, control, n) for n in PLAN.sizes] if trained else []
+        shown = f"{sum(each[0] for each in above)} of {sum(each[1] for each in above)}" if trained else ""
+        scores = [mean(found.probe(name, 20, 10, score)) for score in ("r2", "auc")]
+        rows.append([label(name), *losses, _ranks(found, name), shown, *scores])
     return table(headings, rows)
 
 
-def ranks(found: Found) -> str:
-    """Goal 1: is every stream's rank above the random encoder's, in every family and with every seed?"""
-    headings = ["effective rank of features", *(f"n = {n}: above, of all; least gain" for n in PLAN.sizes)]
+def checkpoints(found: Found) -> str:
+    """How far label-free scores rank trunks as their probes do."""
+    headings = ["label-free score", "Spearman with R2 of x", "Spearman with AUC of active rows", "trunks"]
+    pairs = {score: found.checkpoints(score) for score in ("r2", "auc")}
     rows: list[list[str]] = []
-    for name, control in ((RECOMMENDED, "random_s"), (RECOMMENDED, "random"), ("later_lp", "random"),
-                          ("later_plain", "random_s"), ("kkt_s", "random_s"), ("ema", "random")):  # fmt: skip
+    for name, said in (
+        ("effective_rank", "effective rank"), ("alpha_fit", "alpha-ReQ: minus the distance of alpha from 1"),
+        ("lidar", "LiDAR, views with 30% of the nodes hidden"), ("prediction_loss", "minus the loss at the end"),
+    ):  # fmt: skip
         cells: list[str] = []
-        for n in PLAN.sizes:
-            above, of, least = found.lowest_rank_gain(name, control, n)
-            cells.append(f"{above} of {of}; {least:+.1f}")
-        rows.append([f"{label(name)} against {label(control)}", *cells])
-    return table(headings, rows)
-
-
-def ablations(found: Found) -> str:
-    """The recommended recipe with one thing changed, at n = 20, on the seeds that both have."""
-    headings = [
-        "n = 20, 10 labels",
-        "R2",
-        "AUC",
-        "difference of R2",
-        "difference of AUC",
-        "rank, constraint / variable",
-    ]
-    rows: list[list[str]] = []
-    for name in (RECOMMENDED, *ABLATIONS):
-        against = [
-            "" if name == RECOMMENDED else signed(found.difference(name, RECOMMENDED, 20, 10, score))
-            for score in ("r2", "auc")
-        ]
-        shape = [f"{np.mean(found.geometry(name, 20, f'rank/{s}')):.1f}" for s in ("constraint", "variable")]
-        scores = [plus_minus(found.mean(name, 20, 10, score)) for score in ("r2", "auc")]
-        rows.append([label(name), *scores, *against, " / ".join(shape)])
+        for score in ("r2", "auc"):
+            found_one = rank_correlation([free[name] for free, _ in pairs[score]], [value for _, value in pairs[score]])
+            cells.append(f"{found_one.spearman:+.2f} ({found_one.low:+.2f} to {found_one.high:+.2f})")
+        rows.append([said, *cells, str(len(pairs["r2"]))])
     return table(headings, rows)
 
 
@@ -297,132 +310,57 @@ def ablations(found: Found) -> str:
 
 
 def finetuning(found: Found) -> str:
-    """Steps to scratch's own end, and what each ends at, by size and family."""
-    names = ("random_s", "ema", "simsiam", RECOMMENDED, "kkt_s", "then")
-    headings = ["n", "family", *(f"steps: {label(name)}" for name in names)]
+    """Steps to the end of the better trunk from scratch, by size and family."""
+    names = [name for name in FINETUNED if name not in ("random", "solver_random")]
     rows: list[list[str]] = []
-    for n in PLAN.sizes:
+    for n in PLAN.sizes[:2]:
         for family in FAMILIES:
-            cells = [_steps(found.steps_to_scratch(name, n, family, EVERY)) for name in names]
+            curves = {name: [run[family]["residual"] for run in found.runs("finetuning", f"{name}-n{n}")]
+                      for name in FINETUNED}  # fmt: skip
+            ends = [min(a[-1], b[-1]) for a, b in zip(curves["random"], curves["solver_random"], strict=False)]
+            cells = [_steps([first_step(curve, end, PLAN.measured_every)
+                             for curve, end in zip(curves[name], ends, strict=False)]) for name in names]  # fmt: skip
             rows.append([str(n), family_name(family), *cells])
-    return table(headings, rows, text_columns=2)
+    return table(["n", "family", *(f"steps: {label(name)}" for name in names)], rows, text_columns=2)
 
 
 def _steps(values: Sequence[float]) -> str:
-    """The median over seeds and the worst of them; above the last step where scratch's end was not reached."""
-    if not values:
-        return ""
-    most = PLAN.finetuning_steps
-    shown = [f"{value:.0f}" if np.isfinite(value) else f"> {most}" for value in (np.median(values), max(values))]
-    return f"{shown[0]} ({shown[1]})"
+    """Of each seed; above the last step where scratch's end was not reached."""
+    return ", ".join(f"{value:.0f}" if np.isfinite(value) else f"> {PLAN.finetuning_steps}" for value in values)
 
 
 def ends(found: Found) -> str:
-    """Residual and objective gap after all steps, the geometric mean over families, relative to scratch."""
-    headings = ["after 200 steps, over scratch's", *(f"n = {n}: {what}" for n in PLAN.sizes for what in ("KKT", "gap"))]
+    """Residual and objective gap after all steps, the geometric mean over families, over those from scratch."""
+    headings = ["after 200 steps, over the convolutions' from scratch",
+                *(f"n = {n}: {what}" for n in PLAN.sizes[:2] for what in ("KKT", "gap"))]  # fmt: skip
     rows: list[list[str]] = []
-    for name, frozen in (
-        ("random_again", False), ("random_s", False), ("ema", False), ("simsiam", False), (RECOMMENDED, False),
-        (RECOMMENDED, True), ("kkt_s", False), ("then", False),
-    ):  # fmt: skip
-        cells = [_ratio(found, name, n, what, frozen) for n in PLAN.sizes for what in ("residual", "gap")]
-        rows.append([f"{floor(name)}{label(name)}{', frozen' if frozen else ''}", *cells])
-    return table(headings, rows)
-
-
-def log_ratios(of: Sequence[Any], base: Sequence[Any], value: Callable[[Any, str], float]) -> list[float]:
-    """Of each pair of runs, the mean over families of log(value / value of the base)."""
-    return [
-        float(np.mean([np.log(value(a, family) / value(b, family)) for family in FAMILIES]))
-        for a, b in zip(of, base, strict=False)
-    ]
-
-
-def _ratio(found: Found, name: str, n: int, measure: str, frozen: bool) -> str:
-    def at_the_end(run: Any, family: str) -> float:
-        return run[family]["residual"][-1] if measure == "residual" else run[family][measure]
-
-    of = found.runs("finetuning", f"{name}{'-frozen' if frozen else ''}-n{n}")
-    values = log_ratios(of, found.runs("finetuning", f"random-n{n}"), at_the_end)
-    return factor(interval(values)) if values else ""
-
-
-def factor(of: Interval) -> str:
-    """The interval of a logarithm as that of a factor; bold where it leaves out 1.
-
-    >>> factor(Interval(0.0, 0.0953, 3))
-    '1.00 (0.91 to 1.10)'
-    """
-    shown = f"{np.exp(of.mean):.2f} ({np.exp(of.mean - of.half):.2f} to {np.exp(of.mean + of.half):.2f})"
-    return f"**{shown}**" if of.excludes_zero() else shown
-
-
-def instances(found: Found) -> str:
-    """The KKT residual after all steps, over the number of LPs that were trained on."""
-    counts = sorted((*PLAN.fewer_or_more, PLAN.few_lps))
-    rows: list[list[str]] = []
-    for name in FEWER_OR_MORE:
+    for name in FINETUNED:
         cells: list[str] = []
-        for count in counts:
-            stage, piece = (
-                ("finetuning", f"{name}-n20") if count == PLAN.few_lps else ("instances", f"{name}-{count}lps")
-            )
-            ends = [
-                run[family]["residual"][-1] for run in found.runs(stage, piece)[: PLAN.few_seeds] for family in FAMILIES
-            ]
-            cells.append(f"{geometric(ends):.2g}")
-        rows.append(["from scratch" if name == "random" else label(name), *cells])
-    return table(["KKT after 200 steps", *(f"on {count} LPs" for count in counts)], rows)
+        for n in PLAN.sizes[:2]:
+            runs, base = (found.runs("finetuning", f"{each}-n{n}") for each in (name, "random"))
+            for value in (lambda run, family: run[family]["residual"][-1], lambda run, family: run[family]["gap"]):
+                cells.append("1" if name == "random" else factor(interval(log_ratios(runs, base, value))))
+        rows.append([label(name), *cells])
+    return table(headings, rows)
 
 
 def equal_compute(found: Found) -> str:
     """Networks whose heads were pretrained too, on the mixture, for the same time: what they predict, untouched."""
-    headings = [
-        "the same time on the mixture",
-        *(f"n = {n}: KKT / gap" for n in PLAN.sizes),
-        *(f"{what} over that of KKT, sees states, n = 20" for what in ("KKT", "gap")),
-    ]
+    headings = ["the same time on the mixture", *(f"n = {n}: KKT / gap / violation" for n in PLAN.sizes),
+                "KKT over that of the convolutions that see states, n = 20", "seeds"]  # fmt: skip
+    base = found.runs("equal_compute", "kkt_s")
     rows: list[list[str]] = []
     for name in EQUAL_COMPUTE:
-        runs, base = found.runs("equal_compute", name), found.runs("equal_compute", "kkt_s")
+        runs = found.runs("equal_compute", name)
         cells = [
             " / ".join(
                 f"{geometric([run[str(n)][family][measure] for run in runs for family in FAMILIES]):.2g}"
-                for measure in ("residual", "gap")
+                for measure in ("residual", "gap", "primal_max")
             )
             for n in PLAN.sizes
         ]
-        against = [
-            factor(interval(log_ratios(runs, base, lambda run, family, measure=measure: run["20"][family][measure])))
-            for measure in ("residual", "gap")
-        ]
-        rows.append([label(name), *cells, *(["1", "1"] if name == "kkt_s" else against)])
-    return table(headings, rows)
-
-
-def flat_path(found: Found) -> str:
-    """The MLP: steps to scratch's own end, and the end relative to scratch's."""
-    headings = [
-        "MLP, n = 20",
-        *(f"steps: {family_name(family)}" for family in FAMILIES),
-        "KKT at the end over scratch's",
-        "rank",
-    ]
-    scratch = found.runs("flat", "random")
-    rows: list[list[str]] = []
-    for name in FLAT:
-        runs = found.runs("flat", name)
-        cells: list[str] = []
-        for family in FAMILIES:
-            steps: list[float] = []
-            for run, base in zip(runs, scratch, strict=False):
-                curve, end = run["families"][family]["residual"], base["families"][family]["residual"][-1]
-                steps.append(first_step(curve, end, EVERY))
-            cells.append(_steps(steps))
-        logs = log_ratios(runs, scratch, lambda run, family: run["families"][family]["residual"][-1])
-        rank = np.mean([run["families"][family]["rank"] for run in runs for family in FAMILIES])
-        end = "1" if name == "random" else factor(interval(logs))
-        rows.append([f"{floor(name)}{label(name)}", *cells, end, f"{rank:.1f}"])
+        ratio = interval(log_ratios(runs, base, lambda run, family: run["20"][family]["residual"]))
+        rows.append([label(name), *cells, "1" if name == "kkt_s" else factor(ratio), str(len(runs))])
     return table(headings, rows)
 
 
@@ -433,29 +371,27 @@ def simplex(found: Found) -> str:
     """HiGHS' simplex iterations, cold and from the predicted basis."""
     headings = [f"simplex iterations, n = {max(PLAN.sizes)}", *map(family_name, FAMILIES)]
     runs = {name: found.runs("solving", name) for name in WARM_STARTS}
-    some = runs[RECOMMENDED][0]
+    some = runs["states"][0]
 
     def cold(family: str, how: str) -> float:
         return float(np.mean([one[how] for one in some[family]["simplex"]]))
 
+    ways = ("presolved", "cold, dual", "cold, primal")
     rows = [
-        [f"cold: {how.removeprefix('cold, ')}", *(f"{cold(family, how):.0f}" for family in FAMILIES)]
-        for how in ("presolved", "cold, dual", "cold, primal")
+        [f"cold: {how.removeprefix('cold, ')}", *(f"{cold(family, how):.0f}" for family in FAMILIES)] for how in ways
     ]
     for how in ("dual", "primal"):
         for name in WARM_STARTS:
             cells: list[str] = []
             for family in FAMILIES:
                 warm = np.mean([one[f"warm, {how}"] for run in runs[name] for one in run[family]["simplex"]])
-                best = min(cold(family, each) for each in ("presolved", "cold, dual", "cold, primal"))
-                cells.append(f"{warm:.0f} ({warm / best - 1:+.0%})")
+                cells.append(f"{warm:.0f} ({warm / min(cold(family, each) for each in ways) - 1:+.0%})")
             rows.append([f"warm, {how}: {label(name)}", *cells])
     return table(headings, rows)
 
 
 def first_order(found: Found) -> str:
     """PDHG steps to a tolerance, from zero, from the state that was shown, and from the prediction."""
-    headings = [f"PDHG steps, n = {max(PLAN.sizes)}", *map(family_name, FAMILIES)]
     runs = {name: found.runs("solving", name) for name in WARM_STARTS}
 
     def middle(name: str, family: str, start: str) -> str:
@@ -464,20 +400,20 @@ def first_order(found: Found) -> str:
         return f"{median:.0f}" if np.isfinite(median) else f"> {PLAN.solver_steps}"
 
     rows = [
-        [said, *(middle(RECOMMENDED, family, start) for family in FAMILIES)]
+        [said, *(middle("states", family, start) for family in FAMILIES)]
         for start, said in (("zero", "from zero"), ("shown", "further, from the state of step 100"))
     ]
     rows += [
         [f"further, from the prediction: {label(name)}", *(middle(name, family, "predicted") for family in FAMILIES)]
         for name in WARM_STARTS
     ]
-    return table(headings, rows)
+    return table([f"PDHG steps, n = {max(PLAN.sizes)}", *map(family_name, FAMILIES)], rows)
 
 
 TABLES: dict[str, Callable[[Found], str]] = {
     function.__name__: function
     for function in (
-        headline, by_family, differences, labels, unseen, files, collapse, ranks, ablations, finetuning, ends,
-        instances, equal_compute, flat_path, simplex, first_order,
+        front, headline, with_states, every_arm, by_family, differences, labels, labels_saved, rounds, fresh,
+        files, collapse, checkpoints, finetuning, ends, equal_compute, simplex, first_order,
     )
 }  # fmt: skip

@@ -13,13 +13,9 @@ import torch
 from data.lp import canonical
 from data.scaling import ruiz
 from data.solve import solve
-from graph_trunks import GNNTrunk
-from hypothesis import given
-from hypothesis import strategies as st
 
 from examples.study import __main__ as study
-from examples.study import arms, experiments, flat, found, intervals, lps, pieces, plan, probe, report, solving
-from jepa_ssl.integrations.export import load_encoder
+from examples.study import arms, experiments, found, lps, pieces, plan, probe, report, shipped, solving, views
 from jepa_ssl.integrations.pyg import bipartite_graph
 from jepa_ssl.lp import SparseLP
 
@@ -68,46 +64,34 @@ def test_an_lp_of_size_n_has_about_n_variables(family: str, n: int):
 # Measures
 
 
-@given(st.lists(st.tuples(st.integers(0, 5), st.booleans()), min_size=2, max_size=12))
-def test_auc_is_the_share_of_pairs_in_order(items: list[tuple[int, bool]]):
-    scores = torch.tensor([float(score) for score, _ in items])
-    labels = torch.tensor([float(label) for _, label in items])
-    pairs = [(a > b) + 0.5 * (a == b) for a, x in items for b, y in items if x and not y]
-    found = probe.auc(scores, labels)
-    assert found == pytest.approx(sum(pairs) / len(pairs)) if pairs else np.isnan(found)
-
-
-def plain_ridge(z: torch.Tensor, y: torch.Tensor, penalty: float, queries: torch.Tensor, like: Any) -> Any:
-    """Standardised and centred as the features and values in `like` are; the mean is not penalised."""
-    mean, deviation, middle = like[0].mean(0), like[0].std(0) + 1e-6, like[1].double().mean()
-    known, asked = (((each - mean) / deviation).double() for each in (z, queries))
-    gram = known.T @ known + penalty * len(z) * torch.eye(z.size(1))
-    return asked @ torch.linalg.inv(gram) @ known.T @ (y.double() - middle) + middle
-
-
-@pytest.mark.parametrize("noise", [0.0, 1.0, 10.0])
-def test_ridge_is_the_formula_with_the_penalty_that_does_best_on_lps_left_out(noise: float):
-    owner = torch.arange(40) // 4
-    z, queries = torch.randn(40, 3), torch.randn(7, 3)
-    y = z.sum(1) + noise * torch.randn(10)[owner]
-
-    def error(penalty: float) -> float:
-        left_out = [owner % probe.FOLDS == k for k in range(probe.FOLDS)]
-        return sum(
-            (plain_ridge(z[~out], y[~out], penalty, z[out], (z, y)) - y[out]).square().sum().item() for out in left_out
-        )
-
-    best = min(probe.PENALTIES, key=error)
-    expected = plain_ridge(z, y, best, queries, (z, y))
-    torch.testing.assert_close(probe.ridge(z, y, owner, queries), expected.float(), rtol=1e-4, atol=1e-5)
-
-
 def test_intervals_are_those_of_student():
-    found = intervals.paired([1.0, 2.0, 4.0], [0.5, 1.0, 2.5])
+    of = found.paired([1.0, 2.0, 4.0], [0.5, 1.0, 2.5])
     differences = np.array([0.5, 1.0, 1.5])
-    assert found.mean == pytest.approx(differences.mean())
-    assert found.half == pytest.approx(4.302653 * differences.std(ddof=1) / 3**0.5, rel=1e-5)
-    assert np.isnan(intervals.interval([1.0]).half)
+    assert of.mean == pytest.approx(differences.mean())
+    assert of.high - of.mean == pytest.approx(4.302653 * differences.std(ddof=1) / 3**0.5, rel=1e-5)
+    assert np.isnan(found.interval([1.0]).high)
+
+
+# Views
+
+
+def test_a_graph_of_an_lp_has_the_features_of_the_data_set_and_an_equivalent_one_its_solution():
+    some = lps.lps(plan.FAMILIES, 20, 5, "validation")
+    (batch,) = lps.graphs(some, 5, False)
+    graph = bipartite_graph(batch.batch_graph)
+    again = views.graph_of(SparseLP.inequalities_of(graph))
+    torch.testing.assert_close(again.constraint_features, graph.constraint_features)
+    torch.testing.assert_close(again.variable_features, graph.variable_features)
+    made = views.EquivalentGraphs()(graph, generator=torch.Generator().manual_seed(0))
+    assert made.target is graph
+    assert made.items.keys() == {"constraint"}  # two rows are added, and no column
+    assert len(made.context.constraint_features) == len(graph.constraint_features) + 2 * len(some)
+    equivalent = SparseLP.inequalities_of(made.context)
+    x = torch.tensor(np.concatenate([solve(lp).x for lp in some]), dtype=torch.float32)
+    slack = equivalent.b - torch.zeros_like(equivalent.b).index_add(
+        0, equivalent.edge_index[0], equivalent.coefficient * x[equivalent.edge_index[1]]
+    )
+    assert slack.min() > -1e-3
 
 
 # Warm starts
@@ -169,9 +153,9 @@ def test_from_the_optimum_a_first_order_method_is_done_at_once():
 
 def test_every_training_has_a_cost_and_every_named_arm_exists():
     assert {arm.training for arm in plan.ARMS.values()} - {"none"} == plan.COSTS.keys()
-    named = {*plan.ABLATIONS, *plan.EQUAL_COMPUTE, *plan.FLAT, *plan.FILES, *plan.WARM_STARTS}
-    named -= {"states"}  # no arm, but what there is without a network
-    named |= {name for some in plan.FINETUNED.values() for name, _ in some} | {plan.RECOMMENDED}
+    named = {*plan.EQUAL_COMPUTE, *plan.FILES, *plan.WARM_STARTS, *plan.FRESH, *plan.FINETUNED, *plan.SUPERVISED}
+    named |= {*plan.MORE_ROUNDS, plan.SHIPPED}
+    named -= {"states", "shown_states"}  # no arms, but what there is without a network
     assert named <= plan.ARMS.keys()
 
 
@@ -184,13 +168,13 @@ def test_the_pieces_of_a_stage_have_names_of_their_own(stage: str):
 
 
 def test_seed_and_offset_decide_a_network():
-    random, again, states = (plan.ARMS[name] for name in ("random", "random_again", "random_s"))
+    random, again, states = (plan.ARMS[name] for name in ("random", "solver_lp_again", "random_s"))
 
     def first(policy: Any) -> float:
         return next(policy.parameters()).sum().item()
 
     assert first(arms.build(random, 0)) == first(arms.build(random, 0)) != first(arms.build(random, 1))
-    assert first(arms.build(again, 0)) == first(arms.build(random, plan.FLOOR))
+    assert first(arms.build(again, 0)) == first(arms.build(plan.ARMS["solver_lp"], plan.FLOOR))
     assert arms.build(states, 0).trunk.features == (3 + 6, 5 + 6)
 
 
@@ -213,14 +197,16 @@ def test_a_piece_is_computed_once_and_its_file_is_small(tmp_path: Path, monkeypa
 
 
 SMALLEST = plan.Plan(
-    seeds=1, few_seeds=1, budget=4, pretraining_lps={20: 6}, labels={20: (3, 5)}, test_lps={20: 4}, few_lps=4,
-    finetuning_steps=2, measured_every=1, supervised_steps=2, solved_lps=1, solver_steps=100, flat_lps=6, flat_steps=2,
+    seeds=1, budget=8, pretraining_lps={20: 6}, labels={20: (3, 5), 30: (3, 5)}, test_lps={20: 4, 30: 4},
+    validation_lps=4, few_lps=4, finetuning_steps=2, measured_every=1, supervised_steps=2, solved_lps=1,
+    solver_steps=100,
 )  # fmt: skip
+KINDS = {(arm.training, arm.sees_states, arm.rounds, arm.target, arm.larger): name for name, arm in plan.ARMS.items()}
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [name for name in plan.ARMS if not name.endswith("again")])
-def test_an_arm_is_pretrained_probed_and_finetuned(name: str, tmp_path: Path):
+@pytest.mark.parametrize("name", KINDS.values())
+def test_an_arm_is_pretrained_probed_and_scored(name: str, tmp_path: Path):
     arm = plan.ARMS[name]
     if arm.training != "none":
         record = arms.pretrain(SMALLEST, tmp_path, name, 0)
@@ -229,25 +215,26 @@ def test_an_arm_is_pretrained_probed_and_finetuned(name: str, tmp_path: Path):
         assert any(not torch.equal(a, b) for a, b in zip(fresh.parameters(), kept.parameters(), strict=True))
         heads = [torch.cat([weights.flatten() for weights in policy.head_x.parameters()]) for policy in (fresh, kept)]
         trained_heads = not torch.equal(*heads)
-        assert trained_heads == (arm.training in ("kkt", "joint", "then"))
+        assert trained_heads == (arm.training in ("kkt", "then"))
     scores = experiments.probed(SMALLEST, tmp_path, name, 0)["20"]
     assert scores.keys() == set(plan.FAMILIES)
     assert scores["auction"]["3"]["auc"] <= 1
-    curves = experiments.finetuned(SMALLEST, tmp_path, name, 0, 20, frozen=False, few_lps=4)
-    assert all(len(curve["residual"]) == 3 for curve in curves.values())
+    assert experiments.scored(SMALLEST, tmp_path, name, 0)["variable"]["lidar"] > 0
 
 
 @pytest.mark.slow
 def test_the_other_experiments_run(tmp_path: Path):
-    assert experiments.supervised(SMALLEST, tmp_path, "random", 0, 5).keys() == set(plan.FAMILIES)
-    unseen = experiments.probed_unseen(SMALLEST, tmp_path, "later", 0, "auction")
-    assert "3" in unseen
-    assert (tmp_path / "weights" / "later-without-auction-seed0.safetensors").exists()
-    assert experiments.ceilings(SMALLEST, tmp_path)["20"]["auction"]["r2"] <= 1
+    found_of = experiments.supervised(SMALLEST, tmp_path, "solver_random", 0, 5)
+    assert found_of.keys() == set(plan.FAMILIES)
+    assert found_of["auction"]["hit_cap"]
+    curves = experiments.finetuned(SMALLEST, tmp_path, "random_s", 0, 20)
+    assert all(len(curve["residual"]) == 3 for curve in curves.values())
     for which in ("shown", "predicted"):
         assert experiments.probed_states(SMALLEST, tmp_path, which, 0).keys() == {"20"}
-    for name in ("random", "ema"):
-        assert flat.compared(SMALLEST, tmp_path, name, 0)["families"].keys() == set(plan.FAMILIES)
+    for name in ("shown_states", "random_s"):
+        assert experiments.probed_on_fresh(SMALLEST, tmp_path, name, 0).keys() == set(plan.FAMILIES)
+    more, fewer = (experiments.probed(SMALLEST, tmp_path, "solver_random", 0, rounds) for rounds in (12, None))
+    assert more != fewer
 
 
 def test_seeds_have_labelled_lps_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -272,15 +259,16 @@ def test_seeds_have_labelled_lps_of_their_own(tmp_path: Path, monkeypatch: pytes
 
 
 def test_the_shipped_trunk_is_read_and_knows_something():
-    trunk = GNNTrunk(plan.DIM, 2 * len(plan.SEEN))
-    metadata = load_encoder(trunk, study.TRUNK, freeze=True)
-    assert (metadata["arm"], metadata["seed"], metadata["sees"]) == (plan.RECOMMENDED, 0, list(plan.SEEN))
-    policies = [arms.build(plan.ARMS["random_s"], 0) for _ in range(2)]
-    policies[1].trunk.load_state_dict(trunk.state_dict())
+    encode = shipped.load()
+    metadata = shipped.read_metadata(shipped.TRUNK)
+    assert (metadata["arm"], metadata["seed"], metadata["sees"]) == (plan.SHIPPED, 0, list(plan.SEEN))
+    assert shipped.TRUNK.stat().st_size < 2 * 2**20
+    assert not any(parameter.requires_grad for parameter in encode.parameters())
+    untrained = shipped.ShippedEncoder(arms.build(plan.ARMS["solver_random_s"], 0).trunk, plan.SEEN)
     aucs: list[float] = []
-    for policy in policies:
+    for read in (untrained, encode):
         known, test = (
-            probe.features(policy, lps.graphs(lps.lps(("random",), 20, 10, role), 10, True))
+            read(bipartite_graph(lps.graphs(lps.lps(("random",), 20, 10, role), 10, False)[0].batch_graph))
             for role in ("labelled", "validation")
         )
         labels, truth = (
@@ -293,7 +281,7 @@ def test_the_shipped_trunk_is_read_and_knows_something():
 
 def test_the_pages_say_what_the_results_say():
     results = found.Found(study.RESULTS)
-    for page in (ROOT / "docs" / "study.md", ROOT / "docs" / "study" / "arms.md"):
+    for page in (ROOT / "README.md", ROOT / "docs" / "study.md", ROOT / "docs" / "study" / "arms.md"):
         text = page.read_text()
         assert report.MARK.search(text)
         assert report.filled(text, results) == text
