@@ -21,6 +21,7 @@ IN_THE_MENU = ("CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md")
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
+    files.append(File.generated(config, "index.md", abs_src_path=str(ROOT / "README.md")))  # one source for both
     for name in IN_THE_MENU:
         files.append(_page_of(ROOT / name, config))
     for page in files.documentation_pages():

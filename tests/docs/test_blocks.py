@@ -18,7 +18,7 @@ DOCUMENTS = [
     for path in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
     if path.name not in ELSEWHERE and BLOCK.search(path.read_text())
 ]
-QUICK = {"README.md", "adopt.md", "alarm.md", "index.md", "recipes.md", "views.md"}
+QUICK = {"README.md", "adopt.md", "alarm.md", "recipes.md", "views.md"}
 
 
 @pytest.fixture
