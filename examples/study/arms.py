@@ -103,9 +103,11 @@ def _train(
     order = generator.integers(len(data), size=steps)
     rounds = generator.integers(arm.rounds // 2, arm.rounds * 3 // 2, size=steps, endpoint=True)
 
+    trunk: Any = policy.trunk
+
     def loss(step: int) -> Tensor:
         if arm.random_rounds:
-            policy.trunk.rounds = int(rounds[step])
+            trunk.rounds = int(rounds[step])
         return loss_of(order[step])
 
     return list(

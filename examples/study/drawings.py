@@ -64,7 +64,7 @@ def residuals(found: Found) -> Figure:
     """The KKT residual while a few LPs of one family are trained on, the geometric mean over families."""
     sizes = PLAN.sizes[:2]
     figure, [axes] = figures.panels(1, len(sizes), 5.2, 4.2)
-    steps = np.arange(0, PLAN.finetuning_steps + 1, PLAN.measured_every)
+    steps = list(range(0, PLAN.finetuning_steps + 1, PLAN.measured_every))
     for one, n in zip(axes, sizes, strict=True):
         for i, name in enumerate(TRAINED):
             runs = found.runs("finetuning", f"{name}-n{n}")

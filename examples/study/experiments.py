@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 import jepa_ssl
 from jepa_ssl import BipartiteGraph
-from jepa_ssl.evaluation import auc, checkpoint_scores, r2, train_until_it_stops
+from jepa_ssl.evaluation import StillImproving, auc, checkpoint_scores, r2, train_until_it_stops
 from jepa_ssl.integrations.pyg import bipartite_graph
 from jepa_ssl.lp import SolverState, SparseLP, StateFeatures
 
@@ -39,7 +39,8 @@ def probed(plan: Plan, folder: Path, name: str, seed: int, rounds: int | None = 
     """
     policy, sees = arms.load(folder, name, seed), ARMS[name].sees_states
     if rounds is not None:
-        policy.trunk.rounds = rounds
+        trunk: Any = policy.trunk
+        trunk.rounds = rounds
     return {
         str(n): {family: _probed_on(plan, policy, sees, family, n, seed) for family in FAMILIES} for n in plan.sizes
     }
@@ -157,7 +158,7 @@ def _supervised_on(plan: Plan, folder: Path, name: str, seed: int, labelled: int
         return _supervised_loss(policy, heads, *held_out).item()
 
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", jepa_ssl.evaluation.StillImproving)  # noted in what is returned
+        warnings.simplefilter("ignore", StillImproving)  # noted in what is returned
         stopped = train_until_it_stops(
             model, step, validate, every=25, patience=plan.patience, cap=plan.supervised_steps
         )
