@@ -23,7 +23,7 @@ DOCS = ROOT / "docs"
 PAGES = [ROOT / "README.md", *sorted(DOCS.rglob("*.md"))]
 # Files deeper than these are private, or their folder exports what is public of them.
 ROOM = re.compile(r"jepa_ssl(\.integrations|\.contrib)?(\.\w+)?")
-PRIVATE = {"jepa_ssl.checks", "jepa_ssl.contrib", "jepa_ssl.integrations"}
+PRIVATE = {"jepa_ssl.checks", "jepa_ssl.contrib", "jepa_ssl.integrations", "jepa_ssl.sameness"}
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +75,8 @@ def menu(entries: Any) -> Iterator[str]:
 def test_every_document_is_in_the_menu_and_on_the_site(site):
     pages = list(menu(yaml.safe_load((ROOT / "mkdocs.yml").read_text())["nav"]))
     documents = [page.relative_to(DOCS).as_posix() for page in PAGES[1:]]
-    assert sorted(pages) == sorted([*documents, "CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md"])
+    assert sorted(pages) == sorted([*documents, "index.md", "CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md"])
+    assert "<h1" in (site / "index.html").read_text()  # the README
     assert all((site / page).with_suffix(".html").is_file() for page in pages)
 
 
