@@ -85,7 +85,7 @@ def verdict(reports: Sequence[Mapping[str, Any]]) -> str:
     kkt = {report["label"]: report["groups"][-1]["mean"]["kkt"] for report in reports}
     low, high = sorted(kkt[label] for label in FLOOR)
     lines = [
-        f"Noise floor: {' and '.join(FLOOR)} differ in nothing but --seed; their KKT residuals are {low:.1e} and "
+        f"Noise floor: {' and '.join(FLOOR)} differ only in --seed; their KKT residuals are {low:.1e} and "
         f"{high:.1e}, a factor of {high / low:.2f}."
     ]
     for report in reports:
@@ -96,10 +96,10 @@ def verdict(reports: Sequence[Mapping[str, Any]]) -> str:
             ranks = [f"{found['effective_rank']:.1f}" for found in report["embeddings"][kind].values()]
             lines[-1] += f" Effective rank at its {kind}: {' and '.join(ranks)}, of at most 64."
     lines.append(
-        "jepa-ema is the plain recipe, with nothing against collapse: low rank or small spread is its doing.\n"
-        "jepa-states sees a solver's state after 10, 30 and 100 steps, and in its first quarter of epochs learns to\n"
-        "predict the one after 300; then it trains KKT alone. kkt-states sees the same states, and trains KKT alone.\n"
-        "All arms have equally many epochs. One seed an arm: a look at the method; docs/study.md has the evidence."
+        "jepa-ema is the plain recipe without a regulariser, so its embeddings may lose rank or spread.\n"
+        "jepa-states and kkt-states see a solver's state after 10, 30 and 100 steps. In its first quarter of epochs\n"
+        "jepa-states learns to predict the state after 300 steps. Then it trains KKT alone, as kkt-states does.\n"
+        "All arms have equally many epochs. With one seed per arm this is an illustration; see docs/study.md."
     )
     return "\n".join(lines)
 
