@@ -113,7 +113,7 @@ def front(found: Found) -> str:
     """The rows of the front page."""
     said = {
         "solver_random": "random initialisation",
-        "solver_ema": "masked nodes, EMA teacher: the usual JEPA",
+        "solver_ema": "masked nodes, moving-average (EMA) teacher: the usual JEPA",
         "solver_lp": "**predicts a solver state**, 8 rounds, 80 seconds",
         "solver_lp_long": "**predicts a solver state**, 16 rounds, 200 seconds",
         SHOWN: "*no network: the first 100 solver steps themselves*",
