@@ -20,10 +20,10 @@ from .plan import (
     WARM_STARTS,
     Plan,
 )
+from .shipped import TRUNK
 
 ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "docs" / "study" / "results"
-TRUNK = Path(__file__).with_name("trunk.safetensors")
 STAGES = (
     "pretraining",
     "probe",

@@ -25,10 +25,9 @@ from jepa_ssl.integrations.pyg import bipartite_graph
 from jepa_ssl.lp import SparseLP
 
 from . import lps
-from .plan import ARMS, DIM, FAMILIES, SEEN, SHIPPED, Arm, Plan, cost
+from .plan import ARMS, DIM, FAMILIES, SEEN, SHIPPED, STREAMS, Arm, Plan, cost
 from .views import EquivalentGraphs, Inputs
 
-STREAMS = ("constraint", "variable")
 BATCH = {20: 32, 50: 12, 100: 6}  # LPs of a pretraining step; a step of each size takes about the same time
 LEARNING_RATE, WARM_UP, CLIP = 1e-3, 30, 1.0
 FINETUNING_WARM_UP = 10
@@ -102,7 +101,6 @@ def _train(
     generator = np.random.default_rng(seed)
     order = generator.integers(len(data), size=steps)
     rounds = generator.integers(arm.rounds // 2, arm.rounds * 3 // 2, size=steps, endpoint=True)
-
     trunk: Any = policy.trunk
 
     def loss(step: int) -> Tensor:
@@ -110,24 +108,25 @@ def _train(
             trunk.rounds = int(rounds[step])
         return loss_of(order[step])
 
+    def rate(step: int) -> float:
+        return min(1.0, (step + 1) / WARM_UP) * 0.5 * (1 + math.cos(math.pi * step / steps))
+
     return list(
-        optimise([*policy.parameters(), *added], (partial(loss, i) for i in range(steps)), steps, objective, encoder)
+        optimise([*policy.parameters(), *added], (partial(loss, i) for i in range(steps)), rate, objective, encoder)
     )
 
 
 def optimise(
     parameters: Sequence[nn.Parameter],
     losses: Iterator[Callable[[], Tensor]],
-    steps: int,
+    rate: Callable[[int], float],
     objective: Any = None,
     encoder: Any = None,
 ) -> Iterator[float]:
-    """One optimizer for all: Adam, warmed up, its rate falling along a cosine, gradients clipped."""
+    """One optimizer for all: Adam, its learning rate times `rate(step)`, gradients clipped; the loss of each step."""
     learned = [parameter for parameter in parameters if parameter.requires_grad]
     optimizer = torch.optim.Adam(learned, lr=LEARNING_RATE)
-    schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda step: min(1.0, (step + 1) / WARM_UP) * 0.5 * (1 + math.cos(math.pi * step / steps))
-    )
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, rate)
     for loss_of in losses:
         optimizer.zero_grad()
         loss = loss_of()
@@ -140,35 +139,24 @@ def optimise(
         yield loss.item()
 
 
-def stepper(
+def finetuning(
     parameters: Sequence[nn.Parameter], loss_of: Callable[[Any], Tensor], batches: Sequence[Any]
-) -> Callable[[], None]:
-    """One step of training after another on the batches in turn, as long as it is called: Adam, warmed up, clipped."""
-    learned = [parameter for parameter in parameters if parameter.requires_grad]
-    optimizer = torch.optim.Adam(learned, lr=LEARNING_RATE)
-    warm_up = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: min(1.0, (step + 1) / FINETUNING_WARM_UP))
-    turn = cycle(batches)
-
-    def step() -> None:
-        optimizer.zero_grad()
-        loss_of(next(turn)).backward()
-        nn.utils.clip_grad_norm_(learned, CLIP)
-        optimizer.step()
-        warm_up.step()
-
-    return step
+) -> Iterator[float]:
+    """Steps on the batches in turn, as many as are asked for; warmed up, then at one learning rate."""
+    losses = (partial(loss_of, batch) for batch in cycle(batches))
+    return optimise(parameters, losses, lambda step: min(1.0, (step + 1) / FINETUNING_WARM_UP))
 
 
 def finetune(
     plan: Plan, policy: GNNPolicy, few: Sequence[GraphBatch], residual: Callable[[], float]
 ) -> tuple[list[float], float]:
     """The residual at the start and every few of the steps on the KKT loss of `few`; and the seconds these took."""
-    step = stepper(list(policy.parameters()), lambda batch: kkt(policy, batch), few)
+    steps = finetuning(list(policy.parameters()), lambda batch: kkt(policy, batch), few)
     curve, seconds = [residual()], 0.0
     for number in range(1, plan.finetuning_steps + 1):
         policy.train()
         begin = time.process_time()
-        step()
+        next(steps)
         seconds += time.process_time() - begin
         if number % plan.measured_every == 0:
             curve.append(residual())

@@ -3,6 +3,7 @@
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from itertools import cycle
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ from jepa_ssl.lp import SolverState, SparseLP, StateFeatures
 
 from . import arms, lps, probe
 from .lps import Labels
-from .plan import ARMS, FAMILIES, FEW_BATCH, SEEN, Arm, Plan
+from .plan import ARMS, FAMILIES, FEW_BATCH, SEEN, STREAMS, Arm, Plan
 
 EVALUATED = 64  # LPs in a batch at n = 20 when nothing is trained; fewer of larger ones
 SUPERVISED_BATCH = 16
@@ -64,12 +65,20 @@ def _probed_on(
     row, column = (np.cumsum([0, *sizes]) for sizes in ([lp.rows for lp in some], [lp.columns for lp in some]))
     found: dict[str, Any] = {"geometry": probe.geometry(*tested)}
     for count in plan.labels[n]:
-        # Each seed has labelled LPs of its own, as long as there are enough.
-        begin = seed * count % (most - most % count)
+        begin = _first_labelled(seed, count, most)
         labels = Labels(some[begin : begin + count], optima[begin : begin + count])
         known = c[row[begin] : row[begin + count]], v[column[begin] : column[begin + count]]
         found[str(count)] = probe.scores(known, labels, tested, truth)
     return found
+
+
+def _first_labelled(seed: int, count: int, most: int) -> int:
+    """The first of a seed's `count` labelled LPs: each seed has its own ones, as long as `most` are enough.
+
+    >>> [_first_labelled(seed, 2, 5) for seed in range(3)]
+    [0, 2, 0]
+    """
+    return seed * count % (most - most % count)
 
 
 def probed_on_fresh(plan: Plan, folder: Path, name: str, seed: int) -> dict[str, Any]:
@@ -105,7 +114,7 @@ def scored(plan: Plan, folder: Path, name: str, seed: int) -> dict[str, Any]:
             for view in masked:
                 view.append(encoder(masker(graph, generator=generator).context).features)
     found: dict[str, Any] = {}
-    for stream in arms.STREAMS:
+    for stream in STREAMS:
         z, *views = (torch.cat([part[stream] for part in parts]) for parts in (whole, *masked))
         found[stream] = checkpoint_scores(z, views)
     return found
@@ -141,8 +150,8 @@ def supervised(plan: Plan, folder: Path, name: str, seed: int, labelled: int) ->
 def _supervised_on(plan: Plan, folder: Path, name: str, seed: int, labelled: int, family: str) -> dict[str, float]:
     arm, n = ARMS[name], min(plan.sizes)
     policy, most = arms.load(folder, name, seed), max(plan.labels[n])
-    heads = nn.ModuleList(nn.Linear(policy.embedding_size, 1) for _ in arms.STREAMS)
-    begin = seed * labelled % (most - most % labelled)  # each seed has LPs of its own, as long as there are enough
+    heads = nn.ModuleList(nn.Linear(policy.embedding_size, 1) for _ in STREAMS)
+    begin = _first_labelled(seed, labelled, most)
     rows = range(begin, begin + labelled)
     parts = [rows[i : i + SUPERVISED_BATCH] for i in range(0, labelled, SUPERVISED_BATCH)]
     batches = [_labelled(family, n, most, "labelled", part, arm.sees_states) for part in parts]
@@ -151,7 +160,7 @@ def _supervised_on(plan: Plan, folder: Path, name: str, seed: int, labelled: int
         for count, role in ((plan.validation_lps, "validation"), (plan.test_lps[n], "test"))
     )
     model = nn.ModuleList([policy.trunk, heads])
-    step = arms.stepper(list(model.parameters()), lambda part: _supervised_loss(policy, heads, *part), batches)
+    steps = arms.finetuning(list(model.parameters()), lambda part: _supervised_loss(policy, heads, *part), batches)
 
     @torch.no_grad()
     def validate() -> float:
@@ -160,7 +169,7 @@ def _supervised_on(plan: Plan, folder: Path, name: str, seed: int, labelled: int
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", StillImproving)  # noted in what is returned
         stopped = train_until_it_stops(
-            model, step, validate, every=25, patience=plan.patience, cap=plan.supervised_steps
+            model, partial(next, steps), validate, every=25, patience=plan.patience, cap=plan.supervised_steps
         )
     with torch.no_grad():
         active, x = _outputs(policy, heads, test[0])
@@ -265,4 +274,4 @@ def _endless(arm: Arm, kind: str, data: Sequence[GraphBatch]) -> Iterator[float]
     parameters = [*policy.parameters(), *encoder.projector.parameters()]
     parameters += list(objective.parameters()) if objective else []
     losses = (lambda i=i: loss_of(i) for i in cycle(range(len(data))))
-    return arms.optimise(parameters, losses, 10**6, objective, encoder)
+    return arms.optimise(parameters, losses, lambda _: 1.0, objective, encoder)

@@ -12,9 +12,8 @@ from jepa_ssl.evaluation import Curve, Interval
 from jepa_ssl.evaluation import interval as interval_over_seeds
 
 from . import pieces
-from .plan import ARMS, FAMILIES, KNOWABLE, LABEL_FREE
+from .plan import ARMS, FAMILIES, KNOWABLE, LABEL_FREE, STREAMS
 
-STREAMS = ("constraint", "variable")
 SHOWN, PREDICTED = "shown_states", "predicted_states"
 WITHOUT_NETWORK = {
     SHOWN: "no network: the states that are shown",

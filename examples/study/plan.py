@@ -7,6 +7,7 @@ FAMILIES = ("set_cover", "auction", "independent_set", "facility", "random")
 KNOWABLE = FAMILIES[:4]  # where x can be predicted: random LPs have many optima, and none knows which one is the label
 SEEN = (10, 30, 100)  # solver steps after which a network that sees states is shown one
 DIM = 64
+STREAMS = ("constraint", "variable")
 FLOOR = 100  # what is added to the seed of the same config run a second time
 
 Training = Literal["none", "ema", "simsiam", "later", "reconstruct", "symmetries", "kkt", "then"]

@@ -3,7 +3,7 @@
 from dataclasses import replace
 from typing import Any
 
-import torch
+from data.batches import node_features
 from torch import Tensor
 
 from jepa_ssl import BipartiteGraph
@@ -29,23 +29,9 @@ class EquivalentGraphs:
 
 def graph_of(lp: SparseLP) -> BipartiteGraph:
     """LPs `Ax <= b` as graphs with the features of `data.batches.BipartiteData`."""
-    rows, columns = lp.edge_index
-
-    def reduced(index: Tensor, like: Tensor, how: str, value: Tensor = lp.coefficient) -> Tensor:
-        return torch.zeros_like(like).scatter_reduce(0, index, value, how, include_self=False)
-
-    one = torch.ones_like(lp.coefficient)
-    of_rows = [lp.b, reduced(rows, lp.b, "mean"), reduced(rows, lp.b, "sum", one).log1p()]
-    of_columns = [lp.c, *(reduced(columns, lp.c, how) for how in ("mean", "amin", "amax"))]
-    of_columns += [reduced(columns, lp.c, "sum", one).log1p()]
-    return BipartiteGraph(
-        torch.stack(of_rows, dim=1),
-        lp.edge_index,
-        lp.coefficient.unsqueeze(1),
-        torch.stack(of_columns, dim=1),
-        lp.constraint_offsets,
-        lp.variable_offsets,
-    )
+    of_rows, of_columns = node_features(lp.edge_index, lp.coefficient, lp.b, lp.c)
+    coefficient = lp.coefficient.unsqueeze(1)
+    return BipartiteGraph(of_rows, lp.edge_index, coefficient, of_columns, lp.constraint_offsets, lp.variable_offsets)
 
 
 class Inputs:

@@ -84,22 +84,29 @@ def prepare(lp: LP) -> Sample:
     m, n = lp.rows, lp.columns
     columns, coefficient = _checked_entries(lp)
     rows = torch.arange(m).repeat_interleave(torch.tensor(np.diff(lp.A.indptr)))
-    b, c, one = torch.tensor(lp.b), torch.tensor(lp.c), torch.ones_like(coefficient)
-
-    def reduced(index: Tensor, size: int, how: str, value: Tensor = coefficient) -> Tensor:
-        return value.new_zeros(size).scatter_reduce(0, index, value, how, include_self=False)
-
-    of_rows = [b, reduced(rows, m, "mean"), reduced(rows, m, "sum", one).log1p()]
-    of_columns = [c, *(reduced(columns, n, how) for how in ("mean", "amin", "amax"))]
-    of_columns += [reduced(columns, n, "sum", one).log1p()]
+    edges, b, c = torch.stack([rows, columns]), torch.tensor(lp.b), torch.tensor(lp.c)
+    of_rows, of_columns = node_features(edges, coefficient, b, c)
     graph = BipartiteData(
-        constraint_features=torch.stack(of_rows, dim=1).float(),
-        variable_features=torch.stack(of_columns, dim=1).float(),
-        edge_index=torch.stack([rows, columns]),
+        constraint_features=of_rows.float(),
+        variable_features=of_columns.float(),
+        edge_index=edges,
         edge_attr=coefficient.float().unsqueeze(1),
         num_nodes=m + n,
     )
     return Sample(lp.name, graph, b.float(), c.float())
+
+
+def node_features(edge_index: Tensor, coefficient: Tensor, b: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
+    """The features of `BipartiteData`, constraints `[m, 3]` and variables `[n, 5]`, from edges `[2, E]` and `[E]`."""
+    (rows, columns), one = edge_index, torch.ones_like(coefficient)
+
+    def reduced(index: Tensor, like: Tensor, how: str, value: Tensor = coefficient) -> Tensor:
+        return value.new_zeros(len(like)).scatter_reduce(0, index, value, how, include_self=False)
+
+    of_rows = [b, reduced(rows, b, "mean"), reduced(rows, b, "sum", one).log1p()]
+    of_columns = [c, *(reduced(columns, c, how) for how in ("mean", "amin", "amax"))]
+    of_columns += [reduced(columns, c, "sum", one).log1p()]
+    return torch.stack(of_rows, dim=1), torch.stack(of_columns, dim=1)
 
 
 def _checked_entries(lp: LP) -> tuple[Tensor, Tensor]:
