@@ -18,6 +18,15 @@ def hidden_counts(sizes: Tensor, ratio: float) -> Tensor:
     return counts.clamp(min=1).minimum(sizes - 1).clamp(min=0)
 
 
+def hidden_count(size: int, ratio: float) -> int:
+    """`hidden_counts` of one number, without a tensor, which a small draw would notice.
+
+    >>> [hidden_count(size, 0.5) for size in range(6)]
+    [0, 0, 1, 1, 2, 2]
+    """
+    return min(max(int(ratio * size), 1), max(size - 1, 0))
+
+
 def draw_in_rows(
     shape: torch.Size, valid: Tensor | None, ratio: float, generator: Randomness, device: torch.device
 ) -> Tensor:
@@ -36,7 +45,7 @@ def rows_by_topk(
 ) -> Tensor:
     """`draw_in_rows` by the smallest of random keys. Its steps are fixed, so it never waits for a GPU."""
     entries = shape[1]
-    most = min(max(int(ratio * entries), 1), max(entries - 1, 0))
+    most = hidden_count(entries, ratio)
     keys = _keys_in_rows(shape, valid, generator, device)
     if valid is not None:
         # topk takes the same number from every row. So that a padded row ends with fewer, the surplus is drawn from its

@@ -20,6 +20,7 @@ from jepa_ssl.maskers.draw import (
     draw_in_rows,
     draw_in_segments,
     groups_by_sort,
+    hidden_count,
     hidden_counts,
     other_in_groups,
     other_in_rows,
@@ -62,6 +63,7 @@ def per_segment(marks: Tensor, sizes: list[int]) -> list[int]:
 @example(0.7, [10])
 def test_counts_are_int_of_ratio_times_size(ratio: float, sizes: list[int]):
     assert hidden_counts(torch.tensor(sizes), ratio).tolist() == [oracles.hidden_count(s, ratio) for s in sizes]
+    assert [hidden_count(s, ratio) for s in sizes] == [oracles.hidden_count(s, ratio) for s in sizes]
 
 
 @pytest.mark.parametrize("draw", ROWS)
