@@ -230,18 +230,21 @@ def rounds(found: Found) -> str:
 
 def fresh(found: Found) -> str:
     """LPs of another size and of seeds that nothing was chosen by."""
-    rows: list[list[str]] = []
-    for name in FRESH:
-        runs = found.runs("fresh", name)
-
-        def of(score: str, runs: Sequence[dict[str, dict[str, dict[str, float]]]] = runs) -> list[float]:
-            return [float(np.mean([run[family]["10"][score] for family in known(score)])) for run in runs]
-
-        base = [
-            float(np.mean([run[family]["10"]["r2"] for family in known("r2")])) for run in found.runs("fresh", SHOWN)
+    of = {
+        name: {
+            score: [float(np.mean([run[f]["10"][score] for f in known(score)])) for run in found.runs("fresh", name)]
+            for score in SCORES
+        }
+        for name in FRESH
+    }
+    rows = [
+        [
+            label(name),
+            " / ".join(mean(of[name][score]) for score in SCORES),
+            "" if name == SHOWN else signed(paired(of[name]["r2"], of[SHOWN]["r2"])),
         ]
-        against = "" if name == SHOWN else signed(paired(of("r2"), base))
-        rows.append([label(name), " / ".join(mean(of(score)) for score in SCORES), against])
+        for name in FRESH
+    ]
     return table([f"n = {PLAN.fresh_size}, 10 labels", "R2 / AUC / between", "R2 minus that of no network"], rows)
 
 
