@@ -1,4 +1,4 @@
-"""Maskers hide a part of an instance: the context view lacks it, the target view has it."""
+"""Maskers: hide a part of each instance from the context view and keep it in the target view."""
 
 from jepa_ssl.maskers.blocks import BlockMasker
 from jepa_ssl.maskers.combine import ComposeMaskers, MultiView

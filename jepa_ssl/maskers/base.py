@@ -1,4 +1,4 @@
-"""What every masker has: a fill, an indicator, and "draw, then hide"."""
+"""The base class of all maskers: draw what to hide, then hide it."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
@@ -14,7 +14,7 @@ InstanceT = TypeVar("InstanceT")
 
 
 class Items(NamedTuple):
-    """The items of one stream: the number of each item's instance, how many instances there are, and what is real.
+    """The items of one stream: the instance of each item, the number of instances, and which items are real.
 
     `owner` is int64 in the shape of the stream's marks. `real` is bool of that shape, or None if all items are real.
     """
@@ -25,14 +25,14 @@ class Items(NamedTuple):
 
 
 class Masker(nn.Module, ABC):
-    """Hides a part of each instance. The target view is the whole instance.
+    """Hide a part of each instance. The target view is the whole instance.
 
-    A subclass says which items are hidden (`draw`) and what the views are then (`hide`). The other methods tell
-    `ComposeMaskers` what it has to know of the instances. Most maskers subclass `FlatMasker` or `GraphMasker`.
+    A subclass chooses the items to hide (`draw`) and makes the views (`hide`). `ComposeMaskers` uses the other methods.
+    Most maskers subclass `FlatMasker` or `GraphMasker`.
 
     Args:
         fill: what hidden values become; zero by default.
-        indicator: whether the views say what is hidden.
+        indicator: whether the views mark what is hidden.
     """
 
     def __init__(self, fill: Fill | None = None, indicator: bool = False) -> None:
@@ -41,35 +41,36 @@ class Masker(nn.Module, ABC):
         self.indicator = indicator
 
     def forward(self, instance: InstanceT, *, generator: Randomness = None) -> Views[InstanceT, InstanceT]:
-        """The views of a batch of instances; `generator` decides all that is drawn.
+        """Return the views of a batch of instances. All random numbers come from `generator`.
 
         Raises:
-            TypeError, ValueError: the instance is of a type that this masker does not take, or has numbers that are
-                not finite (looked at on a CPU only); or the generator does not fit.
+            TypeError: this masker does not take instances of this type.
+            ValueError: the instance has a number that is not finite (checked on a CPU only), or the generator does not
+                fit.
         """
         self.check_numbers(instance)
         return self.hide(instance, self.draw(instance, generator=generator), generator)
 
     @abstractmethod
     def draw(self, instance: Any, *, generator: Randomness = None) -> dict[str, Tensor]:
-        """Which items to hide: stream -> bool, one mark per item."""
+        """Choose the items to hide: stream -> bool, one mark per item."""
 
     @abstractmethod
     def hide(self, instance: Any, marks: Mapping[str, Tensor], generator: Randomness) -> Views[Any, Any]:
-        """The views in which the marked items, as `draw` returns them, are filled."""
+        """Return the views in which the marked items are filled; `marks` is what `draw` returns."""
 
     @abstractmethod
     def check_numbers(self, instance: Any) -> None:
-        """Raise a ValueError if a number is infinite or NaN, unless looking would wait for the device."""
+        """Raise a ValueError if a number is infinite or NaN. Skip this check if it would wait for the device."""
 
     @abstractmethod
     def items(self, instance: Any, stream: str) -> Items:
-        """Which instance each item of a stream belongs to."""
+        """Return which instance each item of a stream belongs to."""
 
     def lost(self, instance: Any, marks: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-        """All that the context loses where `marks` are hidden, items of other streams included."""
+        """Return everything that the context loses if `marks` are hidden, including items of other streams."""
         return marks
 
     def weights(self, instance: Any, hidden: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """What each item counts in the loss where `hidden` is predicted; without an entry all count alike."""
+        """Return the loss weights if `hidden` is predicted: stream -> `[items]`. Others count all items alike."""
         return {}

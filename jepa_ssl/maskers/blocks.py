@@ -16,26 +16,27 @@ from jepa_ssl.segments import first_in_segments, inverse, places_in
 
 
 class BlockMasker(NodeMasker):
-    """Hides neighbourhoods: the nodes within `hops` edges of random seeds, until the ratio is met.
+    """Hide neighbourhoods: the nodes within `hops` edges of random seeds, until the ratio is met.
 
-    A hidden node among visible neighbours can often be guessed from them; in a hidden neighbourhood it cannot. As many
-    nodes are hidden as by `NodeMasker`.
+    A hidden node can often be guessed from visible neighbours, but not if they are hidden too. The number of hidden
+    nodes is that of `NodeMasker`.
 
-    The nodes of a graph, of all streams that `ratio` names, are its seeds in random order. The first seed hides its
-    ball, the nearest nodes first; the second hides what is left of its own, and so on. A stream whose share is met
-    stays as it is. If `hops` edges reach everything in a graph, this is one ball, cut to size. Balls follow edges in
-    both directions, and never pass through a stream that `ratio` does not name: leave out an objective node that is
-    joined to all others.
+    The seeds are the nodes of all streams that `ratio` names, in random order. The first seed hides the nodes within
+    `hops` edges, its ball, from the nearest to the farthest. The second seed hides what is left of its ball, and so on.
+    A stream that has reached its share loses no more nodes. If `hops` edges reach everything in a graph, there is one
+    ball, cut to size. Balls follow edges in both directions. They never pass through a stream that `ratio` does not
+    name, so leave out an objective node that is joined to all others.
 
-    With several `blocks`, each grows in this way among the nodes that the earlier ones left, up to its part of the
-    share. The blocks are disjoint and together exactly the share; in each graph and stream they have the same size, or
-    differ by one node. The context lacks all of them (the targets of I-JEPA, Assran et al., CVPR 2023); all are
-    predicted, and `draw_blocks` says which node is in which.
+    With several `blocks`, each grows among the nodes that the earlier blocks left, up to its part of the share. The
+    blocks are disjoint and add up to the share. In each graph and stream their sizes differ by at most one node. The
+    context lacks all blocks, and all are predicted. `draw_blocks` returns the block of each node.
+
+    Source: the target blocks of I-JEPA (Assran et al., CVPR 2023).
 
     The cost is `blocks * hops` passes over the edges and a few sorts of the nodes.
 
     Args:
-        ratio: as in `NodeMasker`. A stream with 0 stays whole, but its nodes are seeds, and balls pass through it.
+        ratio: as in `NodeMasker`. A stream with 0 stays visible, but its nodes are seeds, and balls pass through it.
         hops: radius of a neighbourhood, in edges; two variables of one constraint are 2 apart.
         blocks: number of target blocks.
         fill, indicator, hide_edges, derived: as in `NodeMasker`.
@@ -65,9 +66,9 @@ class BlockMasker(NodeMasker):
         self.blocks = whole_number("blocks", blocks, least=1)
 
     def draw_blocks(self, graph: Graph, *, generator: Randomness = None) -> dict[str, Tensor]:
-        """Which block each node is in: stream -> int64 `[nodes]`, from 0 to `blocks - 1`, -1 where visible.
+        """Return the block of each node: stream -> int64 `[nodes]`, from 0 to `blocks - 1`, or -1 if it is visible.
 
-        The same generator gives the blocks that the views lack.
+        With the same generator, these are the blocks that the views hide.
         """
         self._check(graph, generator)
         return self._drawn_blocks(graph, generator)
@@ -100,18 +101,18 @@ def grow(
     wanted: Mapping[str, Tensor],
     generator: Randomness,
 ) -> Tensor:
-    """One block of `wanted` nodes, stream -> `[graphs]`, around random seeds that are not `taken`: bool `[nodes]`.
+    """Grow one block of `wanted` nodes, stream -> `[graphs]`, around seeds that are not `taken`: bool `[nodes]`.
 
-    `owners`, stream -> int64 `[nodes]`, says which graph each node belongs to. `taken` and the result list the nodes of
-    these streams one stream after the other.
+    `owners`, stream -> int64 `[nodes]`, holds the graph of each node. `taken` and the result list the nodes stream by
+    stream.
     """
     nodes = len(taken)
     hops = min(hops, nodes)  # no path is longer
     rank = seed_ranks(torch.cat([*owners.values()]), taken, generator)
     nearest = nearest_seeds(graph, owners, rank, hops)
     nearest = torch.where(taken, rank * (hops + 1), nearest)  # a taken node comes last in its graph
-    # Nodes that are equally far from one seed come in the order of their own ranks, which is random. As ranks rise from
-    # graph to graph, so does the order.
+    # Nodes at the same distance from a seed are ordered by their own ranks, which are random. Ranks rise from graph to
+    # graph, and so does the order.
     keys = _by_stream(nearest * nodes + rank, owners)
     return torch.cat(
         [
@@ -122,15 +123,15 @@ def grow(
 
 
 def seed_ranks(owner: Tensor, taken: Tensor, generator: Randomness) -> Tensor:
-    """A random order of the nodes of each graph, those that are `taken` last: int64 `[nodes]`, graph after graph."""
+    """Order the nodes of each graph randomly, `taken` ones last: int64 `[nodes]`, rising from graph to graph."""
     tickets = random_keys(generator, owner, lambda: places_in(owner)) >> 30
     return inverse((owner << 33 | taken.long() << 32 | tickets).argsort(stable=True))
 
 
 def nearest_seeds(graph: Graph, streams: Iterable[str], rank: Tensor, hops: int) -> Tensor:
-    """For each node of `streams` the lowest rank within `hops` edges, and how far it is.
+    """Find the lowest rank within `hops` edges of each node of `streams`, and its distance.
 
-    Returns int64 `rank * (hops + 1) + distance`, the nodes of one stream after those of the other.
+    Returns int64 `rank * (hops + 1) + distance`, with the nodes listed stream by stream.
     """
     first: dict[str, int] = {}
     nodes = 0
@@ -141,11 +142,11 @@ def nearest_seeds(graph: Graph, streams: Iterable[str], rank: Tensor, hops: int)
         for edges in graph.edges.values()
         if edges.ends[0] in first and edges.ends[1] in first
     ]
-    narrow = torch.int32 if nodes * (hops + 1) < 2**31 else torch.int64  # half the memory to run about in
+    narrow = torch.int32 if nodes * (hops + 1) < 2**31 else torch.int64  # half the memory traffic
     nearest = (rank * (hops + 1)).to(narrow)
     for _ in range(hops):
         beyond = nearest + 1
-        # index_select, which on a CPU is three times as fast as brackets.
+        # On a CPU, index_select is three times as fast as indexing with brackets.
         for source, target in joined:
             nearest = nearest.scatter_reduce(0, source, beyond.index_select(0, target), "amin")
             nearest = nearest.scatter_reduce(0, target, beyond.index_select(0, source), "amin")

@@ -1,4 +1,4 @@
-"""Maskers made of maskers: one after the other, and side by side."""
+"""Combine maskers: apply several in sequence, or make one view with each."""
 
 from collections.abc import Mapping
 from functools import reduce
@@ -20,20 +20,20 @@ class _Several(nn.Module):
         if not makers:
             raise ValueError(f"{type(self).__name__} got no masker; give at least one.")
         self.makers = makers
-        # So that learned tokens are found. A maker may also be a plain function.
+        # Registered so that learned tokens are found. A maker may also be a plain function.
         self.modules_among = nn.ModuleList(maker for maker in makers if isinstance(maker, nn.Module))
 
 
 class ComposeMaskers(_Several):
-    """Hides with one masker after the other: the context lacks what any of them hides.
+    """Apply several maskers in sequence: the context lacks what any of them hides.
 
-    The maskers draw independently of each other. But where nothing would stay visible, one of the items that a later
-    one drew is spared, uniformly at random: each graph with two nodes of a stream shows one, each vector with two real
-    entries shows one, and `EdgeMasker` leaves a coefficient where the earlier maskers do.
+    The maskers draw independently. If nothing would stay visible, one of the items that the later masker drew stays
+    visible, chosen uniformly at random. So each graph with two nodes of a stream keeps one, and each vector with two
+    real entries keeps one. `EdgeMasker` leaves a coefficient if the earlier maskers left one.
 
-    The target view is the first masker's. An item is predicted if any of them hides it, and every graph weighs the
-    same. The first may be another view maker, if it leaves the instance whole: after `SolverState`, a part of the
-    instance is hidden from the encoder that predicts its state in full.
+    The target view is the first masker's. An item is predicted if any of them hides it, and every graph has the same
+    weight. The first part may be another view maker, such as `SolverState`, if it does not change the instance. The
+    encoder then predicts the full state from an instance with hidden parts.
 
     Args:
         maskers: maskers of this package or subclasses of them, without an indicator.
@@ -45,8 +45,8 @@ class ComposeMaskers(_Several):
     True
 
     Raises:
-        ValueError: a part has an indicator, moves items, makes a target of its own though it is not the first, or
-            changes the instance without saying what it hides.
+        ValueError: a part has an indicator, moves items, or changes the instance without naming what it hides; or a
+            part other than the first makes its own target.
     """
 
     def __init__(self, *maskers: ViewMaker[Any]) -> None:
@@ -64,7 +64,7 @@ class ComposeMaskers(_Several):
         for masker in self.makers:
             context = instance if views is None else views.context
             if isinstance(masker, Masker):
-                if context is instance:  # what an earlier part filled in may be anything
+                if context is instance:  # an earlier part may have filled in any number
                     masker.check_numbers(instance)
                 later = _hide(masker, context, taken, generator)
             else:
@@ -75,10 +75,10 @@ class ComposeMaskers(_Several):
 
 
 class MultiView(_Several):
-    """Several views of one instance, each by its own masker: a light one and a heavy one, for example.
+    """Make several views of one instance, each with its own masker: light and heavy masking, for example.
 
-    Returns one `Views` per masker, all with the instance as their target; `JEPAObjective` averages their losses, and
-    runs the teacher once. (A masker with an indicator makes a target of its own, which the teacher embeds separately.)
+    Returns one `Views` per masker, all with the instance as their target. `JEPAObjective` averages their losses and
+    runs the teacher once. A masker with an indicator makes its own target, and the teacher embeds that separately.
 
     >>> import torch
     >>> from jepa_ssl import EntryMasker
@@ -101,7 +101,7 @@ def _made(maker: ViewMaker[Any], instance: Any, generator: Randomness) -> Views[
 
 
 def _hide(masker: Masker, context: Any, taken: dict[str, Tensor], generator: Randomness) -> Views[Any, Any]:
-    """The views of `masker`, which spares what is last visible; `taken`, stream -> bool, grows by what it hides."""
+    """Return the views of `masker`, keep one item visible, and add what it hides to `taken`, stream -> bool."""
     marks = masker.draw(context, generator=generator)
     for stream, drawn in marks.items():
         if stream in taken:
@@ -114,7 +114,7 @@ def _hide(masker: Masker, context: Any, taken: dict[str, Tensor], generator: Ran
 
 
 def _both(first: Views[Any, Any], later: Views[Any, Any], maker: ViewMaker[Any]) -> Views[Any, Any]:
-    """The views of `maker`, applied to the context of `first`, with the target of `first`."""
+    """Combine `later`, made by `maker` from the context of `first`, with the target of `first`."""
     if later.target is not first.context:
         raise ValueError(
             f"{_name(maker)} makes a target of its own, but that of ComposeMaskers is its first part's; put it first, "
@@ -130,7 +130,7 @@ def _both(first: Views[Any, Any], later: Views[Any, Any], maker: ViewMaker[Any])
 
 
 def _union(a: Mapping[str, Tensor | None], b: Mapping[str, Tensor | None]) -> dict[str, Tensor | None]:
-    """What either hides. None is everything, and so is an empty mapping; a mapping that names others hides nothing."""
+    """What `a` or `b` hides. None and an empty mapping hide everything; a mapping of other streams hides nothing."""
 
     def either(stream: str) -> Tensor | None:
         marks = [part.get(stream) for part in (a, b) if stream in part or not part]

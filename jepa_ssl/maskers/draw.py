@@ -1,4 +1,4 @@
-"""Exact draws: which items of each instance are hidden, `hidden_counts` of them. On a CPU `repair` makes large ones."""
+"""Draw an exact number of items to hide in each instance. `repair` makes large draws on a CPU."""
 
 import torch
 from torch import Tensor
@@ -10,7 +10,7 @@ from jepa_ssl.segments import any_in_groups, first_in_segments, group_sizes, inv
 
 
 def hidden_counts(sizes: Tensor, ratio: float) -> Tensor:
-    """How many of `sizes` (int64, any shape) items to hide: `int(ratio * size)`, but at least one and never all.
+    """How many items to hide of `sizes` (int64, any shape): `int(ratio * size)`, at least one and never all.
 
     An instance with fewer than two items hides none: it could not show one and hide one.
     """
@@ -19,7 +19,7 @@ def hidden_counts(sizes: Tensor, ratio: float) -> Tensor:
 
 
 def hidden_count(size: int, ratio: float) -> int:
-    """`hidden_counts` of one number, without a tensor, which a small draw would notice.
+    """`hidden_counts` of one number, without a tensor: a tensor would slow small draws down.
 
     >>> [hidden_count(size, 0.5) for size in range(6)]
     [0, 0, 1, 1, 2, 2]
@@ -32,7 +32,7 @@ def draw_in_rows(
 ) -> Tensor:
     """Hide `hidden_counts` of each row's valid entries, uniformly at random: bool `[batch, entries]`."""
     on_cpu = device.type == "cpu" and not torch.compiler.is_compiling()
-    # A repair takes some sixty operations, however few the entries are.
+    # A repair takes about sixty operations, even for few entries.
     if isinstance(generator, Seeds) or not on_cpu or shape.numel() < 80_000:
         return rows_by_topk(shape, valid, ratio, generator, device)
     batch, entries = shape
@@ -48,9 +48,9 @@ def rows_by_topk(
     most = hidden_count(entries, ratio)
     keys = _keys_in_rows(shape, valid, generator, device)
     if valid is not None:
-        # topk takes the same number from every row. So that a padded row ends with fewer, the surplus is drawn from its
-        # padding: those keys come first, the rest of the padding last. There is always enough of it, because a row that
-        # is shorter by d entries hides at most d fewer.
+        # topk takes the same number from every row. A padded row hides fewer, so the surplus is taken from its padding:
+        # those keys come first, the rest of the padding last. There is always enough padding, because a row that is
+        # shorter by d entries hides at most d fewer.
         surplus = most - hidden_counts(valid.sum(-1, keepdim=True), ratio)
         padding = ~valid
         keys = keys.masked_fill(padding, 2**62).masked_fill(padding & (padding.cumsum(-1) <= surplus), -1)
@@ -67,7 +67,7 @@ def _smallest(keys: Tensor, most: int) -> Tensor:
 
 
 def _keys_in_rows(shape: torch.Size, valid: Tensor | None, generator: Randomness, device: torch.device) -> Tensor:
-    """Random keys of the entries, int64 `[batch, entries]`: each entry's by its row, and its place among the valid."""
+    """Random keys, int64 `[batch, entries]`, from each entry's row and its place among the row's valid entries."""
     rows = torch.arange(shape[0], device=device).unsqueeze(1)
 
     def places() -> Tensor:
@@ -79,14 +79,14 @@ def _keys_in_rows(shape: torch.Size, valid: Tensor | None, generator: Randomness
 def real_places(valid: Tensor) -> Tensor:
     """How many valid entries come before each valid one in its row: int64 `[batch, entries]`, at least 0.
 
-    This is an entry's place in its instance: the column depends on how far the batch is padded.
+    This is an entry's place in its instance. Unlike the column, it does not depend on the padding of the batch.
     """
     return (valid.cumsum(-1) - 1).clamp(min=0)
 
 
 def draw_in_segments(offsets: Tensor, items: int, ratio: float, generator: Randomness) -> Tensor:
     """Hide `hidden_counts` of each segment's items, uniformly at random: bool `[items]`."""
-    # In small segments there is as much to repair as to draw, and a small sort is over before the first repair.
+    # In small segments the repair takes as long as the draw, and a sort is faster.
     large = items >= max(32 * len(offsets), 50_000)
     if large and not isinstance(generator, Seeds) and can_read_without_sync(offsets):
         return repaired_segments(offsets, items, hidden_counts(offsets.diff(), ratio), ratio, generator)
@@ -99,7 +99,7 @@ def draw_in_groups(group: Tensor, groups: int, ratio: float, generator: Randomne
     `group [items]` int64 is the group number of each item, in any order, below `groups`.
     """
     offsets = offsets_of(group_sizes(group, groups))
-    # Elsewhere the question costs more than the answer saves.
+    # On a GPU this check costs more than it saves.
     if can_read_without_sync(group) and bool((group[1:] >= group[:-1]).all()):
         return draw_in_segments(offsets, len(group), ratio, generator)
     return groups_by_sort(group, offsets, ratio, generator)
@@ -114,7 +114,7 @@ def groups_by_sort(group: Tensor, offsets: Tensor, ratio: float, generator: Rand
 
 
 def other_in_rows(shape: torch.Size, valid: Tensor | None, generator: Randomness, device: torch.device) -> Tensor:
-    """For each valid entry, another valid one of its row, uniformly at random: int64 `[batch, entries]`, by column.
+    """For each valid entry, draw another valid one of its row uniformly: its column, int64 `[batch, entries]`.
 
     An entry without another one gets itself. Results in the padding have no meaning.
     """
@@ -128,7 +128,7 @@ def other_in_rows(shape: torch.Size, valid: Tensor | None, generator: Randomness
 
 
 def other_in_groups(group: Tensor, groups: int, generator: Randomness) -> Tensor:
-    """For each item, another one of its group, uniformly at random: int64 `[items]`; itself, if it is alone.
+    """For each item, draw another one of its group uniformly: int64 `[items]`. An item that is alone gets itself.
 
     `group [items]` int64 is the group number of each item, in any order, below `groups`.
     """
@@ -144,15 +144,15 @@ def other_in_groups(group: Tensor, groups: int, generator: Randomness) -> Tensor
 def spare_one(
     drawn: Tensor, visible: Tensor, group: Tensor, groups: int, generator: Randomness, valid: Tensor | None = None
 ) -> Tensor:
-    """`drawn`, less one item in each group whose `visible` items it has all; which one is drawn uniformly.
+    """Unmark one item, drawn uniformly, in each group in which `drawn` has all `visible` items.
 
-    All have one shape: `drawn` and `visible` are bool, `group` is int64, the group number of each item, in any order,
-    below `groups`. `valid`, bool, is False on the padding of rows.
+    All tensors have the same shape. `drawn` and `visible` are bool. `group` is int64: the group number of each item, in
+    any order, below `groups`. `valid`, bool, is False on the padding of rows.
     """
     group_of = group.reshape(-1)
     keeps = any_in_groups((visible & ~drawn).reshape(-1), group_of, groups)
     last = (visible & drawn).reshape(-1) & ~keeps[group_of]
-    # Seeds draw in any case: what they draw next must not depend on what else is in the batch.
+    # Seeds always draw, because later draws must not depend on the rest of the batch.
     if can_read_without_sync(group) and not isinstance(generator, Seeds) and not bool(last.any()):
         return drawn
 

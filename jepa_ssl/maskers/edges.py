@@ -15,27 +15,27 @@ from jepa_ssl.seeds import Randomness
 
 
 class EdgeMasker(GraphMasker):
-    """Hides `int(ratio * edges)` coefficients of each stream of edges, drawn independently in each graph.
+    """Hide `int(ratio * edges)` coefficients of each stream of edges, drawn independently in each graph.
 
-    In each stream every graph hides at least one coefficient and keeps at least one, if it has two. The edges
-    themselves stay: the context says which variables a constraint has, but not with what coefficients. Edges may come
-    in any order.
+    In each stream, a graph with two coefficients or more hides at least one and keeps at least one. The edges
+    themselves stay: the context shows which variables a constraint has, but not their coefficients. Edges may come in
+    any order.
 
-    Edges have no embedding. What is predicted are the nodes that lost a coefficient, in the streams that hidden edges
-    may join. In each stream every graph weighs the same in the loss. The target view is the whole graph.
+    Edges have no embedding, so the encoder predicts the nodes that lost a coefficient. In each stream every graph has
+    the same weight in the loss. The target view is the whole graph.
 
     Args:
         ratio: share of the edges to hide, in (0, 1), for all streams; or stream -> share. A stream that is not named
-            stays whole.
+            stays visible.
         fill: what a hidden coefficient becomes, zero by default.
-        indicator: append to the attributes of the edges, in both views, a column that is 1 where the context lost them;
-            in the target it is 0.
+        indicator: append a column to the attributes of the edges. In the context it is 1 at hidden edges, in the target
+            0.
         derived: stream of nodes -> columns of its features that are computed from coefficients (a mean, a rank). They
-            are hidden at every node that loses a coefficient: a mean in plain view gives a single hidden coefficient
-            away.
-        reverse: stream -> the stream whose edges it holds in the other direction, in the same order. It loses the same
-            coefficients; otherwise they would stand in plain view there. Within one stream each edge is drawn by
-            itself, so store an undirected edge once. `jepa_ssl.testing.check_masker` finds both faults.
+            are hidden at every node that loses a coefficient, because a visible mean reveals a single hidden
+            coefficient.
+        reverse: stream -> the stream with the same edges in the other direction, in the same order. It loses the same
+            coefficients; otherwise they would stay visible there. Within one stream each edge is drawn by itself, so
+            store an undirected edge once. `jepa_ssl.testing.check_masker` finds both faults.
 
     >>> from jepa_ssl import BipartiteGraph
     >>> edges = torch.tensor([[0, 0, 1, 2], [0, 1, 1, 1]])
@@ -45,8 +45,8 @@ class EdgeMasker(GraphMasker):
     (tensor(3.), tensor(1), tensor(1))
 
     Raises:
-        ValueError: a ratio is out of range; in a forward pass: `ratio`, `derived` or `reverse` names a stream that the
-            graph lacks, edges to be hidden have no attributes, or `reverse` names edges that are not turned round.
+        ValueError: a ratio is out of range. In a forward pass: `ratio`, `derived` or `reverse` names a stream that the
+            graph lacks; edges to hide have no attributes; or the edges in `reverse` are not each other's reverse.
     """
 
     def __init__(
@@ -90,7 +90,7 @@ class EdgeMasker(GraphMasker):
         return {s: edges for s, edges in graph.edges.items() if self.reverse.get(s, s) in drawn}
 
     def _drawn(self, graph: Graph) -> dict[str, float]:
-        """The ratio of each stream that is drawn by itself."""
+        """The ratio of each stream that is not in `reverse`."""
         return self._ratios({stream: edges for stream, edges in graph.edges.items() if stream not in self.reverse})
 
     def _check(self, graph: Graph, generator: Randomness) -> None:

@@ -1,4 +1,4 @@
-"""What stands in the place of a hidden value."""
+"""Fills: the values that replace hidden ones."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ _INTEGERS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}  # b
 
 
 def fill_or_zeros(fill: Fill | None) -> Fill:
-    """`fill`, if it is one, and `Zeros()` for None."""
+    """Return `fill` after a check, or `Zeros()` for None."""
     if fill is None:
         return Zeros()
     if isclass(fill) or not callable(fill):
@@ -29,22 +29,23 @@ def fill_or_zeros(fill: Fill | None) -> Fill:
 
 @dataclass(frozen=True)
 class Zeros:
-    """Hidden values become 0."""
+    """Replace hidden values by 0."""
 
     def __call__(self, values: Tensor, hidden: Tensor, /, **_: object) -> Tensor:
         if values.requires_grad:
             return values.masked_fill(hidden, 0.0)
-        # No bits where hidden, all bits elsewhere: on a CPU twenty times as fast as masked_fill, which has to branch.
+        # A mask with no bits at hidden values and all bits elsewhere. On a CPU this is 20 times as fast as masked_fill,
+        # which branches.
         bits = _INTEGERS[values.element_size()]
         keep, given = (hidden.view(torch.int8) - 1).to(bits), values.view(bits)
-        # In place where it can be: to ask for fresh memory costs as much as the work.
+        # In place if possible, because allocating memory takes as long as the operation.
         filled = keep.bitwise_and_(given) if keep.shape == given.shape else keep & given
         return filled.view(values.dtype)
 
 
 @dataclass(frozen=True)
 class GaussianNoise:
-    """Hidden values become independent draws from a normal distribution of mean 0 and standard deviation `std`."""
+    """Replace hidden values by independent draws from a normal distribution of mean 0 and standard deviation `std`."""
 
     std: float = 0.01
 
@@ -57,15 +58,15 @@ class GaussianNoise:
 
 @dataclass(frozen=True)
 class Shuffled:
-    """Hidden values become those of other items of the same instance, each drawn uniformly, hidden or not.
+    """Replace hidden values by those of other items of the same instance, each drawn uniformly, hidden or not.
 
-    A node takes all features of one other node of its kind and graph, an edge those of another edge of its graph, an
-    entry of a vector the value of another real entry of that vector. So what is filled in is as large as what it
-    replaces, never comes from padding, and does not depend on the other instances of the batch. Where most values are
-    0, most fills equal what they replace: look at `hidden_share`.
+    A node takes all features of another node of its stream and graph. An edge takes those of another edge of its stream
+    and graph. An entry of a vector takes the value of another real entry of the vector. So fills have the scale of the
+    data, never come from padding, and do not depend on the rest of the batch. If most values are 0, most fills equal
+    what they replace; `hidden_share` measures this.
 
-    Hidden items are drawn from too, so that the value of one may turn up in the place of another: the context then
-    holds what is to be predicted, though not where. Where that must not be, use another fill.
+    Hidden items are drawn too, so a hidden value may appear at another hidden place. The context then contains what is
+    to be predicted, but not its place. Use another fill if that is a problem.
     """
 
     def __call__(self, values: Tensor, hidden: Tensor, /, *, others: Callable[[], Tensor], **_: object) -> Tensor:
@@ -73,15 +74,15 @@ class Shuffled:
 
 
 class LearnedToken(nn.Module):
-    """Hidden values become a learned vector, one for each stream, in the space of the features.
+    """Replace hidden values by a learned vector, one per stream, in the space of the features.
 
-    The tokens are parameters of the objective that holds the masker: the optimizer that is given `jepa.parameters()`
-    trains them, and no model changes. They start as small normal numbers, as in BERT (Devlin et al., NAACL 2019).
+    The tokens are among `jepa.parameters()`, so the optimizer trains them; your model does not change. They start as
+    small normal numbers, as in BERT (Devlin et al., NAACL 2019).
 
     Args:
-        widths: stream -> features of an item: of a kind of node, `"constraint"` for example, of an `"edge"`, or entries
-            of a vector of `"instance"`, each of which then has a number of its own; 1 is one number for all of them,
-            and the only choice where the width differs from batch to batch.
+        widths: stream -> width of its token. For nodes (`"constraint"`) and edges (`"edge"`) this is the number of
+            features. For vectors (`"instance"`) it is the number of entries, each with a number of its own. A width of
+            1 uses one number everywhere; it is required if the width differs from batch to batch.
 
     >>> from jepa_ssl import EntryMasker
     >>> token = LearnedToken({"instance": 4})
@@ -105,14 +106,14 @@ class LearnedToken(nn.Module):
             self.tokens = nn.ParameterDict({self.keys[s]: 0.02 * torch.randn(width) for s, width in widths.items()})
 
     def forward(self, values: Tensor, hidden: Tensor, /, *, stream: str, **_: object) -> Tensor:
-        width = values.size(-1) if values.ndim > 1 else 1  # edges may have a number each, in one dimension
+        width = values.size(-1) if values.ndim > 1 else 1  # edge attributes may be one-dimensional
         if stream not in self.keys:
             raise ValueError(
                 f"LearnedToken has tokens for {sorted(self.keys)}, but {stream!r} is hidden too; "
                 f"add it to widths: {{{stream!r}: {width}}}."
             )
         token: Tensor = self.tokens[self.keys[stream]]
-        if len(token) != 1 and len(token) != width:  # `in` does not compile where the width may change
+        if len(token) != 1 and len(token) != width:  # `in` does not compile if the width may change
             raise ValueError(
                 f"the token of {stream!r} is {len(token)} wide, but the values are {list(values.shape)}; "
                 f"build LearnedToken with width {width}{' for' if width == 1 else ', or with 1 for'} one number in all "

@@ -18,14 +18,14 @@ from jepa_ssl.seeds import Randomness, check_randomness, normal_like
 
 
 class FlatMasker(Masker):
-    """Base of the maskers of vectors, `[batch, entries]` or `FlatVectors`: `_hidden` says which entries are hidden."""
+    """Base class for maskers of vectors, `[batch, entries]` or `FlatVectors`; `_hidden` chooses the entries to hide."""
 
     @abstractmethod
     def _hidden(self, values: Tensor, valid: Tensor | None, generator: Randomness) -> Tensor:
-        """Which entries to hide: bool `[batch, entries]`."""
+        """Choose the entries to hide: bool `[batch, entries]`."""
 
     def draw(self, instance: Tensor | FlatVectors, *, generator: Randomness = None) -> dict[str, Tensor]:
-        """Which entries to hide: `{"instance": bool [batch, entries]}`."""
+        """Choose the entries to hide: `{"instance": bool [batch, entries]}`."""
         values, valid = parts(instance)
         check_randomness(generator, len(values), values.device)
         return {INSTANCE: self._hidden(values, valid, generator)}
@@ -44,7 +44,7 @@ class FlatMasker(Masker):
             return drawn if valid is None else drawn.gather(1, real_places(valid))
 
         context = self.fill(values, hidden, stream=INSTANCE, generator=generator, others=others, noise=noise)
-        # amax of bytes, because any() takes forty times as long on a CPU.
+        # amax of bytes, because any() takes 40 times as long on a CPU.
         lost = {INSTANCE: hidden.view(torch.uint8).amax(1) > 0 if hidden.size(1) else hidden.any(1)}
         target = values
         if self.indicator:
@@ -70,16 +70,16 @@ class FlatMasker(Masker):
 
 
 class EntryMasker(FlatMasker):
-    """Hides `int(ratio * D)` of the `D` real entries of each vector: at least one, never all, padding never.
+    """Hide `int(ratio * D)` of the `D` real entries of each vector: at least one, never all, and never padding.
 
-    The target view is the whole vector. A vector has one embedding, so the loss is taken on every instance with at
-    least two real entries.
+    The target view is the whole vector. A vector has one embedding, so every instance with at least two real entries
+    counts in the loss.
 
     Args:
         ratio: share of the entries to hide, in (0, 1).
         fill: what a hidden entry becomes, zero by default.
-        indicator: append to every vector, in both views, a number for each entry that is 1 where the context lost it;
-            in the target they are 0.
+        indicator: append one number per entry to each vector. In the context it is 1 for hidden entries, in the target
+            0.
 
     >>> views = EntryMasker(ratio=0.5)(torch.ones(2, 6), generator=torch.Generator().manual_seed(0))
     >>> views.context.sum(dim=1)
@@ -95,11 +95,11 @@ class EntryMasker(FlatMasker):
 
 
 class GroupMasker(FlatMasker):
-    """Hides whole groups of entries: `int(ratio * groups)` of them in each vector, at least one, never all.
+    """Hide whole groups of entries: `int(ratio * groups)` of them in each vector, at least one, never all.
 
-    For vectors that are no LP: tables whose columns belong together, so that one of them gives the others away. Every
-    group is as likely as any other, whatever its size; entries in no group stay visible, and so does padding. Groups
-    without a real entry in a vector do not count in it.
+    For tables in which one column reveals others, so that they must be hidden together. All groups are equally likely,
+    whatever their size. Entries in no group stay visible, and so does padding. In each vector, only groups with a real
+    entry count.
 
     Args:
         groups: the columns of each group; a column is in one group at most.
@@ -125,7 +125,7 @@ class GroupMasker(FlatMasker):
         self.least_entries = 1 + max(column for group in groups for column in group)
         columns = [column for group in groups for column in group]
         group_of = [number for number, group in enumerate(groups) for _ in group]
-        # Given by the arguments, so not saved with the module.
+        # Not saved with the module, because the arguments determine them.
         self.register_buffer("columns", torch.tensor(columns), persistent=False)
         self.register_buffer("group_of", torch.tensor(group_of), persistent=False)
 
@@ -150,7 +150,7 @@ def _check_groups(groups: Sequence[Sequence[int]]) -> None:
     if len(groups) < 2 or not all(len(group) for group in groups):
         raise ValueError(
             f"groups is {[list(group) for group in groups]}, but must be at least two groups of at least one column "
-            f"each, for one is hidden and one stays; leave out empty ones."
+            f"each, so that one is hidden and one stays; leave out empty ones."
         )
     seen: set[int] = set()
     for number, group in enumerate(groups):
@@ -158,19 +158,19 @@ def _check_groups(groups: Sequence[Sequence[int]]) -> None:
             if not isinstance(column, Integral) or isinstance(column, bool):  # pyright: ignore[reportUnnecessaryIsInstance]
                 raise TypeError(
                     f"groups[{number}] has column {column!r}, a {type(column).__name__}, but columns are whole numbers "
-                    f"that count from 0; use int()."
+                    f"from 0 on; use int()."
                 )
             if column < 0 or column in seen:
                 reason = "is negative" if column < 0 else "is named before"
                 raise ValueError(
-                    f"groups[{number}] has column {column}, which {reason}, but columns count from 0 and each is in "
-                    f"one group at most; correct the groups."
+                    f"groups[{number}] has column {column}, which {reason}, but columns count from 0, and each "
+                    f"is in at most one group; correct the groups."
                 )
             seen.add(column)
 
 
 def parts(instance: Tensor | FlatVectors) -> tuple[Tensor, Tensor | None]:
-    """The values of `instance`, and which of them are real, if not all are."""
+    """Return the values of `instance`, and which of them are real (None if all are)."""
     if isinstance(instance, FlatVectors):
         return instance.values, instance.valid
     if not isinstance(instance, Tensor):  # pyright: ignore[reportUnnecessaryIsInstance]

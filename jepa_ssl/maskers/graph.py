@@ -1,4 +1,4 @@
-"""What the maskers of graphs share: what is hidden where, and what it weighs."""
+"""The base class for maskers of graphs."""
 
 from abc import abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
@@ -22,9 +22,10 @@ Derived = Mapping[str, Sequence[int]]
 
 
 class GraphMasker(Masker):
-    """Base of the maskers of graphs: `_hidden` says which nodes or edges are hidden.
+    """Base class for maskers of graphs; `_hidden` chooses the nodes or edges to hide.
 
-    Every graph weighs the same in the loss. The arguments are as in `NodeMasker`, the streams those of what is hidden.
+    Every graph has the same weight in the loss. For the arguments see `NodeMasker`; their streams are those of the
+    items that are hidden, nodes or edges.
     """
 
     def __init__(self, ratio: Ratio, fill: Fill | None, indicator: bool, derived: Derived | None) -> None:
@@ -38,18 +39,18 @@ class GraphMasker(Masker):
 
     @abstractmethod
     def _hidden(self, graph: Graph, generator: Randomness) -> dict[str, Tensor]:
-        """Which items to hide: stream -> bool `[items]`."""
+        """Choose the items to hide: stream -> bool `[items]`."""
 
     @abstractmethod
     def _predicted(self, graph: Graph, marks: Mapping[str, Tensor], lost: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Which nodes are predicted where `marks` were drawn and `lost` is what the context loses by them."""
+        """Return the nodes to predict, stream -> bool `[nodes]`, if `marks` were drawn and the context loses `lost`."""
 
     @abstractmethod
     def _edges(self, graph: Graph) -> Mapping[str, Edges]:
-        """The streams of edges whose attributes this masker hides."""
+        """Return the streams of edges whose attributes this masker hides."""
 
     def draw(self, instance: Graph, *, generator: Randomness = None) -> dict[str, Tensor]:
-        """Which nodes, or edges, to hide: stream -> bool `[items]`."""
+        """Choose the nodes or edges to hide: stream -> bool `[items]`."""
         self._check(instance, generator)
         return self._hidden(instance, generator)
 
@@ -78,7 +79,7 @@ class GraphMasker(Masker):
         }
 
     def _ratios(self, streams: Iterable[str]) -> dict[str, float]:
-        """The ratio of each of the graph's `streams` that the masker was given one for, in their order."""
+        """Return the ratios of the graph's `streams` that have one, in their order."""
         if not isinstance(self.ratio, Mapping):
             return dict.fromkeys(streams, self.ratio)
         ratios = {stream: self.ratio[stream] for stream in streams if stream in self.ratio}
@@ -105,12 +106,12 @@ class GraphMasker(Masker):
                 )
         for stream, edges in self._edges(graph).items():
             _check_attr(graph.name_of(stream, "attr"), edges.attr, self.indicator)
-        # Wrong numbers would end in an index error far from their cause.
+        # Wrong node numbers would cause an index error far from their origin.
         if can_read_without_sync(offsets):
             graph.check_wiring()
 
     def _filled(self, graph: Graph, lost: Mapping[str, Tensor], generator: Randomness) -> dict[str, Tensor]:
-        """The values of each stream of `graph` that loses some, stream -> `[items, *]`."""
+        """Fill the values of each stream of `graph` that loses some: stream -> `[items, *]`."""
         filled: dict[str, Tensor] = {}
         for stream, values in graph.values().items():
             hidden = lost[stream].view(-1, *(1,) * (values.ndim - 1)) if stream in lost else None
@@ -134,13 +135,13 @@ class GraphMasker(Masker):
 
 
 def edges_at(nodes: Mapping[str, Tensor], edges: Edges) -> Tensor:
-    """Which edges have an end among `nodes`, stream -> bool `[nodes]`, which names one end at least: bool `[edges]`."""
+    """Mark the edges with an end in `nodes`, bool `[edges]`; `nodes` names one of their streams or both."""
     found = [nodes[end].index_select(0, row) for end, row in zip(edges.ends, edges.index, strict=True) if end in nodes]
     return found[0] if len(found) == 1 else found[0] | found[1]
 
 
 def nodes_at(lost: Mapping[str, Tensor], graph: Graph, stream: str) -> Tensor | None:
-    """Which nodes of `stream` are an end of an edge in `lost`, stream -> bool: bool `[nodes]`; None if none can be."""
+    """Mark the nodes of `stream` that are an end of a lost edge, bool `[nodes]`; None if no lost edges join it."""
     found: Tensor | None = None
     for name, edges in graph.edges.items():
         for row, end in enumerate(edges.ends):
@@ -159,7 +160,7 @@ def _checked_ratio(ratio: Ratio) -> Ratio:
 
 
 def _some_offsets(graph: Graph) -> Tensor:
-    """The offsets of one stream, which tell the device; raises a TypeError unless `graph` is one."""
+    """Return the offsets of one stream, to read the device from. Raises a TypeError if `graph` is not a `Graph`."""
     if not isinstance(graph, Graph):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise TypeError(
             f"instance is a {type(graph).__name__}, but must be a Graph or a BipartiteGraph; "
@@ -175,9 +176,7 @@ def _check_attr(name: str, attr: Tensor | None, indicator: bool) -> None:
             f"out of ratio: {{stream: share}}."
         )
     if not attr.is_floating_point():
-        raise ValueError(
-            f"{name} is {attr.dtype}, but must be floating point where coefficients are hidden; use .float()."
-        )
+        raise ValueError(f"{name} is {attr.dtype}, but must be floating point to hide coefficients; use .float().")
     if indicator and attr.ndim != 2:
         raise ValueError(
             f"{name} is {list(attr.shape)}, but must be [edges, features] to take an indicator column; use "
@@ -186,7 +185,7 @@ def _check_attr(name: str, attr: Tensor | None, indicator: bool) -> None:
 
 
 def _with_columns(graph: Graph, columns: Mapping[str, Tensor]) -> Graph:
-    """`graph` with one more column in each stream of `columns`, stream -> bool `[items]`."""
+    """Append one column to each stream of `columns`, stream -> bool `[items]`."""
     values = graph.values()
     return graph.with_values(
         {s: torch.cat([values[s], mark.unsqueeze(-1).to(values[s])], dim=-1) for s, mark in columns.items()}

@@ -1,4 +1,4 @@
-"""A masker that hides nodes of graphs, and what gives hidden nodes away."""
+"""A masker that hides nodes of graphs, and the coefficients that reveal them."""
 
 from collections.abc import Mapping
 
@@ -14,32 +14,33 @@ from jepa_ssl.seeds import Randomness
 
 
 class NodeMasker(GraphMasker):
-    """Hides the features of `int(ratio * nodes)` nodes of each stream of a graph, drawn independently in each graph.
+    """Hide the features of `int(ratio * nodes)` nodes of each stream of a graph, drawn independently in each graph.
 
-    In each stream every graph hides at least one node and keeps at least one, if it has two; a lone node stays visible.
-    The target view is the whole graph, and every graph weighs the same in the loss.
+    In each stream, a graph with two nodes or more hides at least one and keeps at least one. A lone node stays visible.
+    The target view is the whole graph. Every graph has the same weight in the loss.
 
-    By default the edges keep their coefficients: then what has to be predicted of a hidden node is what its
-    coefficients do not say (a right-hand side, a cost). If a node's features follow from its coefficients, they can be
-    computed from the context, and the task teaches arithmetic: then set `hide_edges`. What the coefficients went into
-    at the other ends (a degree, a mean, a rank) gives them away too: name those columns in `derived`. The edges
-    themselves always stay, so that a degree can be counted in any view.
+    By default the edges keep their coefficients. The encoder then has to predict what the coefficients of a hidden node
+    do not show: its right-hand side or its cost. If a node's features are computed from its coefficients, set
+    `hide_edges`; otherwise the task teaches arithmetic. Features at the other ends that are computed from coefficients
+    (a mean, a rank) reveal them too; name these columns in `derived`. The edges themselves always stay, so a degree can
+    be counted in any view.
 
-    The graphs of a batch are drawn independently, but from one stream of random numbers: to get the same mask for a
-    graph in every batch, give `Seeds` in place of the generator.
+    The graphs of a batch are drawn independently, but from one sequence of random numbers. To give a graph the same
+    mask in every batch, use `Seeds` as the generator.
 
     Args:
-        ratio: share of the nodes to hide, in (0, 1), for all streams; or stream -> share. A stream with 0 stays whole
-            and contributes a loss of 0. A stream that is not named stays whole and is not predicted, so the encoder
+        ratio: share of the nodes to hide, in (0, 1), for all streams; or stream -> share. A stream with 0 stays visible
+            and contributes a loss of 0. A stream that is not named stays visible and is not predicted, so the encoder
             must not return it: a lone objective node, for example.
         fill: what hidden features and coefficients become, zero by default.
-        indicator: append to the features of every node, in both views, a column that is 1 where the context lost it;
-            in the target it is 0. With `hide_edges` edges get one too.
-        hide_edges: also hide the coefficients of the edges at hidden nodes, in all streams and both directions. One of
-            these streams at least has to have some.
+        indicator: append a column to the features of every node. In the context it is 1 at hidden nodes, in the target
+            0. With `hide_edges` edges get one too.
+        hide_edges: also hide the coefficients of the edges at hidden nodes, in all streams and both directions. At
+            least one of these streams must have coefficients.
         derived: stream -> columns of its features that are computed from coefficients. They are hidden at every node
-            that loses a coefficient. Needs `hide_edges`. A column computed from a whole graph (a coefficient's rank in
-            all of it) knows of coefficients that are hidden elsewhere: leave such columns out of the features.
+            that loses a coefficient. Needs `hide_edges`. A column computed from the whole graph, such as a
+            coefficient's rank in it, also reveals coefficients that are hidden elsewhere. Leave such columns out of the
+            features.
 
     >>> from jepa_ssl import BipartiteGraph
     >>> edges = torch.tensor([[0, 3], [0, 1]])
@@ -52,8 +53,9 @@ class NodeMasker(GraphMasker):
     (True, tensor(1.))
 
     Raises:
-        ValueError: a ratio is out of range; in a forward pass: `ratio` or `derived` names a stream that the
-            graph lacks, a stream to be hidden has no features, or `hide_edges` finds no coefficients.
+        ValueError: a ratio is out of range, or `derived` is given without `hide_edges`. In a forward pass: `ratio` or
+            `derived` names a stream that the graph lacks; a stream to hide has no features; or `hide_edges` finds no
+            coefficients.
     """
 
     def __init__(
@@ -68,8 +70,8 @@ class NodeMasker(GraphMasker):
         super().__init__(ratio, fill, indicator, derived)
         if derived and not hide_edges:
             raise ValueError(
-                f"derived is {dict(derived)}, but hide_edges is False: columns that follow from coefficients in plain "
-                f"view hide nothing; set hide_edges=True, or leave derived out."
+                f"derived is {dict(derived)}, but hide_edges is False: hiding columns that follow from visible "
+                f"coefficients hides nothing; set hide_edges=True, or leave derived out."
             )
         self.hide_edges = hide_edges
 
@@ -93,7 +95,7 @@ class NodeMasker(GraphMasker):
         return {s: e for s, e in self._edges_at_hidden(graph).items() if e.attr is not None} if self.hide_edges else {}
 
     def _edges_at_hidden(self, graph: Graph) -> dict[str, Edges]:
-        """The streams of edges, with or without coefficients, that have an end in a stream that is hidden."""
+        """The streams of edges, with or without coefficients, that touch a stream with hidden nodes."""
         hidden = {stream for stream, ratio in self._ratios(graph.nodes).items() if ratio}
         return {stream: edges for stream, edges in graph.edges.items() if hidden & {*edges.ends}}
 

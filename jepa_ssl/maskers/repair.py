@@ -1,8 +1,8 @@
-"""The fast draw on a CPU: a coin for each item, then random items more or fewer until each count is exact.
+"""Fast exact draws on a CPU: toss a coin for each item, then add or remove random items until each count is exact.
 
-Random numbers are what a draw costs on a CPU. A coin takes one random byte or less, and about sqrt(items) items are
-repaired afterwards. The draw is uniform: each step treats all items of a row alike, so that all sets of the final size
-are equally likely. It looks at numbers, so on a GPU it would wait.
+On a CPU a draw spends its time on random numbers. A coin takes at most one random byte, and about sqrt(items) items are
+repaired afterwards. The draw is uniform: each step treats all items of a row alike, so all sets of the final size are
+equally likely. It reads numbers on the host, so on a GPU it would have to wait.
 """
 
 import torch
@@ -48,9 +48,9 @@ def repaired_segments(
 
 
 def smallest_in_rows(keys: Tensor, most: int) -> Tensor:
-    """Mark the `most` smallest keys of each row, int64 `[rows, entries]`: bool of that shape; at least 1.
+    """Mark the `most` smallest keys of each row, int64 `[rows, entries]`: bool of the same shape. `most` is at least 1.
 
-    NumPy's partition takes a fifth of the time of topk. Random keys of 62 bits do not tie.
+    NumPy's partition takes a fifth of the time of topk. Ties of random 62-bit keys are too rare to matter.
     """
     ordered = keys.clone()
     ordered.numpy().partition(most - 1)
@@ -58,12 +58,12 @@ def smallest_in_rows(keys: Tensor, most: int) -> Tensor:
 
 
 def _fewer_half(sizes: Tensor, wanted: Tensor, ratio: float) -> tuple[Tensor, bool]:
-    """How many items to choose, and whether as the visible ones: fewer than half, so that a free one is soon found."""
+    """Return how many items to choose, at most about half, and whether they are the visible ones instead."""
     return (sizes - wanted, True) if ratio > 0.5 else (wanted, False)
 
 
 def _share(sizes: Tensor, wanted: Tensor) -> Tensor:
-    """The probability with which to choose each item, so that about `wanted` are chosen."""
+    """The probability of choosing each item, so that about `wanted` are chosen."""
     share = wanted / sizes.clamp(min=1).double()
     # Err low: adding items by rejection is cheaper than finding chosen ones to remove.
     deviation = (sizes * share * (1 - share)).sqrt()
@@ -71,10 +71,10 @@ def _share(sizes: Tensor, wanted: Tensor) -> Tensor:
 
 
 def _coins(share: Tensor, entries: int, ratio: float, generator: torch.Generator | None) -> Tensor:
-    """A coin for each entry that is True with a probability of about `share [rows]`, in [0, 1/2].
+    """Toss a coin for each entry: True with a probability of about `share [rows]`, which is in [0, 1/2].
 
-    Returns bool `[rows, at least entries]`, whole words per row. A coin is a random binary number below `share`,
-    compared digit by digit, 64 coins at once. There are as many digits as `ratio` has, but at most eight.
+    Returns bool `[rows, at least entries]`, whole words per row. A coin is True if a random binary number is below
+    `share`. The two are compared digit by digit, 64 coins at once, with as many digits as `ratio` has, at most eight.
     """
     digits = next((count for count in range(1, 8) if (ratio * 2**count).is_integer()), 8)
     below = (share * 2**digits).round().long().unsqueeze(1)
@@ -84,7 +84,7 @@ def _coins(share: Tensor, entries: int, ratio: float, generator: torch.Generator
     for digit in range(1, digits):  # from the last digit to the first, which decides where it differs
         one = -(below >> digit & 1)
         coins = (coins & random[digit]) | ((coins ^ random[digit]) & one)
-    # Each bit of a word goes to the end of a byte of its own, eight of them in each of eight words.
+    # Move each bit of a word to the lowest bit of its own byte: one word becomes eight.
     marks = (coins.unsqueeze(1) >> torch.arange(8).unsqueeze(1)).bitwise_and_(0x0101010101010101)
     return marks.view(len(share), 8 * words).view(torch.bool)
 
@@ -95,7 +95,7 @@ def _random_words(shape: tuple[int, ...], generator: torch.Generator | None) -> 
 
 
 def _row_sums(marks: Tensor) -> Tensor:
-    """How many of each row's marks, bool `[rows, 8 * words]`, are True, from sums of eight bytes at once."""
+    """Count the True marks of each row, bool `[rows, 8 * words]`, by adding eight bytes at once."""
     words = marks.view(torch.int64)
     # Up to 255 words no byte of a sum overflows into the next.
     sums = [words[:, first : first + 255].sum(1) for first in range(0, words.size(1), 255)]
@@ -117,13 +117,12 @@ def _repair(
     Row r has the `span[r]` places from `first[r]` in `chosen` and `valid`, both bool and flat.
     """
     count = count.clone()
-    stamp = torch.empty(len(chosen), dtype=torch.int32)  # costs nothing but where it is written
+    stamp = torch.empty(len(chosen), dtype=torch.int32)  # costs time only where it is written
     while len(short := (count != wanted).nonzero().squeeze(1)):
         have = count[short]
         missing, add = (wanted[short] - have).abs(), wanted[short] > have
         suitable = torch.where(add, sizes[short] - have, have) / span[short]
-        # Enough tries that the first round is nearly always the last, but a bounded number where few items are
-        # suitable.
+        # With this many tries one round nearly always suffices. The number is bounded in case few items are suitable.
         tries = (missing + 4 * (missing * (1 - suitable)).sqrt() + 1) / suitable
         tries = tries.long().minimum(4096 + 8 * missing)
         ends = tries.cumsum(0)
@@ -133,7 +132,7 @@ def _repair(
         fits = chosen.index_select(0, place) != add.index_select(0, row)
         if valid is not None:
             fits &= valid.index_select(0, place)
-        # An item that was tried twice counts once: the last stamp stays.
+        # An item that was tried twice counts once, at its last try.
         number = torch.arange(len(place), dtype=torch.int32)
         fits &= stamp.scatter_(0, place, number).index_select(0, place) == number
         nth = functional.pad(fits.cumsum(0), (1, 0))

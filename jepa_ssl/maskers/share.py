@@ -1,4 +1,4 @@
-"""How much a view really hides."""
+"""Measure how much a masker really hides."""
 
 from typing import Any
 
@@ -9,14 +9,14 @@ from jepa_ssl.protocols import INSTANCE, Views
 
 
 def hidden_share(views: Views[Any, Any]) -> dict[str, Tensor]:
-    """Share of the real values in which context and target differ: stream -> scalar; does not wait for the device.
+    """Share of the real values that differ between context and target: stream -> scalar; does not wait for the device.
 
-    A fill that equals the old value hides nothing: filling half of the entries of a matrix that is nine tenths zero
-    with zeros hides a twentieth. The streams are `"instance"`, or those of a graph's nodes and of the edges that have
-    attributes. A stream without values hides 0.
+    A fill that equals the old value hides nothing. If 90% of the entries are 0, filling half of them with zeros changes
+    only 5%. The streams are `"instance"`, or those of a graph's nodes and of the edges that have attributes. A stream
+    without values hides 0.
 
     Args:
-        views: of `[batch, entries]`, `FlatVectors` or a `Graph`, by a masker without an indicator.
+        views: made by a masker without an indicator; of `[batch, entries]`, `FlatVectors` or a `Graph`.
 
     >>> import torch
     >>> from jepa_ssl import EntryMasker
@@ -38,7 +38,7 @@ def hidden_share(views: Views[Any, Any]) -> dict[str, Tensor]:
 
 
 def values_of(view: Tensor | FlatVectors | Graph) -> dict[str, Tensor]:
-    """What can be hidden, by stream."""
+    """Return the values that can be hidden: stream -> values."""
     if isinstance(view, Graph):
         return view.values()
     return {INSTANCE: view.values if isinstance(view, FlatVectors) else view}
