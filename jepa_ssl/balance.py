@@ -8,26 +8,27 @@ from torch import Tensor, nn
 from jepa_ssl.checks import closed_fraction, warn_caller, whole_number
 from jepa_ssl.diagnostics import gradient_share
 
-TRIED = 2  # measurements after the first, until a balance that has none is reported; one read of the device
-LARGEST = 1e6  # KKT residuals of LPs have gradients up to a hundred thousand times JEPA's
+TRIED = 2  # warn after 1 + this many measurements if none was valid; the check reads the device once
+LARGEST = 1e6  # KKT residuals of LPs have gradients up to 100,000 times JEPA's
 
 
 class GradientBalance(nn.Module):
-    """A factor on the JEPA loss that makes its gradient on shared parameters as long as the task's.
+    """A factor on the JEPA loss that gives its gradient on shared parameters the norm of the task's.
 
     Give it to `JEPATerm`, or to `LossWeights.combine(task, jepa, balance)`. The weight of JEPA is then the ratio of its
     gradient to the task's, not a constant factor on its loss.
 
-    The ratio of the two norms is measured every `every` calls, which costs about one more backward pass each time, and
-    its logarithm is averaged. A measurement in which a gradient is zero or not finite is left out; before the first
-    valid one the factor is 1. The factor stays below `LARGEST`: without this limit, rounding errors would be trained on
-    after a collapse. The state is saved and resumed. Copy a balance together with the trunk: it holds the parameters
-    themselves.
+    The ratio of the two norms is measured every `every` calls, and its logarithm is averaged. A measurement takes about
+    as long as a backward pass. It is left out if a gradient is zero or not finite. Before the first valid measurement
+    the factor is 1. The factor is at most `LARGEST`: without a limit, training would amplify rounding errors after a
+    collapse. The state is saved and resumed. Copy a balance together with the trunk, because it holds the trunk's
+    parameters.
 
     Args:
-        shared: the parameters that both losses train, `trunk.parameters()`. The last layer of the trunk costs less.
-        every: number of calls from one measurement to the next.
-        smoothing: weight of the old average at a measurement; the first measurements count equally.
+        shared: the parameters that both losses train, `trunk.parameters()`. Those of the trunk's last layer take less
+            time.
+        every: measure once in this many calls.
+        smoothing: weight of the old average at each measurement; the first measurements count equally.
 
     >>> from jepa_ssl import Encoded
     >>> from jepa_ssl.joint import LossWeights
@@ -40,15 +41,15 @@ class GradientBalance(nn.Module):
     0.3
     """
 
-    log_ratio: Tensor  # the average; buffers, so that they are saved, and move with the module
-    measured: Tensor  # how many measurements counted, int64
+    log_ratio: Tensor  # the average; a buffer, so that it is saved and moves with the module
+    measured: Tensor  # number of valid measurements, int64
 
     def __init__(self, shared: Iterable[Tensor], *, every: int = 20, smoothing: float = 0.9) -> None:
         super().__init__()
         self.shared = list(shared)
         if not any(parameter.requires_grad for parameter in self.shared):
             raise ValueError(
-                f"shared holds {len(self.shared)} parameters, but none that is trained; give those of the trunk that "
+                f"shared has {len(self.shared)} parameters, but none requires a gradient; give those of the trunk that "
                 f"both losses train."
             )
         self.every = whole_number("every", every, least=1)
@@ -58,7 +59,7 @@ class GradientBalance(nn.Module):
         self.register_buffer("measured", torch.zeros((), dtype=torch.int64, device=self.shared[0].device))
 
     def forward(self, task: Tensor, jepa: Tensor) -> Tensor:
-        """The factor for these two losses, each with its graph: a scalar without gradient."""
+        """Return the factor for these two losses, a scalar without gradient. Both losses need their graph."""
         if self.calls % self.every == 0:
             self._measure(gradient_share({"task": task, "jepa": jepa}, self.shared))
             if self.calls == TRIED * self.every and not int(self.measured):

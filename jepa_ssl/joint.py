@@ -19,7 +19,7 @@ class JointLoss:
     total: Tensor
     task: Tensor | None
     jepa: JEPALoss | None
-    parts: Mapping[str, Tensor] = field(default_factory=dict[str, Tensor])  # "task" and "jepa", as they are weighed
+    parts: Mapping[str, Tensor] = field(default_factory=dict[str, Tensor])  # "task" and "jepa", weighted
 
     @property
     def terms(self) -> dict[str, Tensor]:
@@ -42,12 +42,12 @@ class LossWeights:
         jepa: Callable[[], JEPALoss],
         balance: Callable[[Tensor, Tensor], Tensor] | None = None,
     ) -> JointLoss:
-        """`task * task() + jepa * jepa()`; a loss of weight 0 is not computed.
+        """Return `task * task() + jepa * jepa()`. A loss of weight 0 is not computed.
 
-        `task` may be a loss that you have computed already. It is then reported even if its weight is 0.
+        `task` may be a loss that is already computed. It is then reported even if its weight is 0.
 
-        If both count and `balance` is given, `balance(weighted task loss, JEPA loss)` is one more factor on the JEPA
-        loss: with `GradientBalance` the weight of JEPA is the ratio of its gradient to the task's.
+        If both weights are above 0, `balance(weighted task loss, JEPA loss)` is another factor on the JEPA loss. With
+        `GradientBalance` the weight of JEPA is then the ratio of its gradient to the task's.
 
         Raises:
             TypeError: the task's loss is not a tensor.
@@ -62,7 +62,7 @@ class LossWeights:
             balanced = balance(parts["task"], jepa_loss.total) if balance and parts else 1.0
             parts["jepa"] = self.jepa * balanced * jepa_loss.total
         if not parts:
-            raise ValueError("both losses have weight 0 now, so nothing would be trained; raise one of them.")
+            raise ValueError("both losses have weight 0 now, so nothing would be trained; raise one of the weights.")
         return JointLoss(torch.stack(list(parts.values())).sum(), task_loss, jepa_loss, parts)
 
 
@@ -76,21 +76,20 @@ def _checked(loss: Tensor) -> Tensor:
 
 @dataclass(frozen=True, kw_only=True)
 class JointSchedule:
-    """JEPA alone at first, then `task_weight * task + jepa_weight * jepa`.
+    """Loss weights over time: JEPA alone at first, then `task_weight * task + jepa_weight * jepa`.
 
-    A weight is a number, or a function of the number of epochs since pretraining ended, such as `LinearSchedule`.
-    With `jepa_weight=0` the task is trained alone once pretraining has ended; with `pretrain=0` both are trained from
-    the start.
+    A weight is a number, or a function of the number of epochs since pretraining ended, such as `LinearSchedule`. With
+    `jepa_weight=0` the task is trained alone after pretraining. With `pretrain=0` both are trained from the start.
 
     Args:
         jepa_weight: weight of the JEPA loss after pretraining.
         task_weight: weight of your own loss after pretraining.
         pretrain: train on JEPA alone for this many epochs first.
         per: with `"step"`, `pretrain` and the weights count optimizer steps instead of epochs.
-        every: compute the JEPA loss at every so many optimizer steps (steps 0, `every`, ...), to save time; the steps
-            between train the task alone. `JEPATerm` counts the steps by its `update`, so all micro-batches of a step
-            are treated alike. Steps of JEPA alone are all computed. The weight is not adapted: JEPA counts a quarter
-            with `every=4`, unless you give four times the `jepa_weight`.
+        every: to save time, compute the JEPA loss only at optimizer steps 0, `every`, 2 `every`, ... and train the task
+            alone in between. `JEPATerm` counts calls of `update`, so all micro-batches of a step are treated alike.
+            Pretraining steps always compute the JEPA loss. The weight is not adapted: with `every=4` JEPA counts a
+            quarter unless you give four times the `jepa_weight`.
 
     >>> schedule = JointSchedule(jepa_weight=0.2, pretrain=1)
     >>> schedule(0), schedule(1)
@@ -108,28 +107,28 @@ class JointSchedule:
         whole_number("pretrain", self.pretrain, least=0, remedy="use 0 for none.")
         if self.per not in ("epoch", "step"):
             raise ValueError(f"per is {self.per!r}, but must be 'epoch' or 'step'.")
-        weights = self(self.pretrain)  # a bad weight is refused now, not hours later
+        weights = self(self.pretrain)  # raises for a bad weight now, not hours later
         if weights.task == weights.jepa == 0.0:
             raise ValueError(
-                f"jepa_weight is {self.jepa_weight} and task_weight {self.task_weight}, which is 0 for both after "
-                f"{self.pretrain} {self.per}s of pretraining, so nothing would be trained; raise one of them."
+                f"jepa_weight is {self.jepa_weight} and task_weight {self.task_weight}, so both are 0 after "
+                f"{self.pretrain} {self.per}s of pretraining and nothing would be trained; raise one of them."
             )
 
     @property
     def is_constant(self) -> bool:
-        """Are the weights the same at all times?"""
+        """Whether the weights never change."""
         return not (self.pretrain or callable(self.jepa_weight) or callable(self.task_weight))
 
     def is_pretraining(self, now: int) -> bool:
-        """Is epoch (or step) `now`, counted from 0, one of JEPA alone?"""
+        """Whether epoch (or step) `now`, counted from 0, trains on JEPA alone."""
         return now < self.pretrain
 
     def is_due(self, step: int) -> bool:
-        """Is the JEPA loss computed at optimizer step `step`, counted from 0, if the task is trained as well?"""
+        """Whether optimizer step `step`, counted from 0, computes the JEPA loss if the task is trained too."""
         return step % self.every == 0
 
     def __call__(self, now: int) -> LossWeights:
-        """The weights in epoch (or at step) `now`, counted from 0."""
+        """Return the weights in epoch (or at step) `now`, counted from 0."""
         if self.is_pretraining(now):
             return LossWeights(task=0.0, jepa=1.0)
         since = now - self.pretrain
@@ -140,7 +139,7 @@ class JointSchedule:
 
 
 class NoTerm(nn.Module):
-    """The task alone, in the place of a `JEPATerm`, so that a loop needs no `if` where JEPA is off.
+    """Train the task alone: replaces a `JEPATerm`, so that a loop needs no `if` when JEPA is off.
 
     >>> joint = NoTerm().loss(None, task=torch.tensor(2.0))
     >>> joint.total, joint.terms["loss_jepa"]
@@ -148,7 +147,7 @@ class NoTerm(nn.Module):
     """
 
     def loss(self, instance: Any, *, task: Tensor | Callable[[], Tensor], **_: Any) -> JointLoss:
-        """The loss of the task; the other arguments of `JEPATerm.loss` are ignored."""
+        """Return the loss of the task; other arguments of `JEPATerm.loss` are ignored."""
         return LossWeights(task=1.0, jepa=0.0).combine(task, _never)
 
     def fit(self, instances: Iterable[Any]) -> None:
@@ -158,16 +157,16 @@ class NoTerm(nn.Module):
         """Do nothing."""
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
-        """Take an empty state; raise a ValueError for that of a run with JEPA."""
+        """Load an empty state; raise a ValueError for the state of a run with JEPA."""
         if state_dict and strict:
             raise ValueError(
-                "state is of a run with JEPA, but JEPA is off (this is a NoTerm); add --use_jepa, or leave out the "
+                "state comes from a run with JEPA, but JEPA is off (this is a NoTerm); add --use_jepa, leave out the "
                 "term's state, or call resume(state), which ignores it."
             )
         return super().load_state_dict(state_dict, strict, assign)
 
     def resume(self, state: dict[str, Any]) -> bool:
-        """Ignore the state of a run with JEPA; was there none?"""
+        """Ignore the state of a run with JEPA. Returns True if there was none."""
         return not state
 
 

@@ -1,6 +1,6 @@
-"""Prediction losses: compare predictions with targets, `[items, dim], [items, dim] -> [items]`.
+"""Prediction losses per item: `[items, dim], [items, dim] -> [items]`.
 
-Half precision is computed and returned in float32. Other shapes or types raise a ValueError.
+Half precision is computed and returned in float32. A ValueError is raised for other shapes or types.
 """
 
 import torch
@@ -26,9 +26,11 @@ def smooth_l1_loss(predictions: Tensor, targets: Tensor) -> Tensor:
     """Smooth L1 distance to the layer-normalised target, mean over dimensions: `[items, dim], [items, dim] -> [items]`.
 
     Each target is shifted and scaled to mean 0 and variance 1 over its dimensions. A teacher therefore cannot lower the
-    loss by shrinking, down to a deviation of 1e-2. A difference counts half its square up to 1, and linearly beyond.
-    Source: I-JEPA (Assran et al., "Self-supervised learning from images with a joint-embedding predictive
-    architecture", CVPR 2023), whose code has these two steps and beta = 1.
+    loss by shrinking its embeddings, unless their standard deviation falls below about 1e-2. A difference d counts `d^2
+    / 2` up to 1 and `|d| - 1/2` beyond.
+
+    Source: the code of I-JEPA (Assran et al., "Self-supervised learning from images with a joint-embedding predictive
+    architecture", CVPR 2023), with beta = 1.
 
     >>> smooth_l1_loss(torch.tensor([[1.5, -1.5], [3.0, -1.0]]), torch.tensor([[7.0, 5.0], [7.0, 5.0]]))
     tensor([0.1250, 0.7500])
@@ -52,6 +54,6 @@ def _in_one_precision(predictions: Tensor, targets: Tensor) -> tuple[Tensor, Ten
     check_pairs("predictions", predictions, "targets", targets)
     check_items("predictions", predictions)
     check_items("targets", targets)
-    # In float16 squares overflow, and the epsilons that guard a division by zero are themselves zero.
+    # In float16 squares overflow, and the epsilons that prevent a division by zero round to zero.
     dtype = torch.promote_types(torch.promote_types(predictions.dtype, targets.dtype), torch.float32)
     return predictions.to(dtype), targets.to(dtype)

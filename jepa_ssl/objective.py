@@ -36,40 +36,40 @@ InstanceT = TypeVar("InstanceT")
 
 
 class JEPAObjective(nn.Module, Generic[InstanceT]):
-    """The JEPA loss: predict, in embedding space, what a teacher sees on the whole instance.
+    """The JEPA loss: predict a teacher's embeddings of the whole instance from a part of it.
 
-    The objective owns what it adds: the predictor, and the teacher's copy if it has one. The encoder is borrowed at
-    each call, so your model's checkpoint gains no key. Give the optimizer `jepa.parameters()` as well as your
-    encoder's, and call `update` once after each optimizer step.
+    The objective owns what it adds: the predictor, and the teacher's copy if there is one. The encoder is an argument
+    of each call, so your model's checkpoint gains no key. Give the optimizer `jepa.parameters()` as well as your
+    encoder's. Call `update` once after each optimizer step.
 
     The loss of a stream is the weighted mean over its hidden items (`Views.weight`). The prediction loss is the
     weighted mean over streams. A stream in which nothing is hidden contributes exactly 0. If there are several views of
     the instance (`MultiView`), the loss is the mean over them.
 
-    In training, several processes (`torch.distributed`, its default group) see one batch together: the loss and its
-    terms are those of all their items, the same everywhere, and the gradient is right once the processes' gradients
-    have been averaged, as DDP does. All must call with the same streams. In eval mode each process is alone.
+    In training, the processes of `torch.distributed`'s default group share one batch. The loss and its terms cover the
+    items of all processes. The gradient is right after the processes' gradients are averaged, as DDP does. All must
+    call with the same streams. In eval mode each process is alone.
 
     Args:
         views: makes the context and the target view, `EntryMasker` or `NodeMasker` for example.
-        predictor: from the context's embeddings to predictions of the target's.
+        predictor: maps the context's embeddings to predictions of the target's.
         teacher: embeds the target view: `EMATeacher(encoder)`, `StopGradTeacher()`, `SharedTeacher()`,
             `TargetNetwork(...)`.
-        loss: prediction loss of each item; the cosine loss by default.
-        stream_weights: how much each stream counts, at least 0 and not all 0; by default all count alike.
+        loss: prediction loss per item; the cosine loss by default.
+        stream_weights: weight of each stream, at least 0 and not all 0; equal by default.
         regularizer: added to the prediction loss, `VICReg()` or `SIGReg()` for example. It sees the encoder's side. If
             the teacher learns, it also sees the teacher's side, and the mean of the two is added.
-        regularizer_weight: the factor on the regulariser, at least 0.
-        regularize: whether the regulariser sees the embeddings, or the features that the encoder names in `Encoded`. On
-            the side of a learned target network that names no features it sees the embeddings.
-        condition: what a conditional predictor is told of each item of the context: from the views to stream ->
+        regularizer_weight: factor on the regulariser, at least 0.
+        regularize: `"embeddings"`, or `"features"` to regularise the features that the encoder returns in `Encoded`.
+            For a learned target network without features the regulariser sees the embeddings.
+        condition: for a conditional predictor: maps the views to an encoding of each item of the context, stream ->
             `[items, encoding]`.
-        monitor: is shown each loss in training, and told of each step: `CollapseMonitor(...)`. A compiled step does not
-            show it; call `monitor.observe(loss)` after it.
+        monitor: gets each loss in training and each step: `CollapseMonitor(...)`. In a compiled step it gets no loss;
+            call `monitor.observe(loss)` after the step.
 
     Raises:
         TypeError: `teacher` lacks `learns` or `update`.
-        ValueError: a weight is negative or not finite, all stream weights are 0, or `regularize` names something else.
+        ValueError: a weight is negative or not finite, all stream weights are 0, or `regularize` has another value.
 
     >>> from jepa_ssl import EntryMasker, MLPPredictor, StopGradTeacher
     >>> trunk = nn.Linear(6, 8)
@@ -125,19 +125,19 @@ class JEPAObjective(nn.Module, Generic[InstanceT]):
         precomputed_target: Embeddings | Encoded | None = None,
         generator: Randomness = None,
     ) -> JEPALoss:
-        """The loss of `encoder` on a batch.
+        """Return the loss of `encoder` on a batch.
 
         Args:
-            generator: decides all that is drawn: a `torch.Generator`, or `Seeds` with the names of the instances. With
-                None the global random numbers decide.
-            precomputed_target: what the encoder makes of the whole `instance`, if you have it. Your task's forward pass
-                has already run the trunk on it, so only the projector is left to run. A teacher that is the encoder
-                itself then saves its pass; a teacher with weights of its own ignores it.
+            generator: source of all random numbers: a `torch.Generator`, `Seeds` with the names of the instances, or
+                None for torch's global generator.
+            precomputed_target: the encoder's output on the whole `instance`, if you have it. Your task's forward pass
+                has already run the trunk, so only the projector is left to run. It saves the forward pass of a teacher
+                that is the encoder itself. A teacher with its own weights ignores it.
 
         Raises:
-            ValueError: predictions, targets and views do not name the same streams, or differ in shape;
-                `precomputed_target` is given, but the target is not the whole instance, or it lacks what a teacher
-                that learns needs.
+            ValueError: predictions, targets and views name different streams or differ in shape. Or
+                `precomputed_target` is given although the target is not the whole instance, or it lacks the gradient or
+                features that a teacher that learns needs.
         """
         if self.training and torch.is_grad_enabled():
             self._movement.used = True
@@ -146,12 +146,12 @@ class JEPAObjective(nn.Module, Generic[InstanceT]):
         contexts: list[Encoded] = []
         losses: list[JEPALoss] = []
         for views in made if isinstance(made, tuple) else (made,):
-            # Before the teacher: older autocast would keep the weights it cast without gradient, and use them here.
+            # Before the teacher: older autocast caches the weights it casts under no_grad, and would reuse them here.
             context = Encoded.of(encoder(views.context))
             told = () if self.condition is None else (self.condition(views),)
             predictions = in_target_order(self.predictor(context.embeddings, *told), views)
-            # The teacher sees each target once, however many views predict it. Not a dict by `id`: a compiler would
-            # take that for a constant, and compile again for each batch.
+            # The teacher sees each target once, even if several views predict it. No dict by `id`: a compiler would
+            # treat an id as a constant and recompile for each batch.
             target = next((encoded for seen, encoded in targets if seen is views.target), None)
             if target is None:
                 target = self._teach(encoder, instance, views.target, precomputed_target)
@@ -166,9 +166,9 @@ class JEPAObjective(nn.Module, Generic[InstanceT]):
         return loss
 
     def update(self, encoder: Encoder[InstanceT]) -> None:
-        """Update the teacher and the monitor: call it once after each optimizer step.
+        """Update the teacher and the monitor. Call this once after each optimizer step.
 
-        Warns once if encoder, predictor or another trained part never moves: the optimizer does not have it.
+        Warns once if the encoder, the predictor or another trained part never changes: the optimizer does not have it.
         """
         unwrapped(self.teacher).update(encoder)
         if self._movement.used:
@@ -192,7 +192,7 @@ class JEPAObjective(nn.Module, Generic[InstanceT]):
             )
         if self._teacher_learns and torch.is_grad_enabled():
             self._check_learnable(Encoded.of(precomputed))
-        # An Encoded that is built in the lambda would break torch.compile's graph.
+        # Building an Encoded in the lambda would break torch.compile's graph.
         return Encoded.of(self.teacher(lambda _: precomputed, target))  # pyright: ignore[reportUnknownLambdaType]
 
     def _check_learnable(self, precomputed: Encoded) -> None:
@@ -203,7 +203,7 @@ class JEPAObjective(nn.Module, Generic[InstanceT]):
             )
         if self.regularizer is not None and self.regularize == "features" and not precomputed.features:
             raise ValueError(
-                "precomputed_target names no features, but they are regularised on this side too; give "
+                "precomputed_target has no features, but the regulariser needs them on this side too; give "
                 "precomputed_target=Encoded(embeddings, features), as the encoder returns it."
             )
 
@@ -231,7 +231,7 @@ class JEPAObjective(nn.Module, Generic[InstanceT]):
         return torch.stack(weighted).sum() / sum(self.stream_weights.values())
 
     def _regularized(self, loss: JEPALoss, sides: list[Encoded], generator: Randomness) -> JEPALoss:
-        """`loss` plus the regulariser: its mean over the sides that gradients flow through."""
+        """Add the regulariser to `loss`: its mean over the sides that gradients flow through."""
         if self.regularizer is None or not self.regularizer_weight:
             return loss
         values = [
@@ -248,7 +248,7 @@ class JEPAObjective(nn.Module, Generic[InstanceT]):
             return encoded.embeddings
         if encoded.features.keys() != encoded.embeddings.keys():
             raise ValueError(
-                f"regularize is 'features', but the encoder names features of {sorted(encoded.features)} for "
+                f"regularize is 'features', but the encoder returns features of {sorted(encoded.features)} and "
                 f"embeddings of {sorted(encoded.embeddings)}; let it return Encoded(embeddings, features) with the "
                 f"same streams, or regularize the 'embeddings'."
             )

@@ -1,4 +1,4 @@
-"""The prediction loss of each stream: the weighted mean over the items that were hidden."""
+"""The prediction loss of each stream: the weighted mean over its hidden items."""
 
 from collections.abc import Mapping
 from functools import reduce
@@ -15,11 +15,11 @@ from jepa_ssl.protocols import Embeddings, Encoded, PredictionLoss, Views
 def mean_where_hidden(
     loss: PredictionLoss, predictions: Embeddings, target: Encoded, views: Views[Any, Any], training: bool
 ) -> dict[str, Tensor]:
-    """Stream -> the mean of `loss` over its hidden, real items, weighted by `Views.weight`; 0 where there are none.
+    """Mean of `loss` over the hidden, real items of each stream, weighted by `Views.weight`; 0 if there are none.
 
-    In training the items of all processes count together.
+    In training the mean is over the items of all processes.
     """
-    streams = sorted(predictions)  # in one order on all processes, which add up their sums
+    streams = sorted(predictions)  # the same order on all processes, which add their sums
     sums = torch.stack(
         [
             _sum_where(
@@ -38,7 +38,7 @@ def mean_where_hidden(
 
 
 def _sum_where(loss: PredictionLoss, prediction: Tensor, target: Tensor, marks: tuple[Tensor | None, ...]) -> Tensor:
-    """The sum of the losses, each times the product of its marks, and the sum of these products: `[2]`."""
+    """Sum of the losses, each times the product of its marks, and sum of these products: `[2]`."""
     given = [mark for mark in marks if mark is not None]
     if not given:
         losses = loss(prediction, target)
@@ -48,22 +48,22 @@ def _sum_where(loss: PredictionLoss, prediction: Tensor, target: Tensor, marks: 
     counted = count > 0
     losses = loss(_learning_where(counted, prediction), _learning_where(counted, target))
     counts = count.to(torch.promote_types(torch.promote_types(losses.dtype, torch.float32), count.dtype))
-    weighed = torch.where(counted, losses * counts, 0.0)  # no boolean indexing, which would wait for the device
+    weighed = torch.where(counted, losses * counts, 0.0)  # boolean indexing would wait for the device
     return torch.stack((weighed.sum(), counts.sum()))
 
 
 def _learning_where(counted: Tensor, z: Tensor) -> Tensor:
-    """`z` with gradient only where it counts: elsewhere a loss that overflows has the gradient 0 * inf = NaN."""
+    """`z` with gradient only where it counts; elsewhere a loss that overflows would have the gradient 0 * inf = NaN."""
     return torch.where(counted.unsqueeze(-1), z, z.detach()) if z.requires_grad else z
 
 
 def in_target_order(predictions: Embeddings, views: Views[Any, Any]) -> Embeddings:
-    """The predictions of the target's items, in its order; a stream that `Views.items` does not name stays as it is."""
+    """Order the predictions like the target's items. A stream that `Views.items` does not name stays as it is."""
     for stream, places in views.items.items():
         if places.ndim != 1 or places.dtype != torch.int64:
             raise ValueError(
-                f"items[{stream!r}] is {describe(places)}, but must be int64 [items]; give the place of each item of "
-                f"the target in the context."
+                f"items[{stream!r}] is {describe(places)}, but must be int64 [items]; give the place in the context "
+                f"of each item of the target."
             )
     return {
         stream: prediction.index_select(0, views.items[stream]) if stream in views.items else prediction
@@ -72,7 +72,7 @@ def in_target_order(predictions: Embeddings, views: Views[Any, Any]) -> Embeddin
 
 
 def check_fit(predictions: Embeddings, targets: Embeddings, views: Views[Any, Any]) -> None:
-    """Raise a ValueError unless predictions, targets and views name the same streams, with as many items."""
+    """Raise a ValueError unless predictions, targets and views name the same streams, with equally many items."""
     if predictions.keys() != targets.keys():
         raise ValueError(
             f"the predictor returns the streams {sorted(predictions)}, but the teacher {sorted(targets)}; "
@@ -86,12 +86,12 @@ def check_fit(predictions: Embeddings, targets: Embeddings, views: Views[Any, An
     for name, per_stream in marks:
         for stream, mark in per_stream.items():
             if stream not in predictions:
-                # A symmetry weighs and moves rows and columns whether or not the encoder has a stream for them.
+                # A symmetry gives weights to rows and columns even if the encoder has no stream for them.
                 if name == "weight" and stream not in views.hidden:
                     continue
                 raise ValueError(
                     f"the views name the stream {stream!r} in {name}, but the encoder returns {sorted(predictions)}; "
-                    f"name the streams of the encoder as the masker does."
+                    f"give masker and encoder the same stream names."
                 )
             if mark is not None and mark.shape != predictions[stream].shape[:1]:
                 raise ValueError(
@@ -101,6 +101,5 @@ def check_fit(predictions: Embeddings, targets: Embeddings, views: Views[Any, An
     if views.hidden and (unnamed := predictions.keys() - views.hidden.keys()):
         raise ValueError(
             f"the encoder returns the streams {sorted(unnamed)}, but the views name {sorted(views.hidden)} in hidden; "
-            f"name each of them: with a ratio of 0 in the masker if the stream stays visible, with None if every item "
-            f"is predicted."
+            f"name each: with a ratio of 0 in the masker to keep the stream visible, with None to predict every item."
         )

@@ -13,7 +13,7 @@ from jepa_ssl.seeds import own_initialization
 
 
 class _StreamMLPs(nn.Module):
-    """One `Linear - activation - Linear` per stream, applied to the stream of that name."""
+    """One `Linear - activation - Linear` per stream."""
 
     def __init__(self, sizes: Mapping[str, tuple[int, int, int]], activation: Callable[[], nn.Module]) -> None:
         super().__init__()
@@ -35,7 +35,7 @@ class _StreamMLPs(nn.Module):
 
 
 class MLPProjector(_StreamMLPs):
-    """From trunk features to L2-normalised embeddings: stream -> `[items, width]` to stream -> `[items, dim]`.
+    """Map trunk features to L2-normalised embeddings: stream -> `[items, width]` to stream -> `[items, dim]`.
 
     Args:
         widths: trunk width of each stream.
@@ -51,17 +51,17 @@ class MLPProjector(_StreamMLPs):
 
 
 def _unit(z: Tensor) -> Tensor:
-    # torch's 1e-12, which keeps zeros from becoming NaN, is itself 0 in float16.
+    # torch's eps of 1e-12 prevents NaN for zeros, but rounds to 0 in float16.
     return F.normalize(z, dim=-1, eps=max(1e-12, torch.finfo(z.dtype).tiny))
 
 
 class MLPPredictor(_StreamMLPs):
-    """From the context's embeddings to predictions of the target's: stream -> `[items, dim]`, of the same shape.
+    """Map the context's embeddings to predictions of the target's: stream -> `[items, dim]`, same shape.
 
     Args:
         dims: size of the embedding of each stream.
-        hidden: width of the hidden layer; that of the embedding by default. A smaller one is a bottleneck: each
-            prediction then has that many degrees of freedom.
+        hidden: width of the hidden layer; that of the embedding by default. A smaller width is a bottleneck: it limits
+            the degrees of freedom of a prediction.
         activation: `nn.ReLU` by default.
 
     >>> import torch

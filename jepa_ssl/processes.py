@@ -1,7 +1,7 @@
-"""Sums over the processes that train one network: the default group of `torch.distributed`.
+"""Sums over the processes that train one network, the default group of `torch.distributed`.
 
-In training they see one batch together, however many items each has, and all must make the same calls. In eval mode
-each process is alone, so that one can validate while the others wait.
+In training the processes share one batch. They may have different numbers of items, but must make the same calls. In
+eval mode each process is alone, so one can validate while the others wait.
 """
 
 import torch.distributed as dist
@@ -9,7 +9,7 @@ from torch import Tensor
 
 
 def world_size(training: bool) -> int:
-    """The number of processes that see one batch together."""
+    """The number of processes that share one batch."""
     return dist.get_world_size() if training and _are_several() else 1
 
 
@@ -19,10 +19,10 @@ def rank() -> int:
 
 
 def all_reduce_sum(local: Tensor, training: bool) -> Tensor:
-    """The sum of `local` over the processes, the same on all of them.
+    """Return the sum of `local` over all processes.
 
-    Its gradient is right after the processes' gradients are averaged, as DDP does. On each process it is the gradient
-    of its own items, times the number of processes.
+    The gradient is right after the processes' gradients are averaged, as DDP does: on each process it is the gradient
+    of the process's own items times the number of processes.
     """
     processes = world_size(training)
     if processes == 1:

@@ -21,7 +21,7 @@ from jepa_ssl.processes import all_reduce_sum, rank, world_size
 from jepa_ssl.protocols import Embeddings
 from jepa_ssl.seeds import Randomness, Seeds, batch_normal, batch_uniform
 
-POINTS, STEP = 5, 0.7  # where SIGReg takes its integrand: at t = 0.7, 1.4, ..., 3.5, which those below 0 mirror
+POINTS, STEP = 5, 0.7  # SIGReg evaluates its integrand at t = 0.7, 1.4, ..., 3.5; it is symmetric in t
 
 
 class _StreamRegularizer(nn.Module, ABC):
@@ -34,7 +34,7 @@ class _StreamRegularizer(nn.Module, ABC):
     def forward(self, embeddings: Embeddings, *, valid: Mapping[str, Tensor], generator: Randomness = None) -> Tensor:
         _check(embeddings, valid, generator)
         terms: list[Tensor] = []
-        for stream in sorted(embeddings):  # in one order on all processes, for each waits for the others
+        for stream in sorted(embeddings):  # the same order on all processes, which wait for each other
             z = embeddings[stream]
             with _no_autocast(z.device):
                 z = z.to(torch.promote_types(z.dtype, torch.float32))
@@ -49,10 +49,12 @@ class _StreamRegularizer(nn.Module, ABC):
 class VICReg(_StreamRegularizer):
     """Variance and covariance penalties: each dimension varies by at least 1, and no two dimensions vary together.
 
-    `variance_weight * v + covariance_weight * c`. Here v is the mean over dimensions of `max(0, 1 - sqrt(variance +
-    1e-4))`, and c is the sum of the squared covariances of different dimensions, divided by dim. Variances and
-    covariances divide by items - 1. Source: Bardes et al., "VICReg", ICLR 2022, equations 1 to 4. The invariance term
-    is the prediction loss: the paper's weights 25 : 25 : 1 are 1 : 1 : 0.04 here.
+    The value is `variance_weight * v + covariance_weight * c`. v is the mean over dimensions of `max(0, 1 -
+    sqrt(variance + 1e-4))`. c is the sum of the squared covariances of different dimensions, divided by dim. Variances
+    and covariances divide by items - 1.
+
+    Source: Bardes et al., "VICReg", ICLR 2022, equations 1 to 4. The invariance term is the prediction loss: the
+    paper's weights 25 : 25 : 1 are 1 : 1 : 0.04 here.
 
     Args:
         variance_weight: at least 0.
@@ -77,8 +79,8 @@ class VICReg(_StreamRegularizer):
         z = torch.where(real, z, 0.0)
         sums = all_reduce_sum(torch.cat((z.detach().sum(0), valid.sum(dtype=z.dtype).view(1))), self.training)
         items = sums[-1]
-        # Centred, then squared: the variance of a tiny cloud far from the origin is below the rounding of its squares.
-        # The mean carries no gradient, for to first order a covariance does not depend on the centre.
+        # Centred, then squared: the variance of a tiny cloud far from the origin is below the rounding error of its
+        # squares. The mean carries no gradient, because to first order a covariance does not depend on the centre.
         centred = torch.where(real, z - sums[:-1] / items.clamp(min=1.0), 0.0)
         covariance = all_reduce_sum(centred.T @ centred, self.training) / (items - 1.0).clamp(min=1.0)
         variance = covariance.diagonal()
@@ -88,17 +90,17 @@ class VICReg(_StreamRegularizer):
 
 
 class SIGReg(_StreamRegularizer):
-    """Distance of embeddings from an isotropic Gaussian N(0, I): about 1 for a sample of it, more for others.
+    """Distance of embeddings from an isotropic Gaussian N(0, I): about 1 for a sample of it, more otherwise.
 
-    Source: Balestriero and LeCun, "LeJEPA", 2025. The mean over random unit vectors a of the Epps-Pulley statistic of
-    the projections `x_j = <a, z_j>` of N items,
+    The value is the mean of the Epps-Pulley statistic over random unit vectors a. It compares the projections `x_j =
+    <a, z_j>` of N items with a normal distribution:
 
         N * integral over t of |1/N sum_j exp(i t x_j) - exp(-t^2/2)|^2 exp(-t^2/2).
 
-    Its expectation for a sample of N(0, I) is sqrt(2 pi) (1 - 1/sqrt(3)) = 1.06 for any N; for other distributions it
-    grows with N.
+    For a sample of N(0, I) its expectation is sqrt(2 pi) (1 - 1/sqrt(3)) = 1.06 for any N. For other distributions it
+    grows with N. Source: Balestriero and LeCun, "LeJEPA", 2025.
 
-    Each call draws new directions, and new items where a stream has more than `items`. Each process draws from its own
+    Each call draws new directions, and new items if a stream has more than `items`. Each process draws from its own
     items, weighted by the number of items that each represents. N is then the effective sample size.
 
     Args:
@@ -124,7 +126,7 @@ class SIGReg(_StreamRegularizer):
     def _term(self, z: Tensor, valid: Tensor, generator: Randomness) -> Tensor:
         z, weight = self._sample(z, valid, generator)
         waves = _waves(STEP * (z @ self._directions(z, generator)))
-        # Processes exchange only sums over items: of the waves [2 * points, slices], of weights, and of their squares.
+        # Processes exchange only sums over items: the waves [2 * points, slices], the weights and the squared weights.
         sums = [weight @ wave for pair in islice(waves, POINTS) for wave in pair]
         packed = all_reduce_sum(torch.cat([*sums, torch.stack((weight.sum(), weight.square().sum()))]), self.training)
         weights, squares = packed[-2], packed[-1].clamp(min=1.0)
@@ -158,7 +160,7 @@ class SIGReg(_StreamRegularizer):
 
 
 def _waves(angle: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-    """cos(k angle) and sin(k angle) for k = 1, 2, ...: a product and a difference each, by Chebyshev's recurrence."""
+    """cos(k angle) and sin(k angle) for k = 1, 2, ..., by Chebyshev's recurrence: a product and a difference each."""
     cos, sin = angle.cos(), angle.sin()
     twice = 2.0 * cos
     before = torch.ones_like(cos), torch.zeros_like(sin)

@@ -11,7 +11,7 @@ import torch
 from jepa_ssl.checks import non_negative, whole_number
 
 Scheduled: TypeAlias = float | Callable[[int], float]
-"""A constant, or a function from a step's number to a value: one of the schedules here, or your own."""
+"""A constant, or a function from a step's number to a value: a schedule of this module or your own."""
 
 
 @dataclass(frozen=True)
@@ -37,15 +37,15 @@ class Schedule(ABC):
         share = self._share(min(step / self.steps, 1.0))
         value = (1.0 - share) * self.start + share * self.end
         low, high = sorted((self.start, self.end))
-        return min(max(value, low), high)  # rounding must not lead beyond the two
+        return min(max(value, low), high)  # rounding must not leave this range
 
     @abstractmethod
     def _share(self, progress: float) -> float:
-        """The share of the way from `start` to `end` after this share of the steps; both in [0, 1]."""
+        """Return how far the value is from `start` to `end` after this share of the steps; both in [0, 1]."""
 
 
 class LinearSchedule(Schedule):
-    """A value that goes from `start` to `end` along a line.
+    """A value that goes linearly from `start` to `end`.
 
     Source: the momentum of I-JEPA (Assran et al., CVPR 2023), from 0.996 to 1.
 
@@ -74,10 +74,10 @@ class CosineSchedule(Schedule):
 
 
 def value_at(scheduled: Scheduled, step: int, name: str, check: Callable[[str, float], float]) -> float:
-    """The checked value at `step`. Both ends of a `Schedule` are checked, so that a bad one raises at step 0."""
+    """Return the checked value at `step`. Both ends of a `Schedule` are checked, so a bad end raises at step 0."""
     if not callable(scheduled):
         return check(name, scheduled)
-    if torch.compiler.is_compiling():  # where a check cannot read what depends on the step
+    if torch.compiler.is_compiling():  # a check cannot read a value that depends on the step
         return scheduled(step)
     if isinstance(scheduled, Schedule):
         check(f"{name}.start", scheduled.start)

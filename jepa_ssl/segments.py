@@ -1,7 +1,7 @@
-"""Ragged groups: which items belong to which segment, and sums, shares and places in each.
+"""Operations on ragged groups: sums, shares and places of the items in each segment.
 
-With `offsets`, int64 `[segments + 1]` rising from 0, segment s has the items from `offsets[s]` to `offsets[s + 1]`.
-With `group`, int64 `[items]`, the items of a group may be anywhere.
+`offsets`, int64 `[segments + 1]`, rises from 0: segment s has the items from `offsets[s]` up to `offsets[s + 1]`.
+`group`, int64 `[items]`, holds the group number of each item, in any order.
 """
 
 import torch
@@ -17,15 +17,15 @@ def offsets_of(sizes: Tensor) -> Tensor:
 def segment_of(offsets: Tensor, items: int) -> Tensor:
     """The number of each item's segment: int64 `[items]`."""
     segments = torch.arange(len(offsets) - 1, device=offsets.device)
-    # The output's size is given, so that no GPU has to be asked.
+    # With the output's size given, nothing waits for a GPU.
     return torch.repeat_interleave(segments, offsets.diff(), output_size=items)
 
 
 def equal_shares(offsets: Tensor, items: int, dtype: torch.dtype, counts: Tensor | None = None) -> Tensor:
-    """Weights `[items]` that sum to 1 in each segment, so that a large segment counts as much as a small one.
+    """Weights `[items]` that sum to 1 in each segment, so that all segments count equally.
 
-    `counts`, int64 `[segments]`, says how many items of each segment share the 1; by default all do. The result has
-    `dtype`, or float32 if that is wider: the shares of a large segment are too small for float16.
+    `counts`, int64 `[segments]`, is the number of items of each segment that share the 1, by default all. The result
+    has `dtype`, or float32 if that is wider, because the shares of a large segment are too small for float16.
     """
     sizes = offsets.diff()
     share = (sizes if counts is None else counts).clamp(min=1).to(torch.promote_types(dtype, torch.float32))
@@ -33,12 +33,12 @@ def equal_shares(offsets: Tensor, items: int, dtype: torch.dtype, counts: Tensor
 
 
 def shares_of_marked(marks: Tensor, offsets: Tensor, dtype: torch.dtype) -> Tensor:
-    """As `equal_shares`, but only over the marked items, bool `[items]`, of each segment; the others get 0."""
+    """Like `equal_shares`, but among the marked items, bool `[items]`, of each segment; other items get 0."""
     return equal_shares(offsets, len(marks), dtype, segment_sums(marks, offsets)) * marks
 
 
 def segment_sums(marks: Tensor, offsets: Tensor) -> Tensor:
-    """How many of each segment's `marks`, bool `[items]`, are True: int64 `[segments]`."""
+    """Count the True `marks`, bool `[items]`, of each segment: int64 `[segments]`."""
     if not len(marks):
         return torch.zeros_like(offsets[1:])
     # Putting a zero before a large cumsum would copy it.
@@ -51,18 +51,18 @@ def group_sums(values: Tensor, group: Tensor, groups: int) -> Tensor:
 
 
 def group_sizes(group: Tensor, groups: int) -> Tensor:
-    """How many items each group has: int64 `[groups]`."""
+    """The number of items in each group: int64 `[groups]`."""
     return group_sums(group.new_ones(()).expand(len(group)), group, groups)
 
 
 def places_in(group: Tensor) -> Tensor:
-    """How many items of its own group come before each item: int64 `[items]`."""
+    """For each item, the number of earlier items of its group: int64 `[items]`."""
     ordered, order = group.sort(stable=True)
     return inverse(order, torch.arange(len(order), device=order.device) - torch.searchsorted(ordered, ordered))
 
 
 def inverse(order: Tensor, values: Tensor | None = None) -> Tensor:
-    """The place of each item in `order`, a permutation `[items]`; or `values`, listed in that order, by item."""
+    """The place of each item in `order`, a permutation `[items]`; or its value if `values` lists them in that order."""
     values = torch.arange(len(order), device=order.device) if values is None else values
     return torch.empty_like(values).scatter_(0, order, values)
 
@@ -70,7 +70,7 @@ def inverse(order: Tensor, values: Tensor | None = None) -> Tensor:
 def first_in_segments(order: Tensor, segment: Tensor, offsets: Tensor, counts: Tensor) -> Tensor:
     """Mark the first `counts`, int64 `[segments]`, items of each segment: bool `[items]`.
 
-    `order`, int64 `[items]`, lists the items segment after segment, and `segment`, int64 `[items]`, their segments in
+    `order`, int64 `[items]`, lists the items segment by segment. `segment`, int64 `[items]`, lists their segments in
     that order.
     """
     place = torch.arange(len(order), device=order.device) - offsets[segment]
@@ -79,6 +79,6 @@ def first_in_segments(order: Tensor, segment: Tensor, offsets: Tensor, counts: T
 
 def any_in_groups(marks: Tensor, group: Tensor, groups: int) -> Tensor:
     """Whether any of a group's `marks`, bool `[items]`, is True: bool `[groups]`."""
-    # Items that are not marked go into one group too many: picking out the marked ones would wait for a GPU.
+    # Items that are not marked go into an extra group. Selecting the marked ones would wait for a GPU.
     found = torch.zeros(groups + 1, dtype=torch.bool, device=group.device)
     return found.scatter_(0, group.where(marks, groups), True)[:groups]

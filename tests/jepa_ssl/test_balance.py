@@ -110,7 +110,7 @@ def test_it_adds_no_parameters_and_no_weights_to_a_checkpoint():
 
 def test_bad_arguments_are_refused():
     weight = torch.ones(1, requires_grad=True)
-    with pytest.raises(ValueError, match=r"shared holds 0 parameters, but none that is trained"):
+    with pytest.raises(ValueError, match=r"shared has 0 parameters, but none requires a gradient"):
         GradientBalance([])
     with pytest.raises(ValueError, match="every is 0"):
         GradientBalance([weight], every=0)
@@ -125,7 +125,7 @@ def test_a_jepa_term_without_a_gradient_is_not_blown_up():
 
 
 def test_what_is_not_trained_cannot_be_balanced():
-    with pytest.raises(ValueError, match=r"shared holds 2 parameters, but none that is trained"):
+    with pytest.raises(ValueError, match=r"shared has 2 parameters, but none requires a gradient"):
         GradientBalance([torch.ones(2), torch.ones(3)])
 
 

@@ -65,7 +65,7 @@ def test_nothing_to_train_is_refused():
     with pytest.raises(ValueError, match=r"both losses have weight 0.*raise one"):
         LossWeights(task=0.0, jepa=0.0).combine(lambda: torch.tensor(1.0), lambda: jepa_loss(1.0))
     for weight in (0.0, LinearSchedule(0.0, 1.0, 5)):
-        with pytest.raises(ValueError, match=r"0 for both after 5 epochs of pretraining.*raise one"):
+        with pytest.raises(ValueError, match=r"both are 0 after 5 epochs of pretraining.*raise one"):
             JointSchedule(jepa_weight=0.0, task_weight=weight, pretrain=5)
 
 

@@ -370,7 +370,7 @@ REFUSED: dict[str, tuple[Callable[[], object], str]] = {
         for weights in ({"a": -1.0}, {"a": 0.0}, {"a": float("nan")}, {})},
     "weights of other streams": (lambda: step(Z, stream_weights={"b": 1.0}),
         r"names the streams \['b'\], but the encoder returns \['a'\]"),
-    "no features": (lambda: step(Z, **FEATURES), r"names features of \[\] for embeddings of \['a'\]; .*Encoded"),
+    "no features": (lambda: step(Z, **FEATURES), r"returns features of \[\] and embeddings of \['a'\]; .*Encoded"),
     "another side": (lambda: step(Z, regularize="trunk"), r"regularize is 'trunk'"),
     "a target that is not whole": (lambda: step(Z, views=OTHER, made={"a": Z}),
         "precomputed_target is given, but the target of function is not the whole instance"),
@@ -379,7 +379,7 @@ REFUSED: dict[str, tuple[Callable[[], object], str]] = {
     "a target without features": (
         lambda: step(Z.clone().requires_grad_(), lambda x: Encoded({"a": x}, {"a": x}), teacher=BOTH,
             made={"a": Z.clone().requires_grad_()}, **FEATURES),
-        "precomputed_target names no features, but they are regularised on this side too"),
+        "precomputed_target has no features, but the regulariser needs them on this side too"),
 }  # fmt: skip
 
 
