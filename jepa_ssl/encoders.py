@@ -1,4 +1,4 @@
-"""Use any model as an encoder, by what it returns or by the outputs of its submodules."""
+"""Use any model as an encoder, through its return value or the outputs of its submodules."""
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
@@ -16,7 +16,7 @@ from jepa_ssl.predictors import MLPProjector
 from jepa_ssl.protocols import Encoded
 
 Place: TypeAlias = str | tuple[str, int | str]
-"""The name of a submodule; or that, and which part of its output: `("layers.1", 0)`, `("layers.1", "variable")`."""
+"""The name of a submodule, or the name and a part of its output: `("layers.1", 0)`, `("layers.1", "variable")`."""
 
 
 class _Captured(NamedTuple):
@@ -30,35 +30,33 @@ def _call(model: Any, instance: Any) -> Any:
 
 
 class ModelEncoder(nn.Module):
-    """Your model as an encoder: the features that it makes of an instance, and a projector to embeddings.
+    """Your model as an encoder: its features of an instance, and a projector to embeddings.
 
-    The model is not changed, and its checkpoint gains no key. The features are what `run(model, instance)` returns. For
-    a model that returns only the outputs of its heads, they are the outputs of the submodules in `captured`. If a
-    submodule runs several times, its last output is used. The hooks exist only during a forward pass, so that a copy of
-    the encoder, such as a teacher's, captures from its own model.
+    The model is not changed, and its checkpoint gains no key. The features are what `run(model, instance)` returns. If
+    your model returns only the outputs of its heads, name in `captured` the submodules that make the features. If a
+    submodule runs several times, its last output is used. The hooks exist only during a forward pass, so a copy of the
+    encoder, such as a teacher's, captures from its own model.
 
     Capturing does not compile: in a compiled step the encoder runs eagerly, with the same result, and `fullgraph=True`
-    raises. A compiled model calls no hooks and is refused: give the model before it was compiled, which has the same
-    weights.
+    raises. A compiled model calls no hooks and raises; give the uncompiled model, which has the same weights.
 
     Args:
-        model: yours; the encoder trains it, and an `EMATeacher` copies it.
-        widths: stream -> features of an item.
+        model: your model. It is trained through the encoder.
+        widths: stream -> number of features of an item.
         dim: size of the embeddings, which have length 1.
-        run: calls the model it is given on an instance; `model(instance)` by default, so give it where `forward` takes
-            several arguments. What it returns is read by `widths`: a tensor if there is one stream; a mapping or a
-            `NamedTuple` by the streams' names; another tuple in their order. With `captured` it only says how the
-            model is called, and what it returns is ignored.
-        captured: stream -> the submodule that makes its features, by its name in `model.named_modules()`; if that
-            returns a tuple or a mapping, `(name, which)`: `("layers.2", 0)`, `("layers.2", "rows")`.
+        run: function of `(model, instance)` that calls the model; `model(instance)` by default. Needed if `forward`
+            takes several arguments. It returns a tensor if there is one stream, a mapping or a `NamedTuple` with the
+            streams' names, or a tuple in the order of `widths`. With `captured` the return value is ignored.
+        captured: stream -> name in `model.named_modules()` of the submodule that makes its features. If it returns a
+            tuple or a mapping, give `(name, which)`: `("layers.2", 0)` or `("layers.2", "rows")`.
         activation: of the projector, `nn.ReLU` by default.
 
     Raises:
-        TypeError: `run` is a method of the model, which is not called with the model besides; or it cannot be called
-            with a model and an instance, or without it the model's `forward` with an instance alone.
-        ValueError: a name in `captured` is not that of a submodule, or names other streams than `widths`; in a
-            forward pass: features are missing or of another shape.
-        RuntimeError: a submodule did not run, or runs compiled.
+        TypeError: `run` cannot be called with a model and an instance, or is a method of a module. Or `run` is not
+            given and the model's `forward` cannot be called with an instance alone.
+        ValueError: `captured` names an unknown submodule, or other streams than `widths`. In a forward pass: features
+            are missing or have the wrong shape.
+        RuntimeError: in a forward pass: a captured submodule did not run, runs compiled, or its output was overwritten.
 
     >>> model = nn.Sequential(nn.Linear(6, 16), nn.ReLU(), nn.Linear(16, 3))
     >>> encoder = ModelEncoder(model, {"instance": 16}, dim=8, captured={"instance": "1"})
@@ -84,12 +82,12 @@ class ModelEncoder(nn.Module):
         self.projector = MLPProjector(self.widths, dim, activation)
         if (like := next((p for p in model.parameters() if p.is_floating_point()), None)) is not None:
             self.projector.to(like.device, like.dtype)
-        self.dims = dict.fromkeys(self.widths, dim)  # what a predictor is built for
+        self.dims = dict.fromkeys(self.widths, dim)  # from which a predictor is built
         self.captured = None if captured is None else _places(model, captured, self.widths)
         self._disable_compiler()
 
     def _disable_compiler(self) -> None:
-        # Not where this module is imported, for it imports the compiler, as an optimizer does too.
+        # Not at import time, because this imports the compiler.
         self._capture: Callable[..., Any] = torch.compiler.disable(_capture)  # pyright: ignore[reportUnknownMemberType]
 
     def __getstate__(self) -> dict[str, Any]:
@@ -109,7 +107,7 @@ class ModelEncoder(nn.Module):
 
 
 def _check_call(model: nn.Module, run: Callable[..., Any]) -> None:
-    """Raise a TypeError where Python would at the first call, or where a copy would call the original."""
+    """Raise a TypeError if the first call would fail, or if a copy would call the original model."""
     name = type(unwrapped(model)).__name__
     if not isinstance(model, nn.Module) or not callable(run):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise TypeError(
@@ -119,8 +117,9 @@ def _check_call(model: nn.Module, run: Callable[..., Any]) -> None:
     if ismethod(run) and isinstance(run.__self__, nn.Module):
         method = run.__func__.__name__
         raise TypeError(
-            f"run is the method {method!r} of one {type(run.__self__).__name__}, but is called with the model and "
-            f"the instance, so that a copy calls its own; give run=lambda model, instance: model.{method}(instance)."
+            f"run is the method {method!r} of one {type(run.__self__).__name__}, but run is called with the model and "
+            f"the instance, so that a copy calls its own model; give run=lambda model, instance: "
+            f"model.{method}(instance)."
         )
     if run is _call and (given := unfit_signature(unwrapped(model).forward, 1)):
         raise TypeError(
@@ -134,14 +133,14 @@ def _check_call(model: nn.Module, run: Callable[..., Any]) -> None:
 
 
 def unfit_signature(function: Callable[..., Any], arguments: int) -> str | None:
-    """The signature of `function` if it cannot be called with so many positional arguments; None if it can.
+    """Return the signature of `function` if it cannot be called with this number of positional arguments, else None.
 
     >>> unfit_signature(lambda rows, columns: 0, 1), unfit_signature(lambda batch, train=True: 0, 1)
     ('(rows, columns)', None)
     """
     try:
         taken = signature(function)
-    except (TypeError, ValueError):  # written in C, so nobody knows
+    except (TypeError, ValueError):  # written in C, so its signature is unknown
         return None
     try:
         taken.bind(*[None] * arguments)
@@ -151,14 +150,14 @@ def unfit_signature(function: Callable[..., Any], arguments: int) -> str | None:
 
 
 def _capture(encoder: ModelEncoder, instance: Any, captured: Mapping[str, _Captured]) -> Any:
-    """What the submodules return while the model runs: stream -> features."""
+    """Run the model and return the outputs of the captured submodules: stream -> features."""
     found: dict[str, Any] = {}
     versions: dict[str, int | None] = {}
     thread = get_ident()
 
     def keep(stream: str, place: _Captured) -> Callable[..., None]:
         def hook(_: nn.Module, __: Any, output: Any) -> None:
-            if get_ident() == thread:  # another's pass is another's
+            if get_ident() == thread:  # another thread runs another forward pass
                 found[stream] = output if place.which is None else _part(output, place.name, place.which)
                 versions[stream] = _version(found[stream])
 
@@ -171,13 +170,13 @@ def _capture(encoder: ModelEncoder, instance: Any, captured: Mapping[str, _Captu
     for stream, (name, *_) in captured.items():
         if stream not in found:
             raise RuntimeError(
-                f"the submodule {name!r} did not run, so stream {stream!r} has no features, or its caller is compiled; "
+                f"the submodule {name!r} did not run or its caller is compiled, so stream {stream!r} has no features; "
                 f"capture one that the model calls, as module(...) and not as module.forward(...)."
             )
         if _version(found[stream]) != versions[stream]:
             raise RuntimeError(
-                f"what {name!r} returns is overwritten in place afterwards, by ReLU(inplace=True) perhaps; capture the "
-                f"submodule that does so."
+                f"the output of {name!r} is overwritten in place afterwards, perhaps by ReLU(inplace=True); capture "
+                f"the submodule that overwrites it."
             )
     return found
 
@@ -198,8 +197,8 @@ def _places(model: nn.Module, captured: Mapping[str, Place], widths: Mapping[str
         name, which = (place, None) if isinstance(place, str) else _checked(stream, place)
         if name not in named:
             raise ValueError(
-                f"captured[{stream!r}] names the submodule {name!r}, but {type(unwrapped(model)).__name__} has none of "
-                f"that name; {_suggestion(name, named)}"
+                f"captured[{stream!r}] names the submodule {name!r}, but {type(unwrapped(model)).__name__} has no such "
+                f"submodule; {_suggestion(name, named)}"
             )
         places[stream] = _Captured(name, named[name], which)
     return places
@@ -208,7 +207,7 @@ def _places(model: nn.Module, captured: Mapping[str, Place], widths: Mapping[str
 def _checked(stream: str, place: Any) -> tuple[str, int | str]:
     if not isinstance(place, tuple | list) or len(cast(Sequence[Any], place)) != 2:
         raise TypeError(
-            f"captured[{stream!r}] is {place!r}, but must be the name of a submodule, or (name, which) where that "
+            f"captured[{stream!r}] is {place!r}, but must be the name of a submodule, or (name, which) if that "
             f"returns a tuple or a mapping; give 'layers.2' or ('layers.2', 'rows'), for example."
         )
     name, which = cast(tuple[str, int | str], place)
@@ -223,19 +222,19 @@ def _suggestion(name: str, named: Mapping[str, str]) -> str:
 
 
 def _hooked(model: nn.Module, place: _Captured) -> nn.Module:
-    """The submodule in that place, if a hook on it is called."""
+    """Return the submodule in that place; raise a RuntimeError if its hooks are not called."""
     parts = place.path.split(".")
     around = [model.get_submodule(".".join(parts[:depth])) for depth in range(len(parts) + 1)]
     if any(map(_is_compiled, around)):
         raise RuntimeError(
-            f"the submodule {place.name!r} runs inside of a compiled module, which calls no hooks; give ModelEncoder "
-            f"the model before it is compiled (both have the same weights), or a run that returns the features."
+            f"the submodule {place.name!r} runs inside a compiled module, which calls no hooks; give ModelEncoder "
+            f"the uncompiled model (both have the same weights), or a run that returns the features."
         )
     return around[-1]
 
 
 def _is_compiled(module: nn.Module) -> bool:
-    """Whether `torch.compile(module)` made it, or `module.compile()` changed it in place."""
+    """Whether the module comes from `torch.compile(module)`, or `module.compile()` was called."""
     return hasattr(module, "_orig_mod") or module._compiled_call_impl is not None  # pyright: ignore
 
 
@@ -244,13 +243,13 @@ def _part(output: Any, name: str, which: int | str) -> Any:
         return (_fields(output) or output)[which] if isinstance(which, str) else output[which]
     except (LookupError, AttributeError, TypeError) as error:
         raise ValueError(
-            f"captured asks for part {which!r} of what {name!r} returns, but that is {_described(output)}; name a part "
-            f"that it has."
+            f"captured asks for part {which!r} of the output of {name!r}, but that is {_described(output)}; name a "
+            f"part that it has."
         ) from error
 
 
 def _by_stream(output: Any, widths: Mapping[str, int]) -> dict[str, Tensor]:
-    """The features of each stream in what a model returned."""
+    """Read the features of each stream from the output of a model."""
     named = _named(output, widths)
     if not set(widths) <= set(named):
         raise ValueError(
@@ -263,14 +262,14 @@ def _by_stream(output: Any, widths: Mapping[str, int]) -> dict[str, Tensor]:
         given = features[stream]
         if not isinstance(given, Tensor) or given.ndim != 2 or given.size(1) != width:
             raise ValueError(
-                f"the features of stream {stream!r} are {_described(given)}, but must be [items, {width}]; give widths "
-                f"what the model returns, and each item a row."
+                f"the features of stream {stream!r} are {_described(given)}, but must be [items, {width}]; correct "
+                f"widths, or return one row per item."
             )
     return features
 
 
 def _named(output: Any, streams: Mapping[str, int]) -> Mapping[str, Any]:
-    """What a model returned by stream; empty if it does not say."""
+    """Return the output of a model by stream; empty if the streams cannot be told apart."""
     if isinstance(output, Mapping):
         return cast(Mapping[str, Any], output)
     if isinstance(output, Tensor):

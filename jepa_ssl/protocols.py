@@ -1,7 +1,7 @@
-"""The contracts between the parts. Any callable of the right shape fits; nothing has to inherit from these.
+"""The protocols of views, encoders, teachers, losses and monitors. No class has to inherit from them.
 
-`generator` is always a `jepa_ssl.seeds.Randomness`: a `torch.Generator`, `Seeds`, or None for the global random
-numbers. It is `Any` here because your own part may take less.
+`generator` is always a `jepa_ssl.seeds.Randomness`: a `torch.Generator`, `Seeds`, or None for torch's global generator.
+Its type here is `Any` because your own class may accept fewer types.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -15,7 +15,7 @@ Embeddings = Mapping[str, Tensor]
 and `"variable"`."""
 
 INSTANCE, CONSTRAINT, VARIABLE = "instance", "constraint", "variable"
-EDGE = "edge"  # has features, which may be hidden, but no embedding
+EDGE = "edge"  # has features, which can be hidden, but no embedding
 
 ContextT = TypeVar("ContextT")
 TargetT = TypeVar("TargetT")
@@ -31,16 +31,16 @@ def _nothing() -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Views(Generic[ContextT, TargetT]):
-    """Two views of one batch of instances: what the encoder sees, what the teacher sees, and where they differ.
+    """Two views of a batch: the encoder sees `context`, the teacher sees `target`, and `hidden` marks the difference.
 
-    `hidden[stream]` is a bool tensor `[items]`, True where the context lost the item. The prediction loss is taken
-    there and only there. `None` means every item. An empty `hidden` means every item of every stream; otherwise it
-    names every stream that the encoder returns. `weight[stream]`, float `[items]`, says how much each item counts, and
-    is zero where nothing is hidden. Without it all hidden items count equally. Maskers of graphs give each graph the
-    weight 1 in total, so that a large graph counts as much as a small one.
+    `hidden[stream]` is a bool tensor `[items]`, True where the context lost the item. The prediction loss is taken on
+    these items only. `None` means every item. An empty `hidden` means every item of every stream; otherwise it names
+    every stream that the encoder returns. `weight[stream]`, float `[items]`, is the weight of each item in the loss, 0
+    where nothing is hidden. Without it all hidden items count equally. Graph maskers give each graph a total weight of
+    1, so large and small graphs count equally.
 
-    All of these follow the order of the target's items. `items[stream]` is an int64 tensor `[items]`: the place of each
-    of them in the context. Without it each item has the same place in both, as after every masker.
+    All of these follow the order of the target's items. `items[stream]` is an int64 tensor `[items]`: the place in the
+    context of each item of the target. Without it the places are the same in both, as after every masker.
     """
 
     context: ContextT
@@ -52,11 +52,12 @@ class Views(Generic[ContextT, TargetT]):
 
 @dataclass(frozen=True)
 class Encoded:
-    """Embeddings together with the features they were made of and the mask of real items.
+    """Embeddings, the features that they were computed from, and the mask of real items.
 
-    An encoder may return it instead of bare embeddings. `features[stream]` is `[items, width]`, before projector and
-    normalisation: a regulariser may be applied there, and only there does a collapse in scale show. `valid[stream]` is
-    a bool tensor `[items]`, False on padding, which no statistic counts; without it all items are real.
+    An encoder may return this instead of plain embeddings. `features[stream]`, `[items, width]`, is the input of
+    projector and normalisation. A regulariser can be applied to it, and a collapse in scale is visible only there.
+    `valid[stream]` is a bool tensor `[items]`, False on padding, which no statistic counts. Without it all items are
+    real.
     """
 
     embeddings: Embeddings
@@ -72,31 +73,31 @@ class Encoded:
 
 
 def detached(embeddings: Embeddings) -> dict[str, Tensor]:
-    """The same embeddings without gradient."""
+    """Detach all embeddings."""
     return {stream: z.detach() for stream, z in embeddings.items()}
 
 
 @dataclass(frozen=True)
 class JEPALoss:
-    """What `JEPAObjective` returns. Only `total` carries a gradient; nothing here has been copied to the host.
+    """What `JEPAObjective` returns. Only `total` carries a gradient. Nothing has been copied to the host.
 
-    If the view maker made several views, the embeddings are those of all of them, one view after the other.
+    If the view maker made several views, their embeddings are concatenated, view by view.
     """
 
     total: Tensor  # scalar
     terms: Mapping[str, Tensor]  # detached scalars, by name
     predictions: Embeddings  # detached
     targets: Embeddings  # detached
-    context: Encoded  # what the encoder made of the context view; detached
+    context: Encoded  # of the context view; detached
 
 
 # ---- views -------------------------------------------------------------------------------------------------
 
 
 class ViewMaker(Protocol[InstanceT_contra]):
-    """Makes the two views of a batch of instances, or a tuple of several such pairs: a masker, for example.
+    """Make the two views of a batch of instances, or a tuple of several such pairs. All maskers are view makers.
 
-    It never sees a model.
+    A view maker never sees a model.
     """
 
     def __call__(
@@ -106,18 +107,18 @@ class ViewMaker(Protocol[InstanceT_contra]):
 
 @runtime_checkable
 class FittedViews(Protocol):
-    """A view maker that takes statistics of training batches before the first step: `SolverState` for example."""
+    """A view maker that computes statistics of training batches before the first step, such as `SolverState`."""
 
     def fit(self, instances: Iterable[Any], /) -> Any: ...
 
 
 class Fill(Protocol):
-    """Replaces hidden values: returns `values` with other content where `hidden` is True, and does not write to it.
+    """Replace hidden values: return `values` with other content where `hidden` is True, without writing to `values`.
 
-    `hidden` is a bool tensor that broadcasts to `values`. `stream` says whose values they are: `"instance"`, a kind of
-    node, or `"edge"`. `others()` returns a tensor like `values` with another real item of the same instance, drawn
-    uniformly, in the place of each item. `noise()` returns one of standard normal numbers. Both draw with `generator`,
-    and only when they are called.
+    `hidden` is a bool tensor that broadcasts to `values`. `stream` is the stream of the values: `"instance"`, a kind of
+    node, or `"edge"`. `others()` returns a tensor like `values` in which each item is replaced by another real item of
+    the same instance, drawn uniformly. `noise()` returns standard normal numbers in the same shape. Both draw from
+    `generator` when they are called.
     """
 
     def __call__(
@@ -137,14 +138,14 @@ class Fill(Protocol):
 
 
 class Encoder(Protocol[InstanceT_contra]):
-    """Embeds a batch of instances: the trunk of a solver's repository, and a projector into the embedding space."""
+    """Embed a batch of instances: usually your trunk with a projector into the embedding space."""
 
     def __call__(self, instance: InstanceT_contra, /) -> Embeddings | Encoded: ...
 
 
 @runtime_checkable
 class SizedEncoder(Encoder[InstanceT_contra], Protocol[InstanceT_contra]):
-    """An encoder that gives the size of its embeddings, to build a predictor: `ModelEncoder` for example."""
+    """An encoder with a `dims` property, from which a predictor can be built; `ModelEncoder`, for example."""
 
     @property
     def dims(self) -> Mapping[str, int]:
@@ -153,13 +154,13 @@ class SizedEncoder(Encoder[InstanceT_contra], Protocol[InstanceT_contra]):
 
 
 class Predictor(Protocol):
-    """Predicts the teacher's embeddings from the encoder's. Runs on the online branch only."""
+    """Predict the teacher's embeddings from the encoder's. Runs on the online branch only."""
 
     def __call__(self, embeddings: Embeddings, /) -> Embeddings: ...
 
 
 class ConditionalPredictor(Protocol):
-    """A predictor that also takes what it predicts of each item: `condition` is stream -> `[items, encoding]`."""
+    """A predictor that also takes a condition for each item: stream -> `[items, encoding]`."""
 
     def __call__(self, embeddings: Embeddings, condition: Embeddings, /) -> Embeddings: ...
 
@@ -169,11 +170,11 @@ class ConditionalPredictor(Protocol):
 
 @runtime_checkable
 class Teacher(Protocol):
-    """Embeds the target view, and changes only in `update`. It never sees a mask."""
+    """Embed the target view. A teacher changes only in `update` and never sees a mask."""
 
     @property
     def learns(self) -> bool:
-        """Whether gradients flow through its targets; the regulariser then sees them too. `learns = False` will do."""
+        """Whether gradients flow through its targets; then the regulariser sees them too. `learns = False` suffices."""
         ...
 
     def __call__(self, encoder: Any, target: Any, /) -> Embeddings | Encoded: ...
@@ -185,7 +186,7 @@ class Teacher(Protocol):
 
 @runtime_checkable
 class RestartableTeacher(Teacher, Protocol):
-    """A teacher that can follow its encoder from a new start: `EMATeacher` for example."""
+    """A teacher that can start again from its encoder; `EMATeacher`, for example."""
 
     def restart(self, encoder: Any, /) -> None:
         """Become a copy of the current encoder."""
@@ -196,22 +197,22 @@ class RestartableTeacher(Teacher, Protocol):
 
 
 class PredictionLoss(Protocol):
-    """Compares predictions with targets: `(predictions [items, dim], targets [items, dim]) -> [items]`."""
+    """Compare predictions with targets: `(predictions [items, dim], targets [items, dim]) -> [items]`."""
 
     def __call__(self, predictions: Tensor, targets: Tensor, /) -> Tensor: ...
 
 
 class Regularizer(Protocol):
-    """Penalises embeddings that collapse: stream -> `[items, dim]` to a scalar that is small where they spread out.
+    """Penalise embeddings that collapse: stream -> `[items, dim]` to a scalar that is small if they spread out.
 
-    `valid[stream]`, bool `[items]`, is False on padding. `generator` decides all that is drawn.
+    `valid[stream]`, bool `[items]`, is False on padding. All random numbers come from `generator`.
     """
 
     def __call__(self, embeddings: Embeddings, /, *, valid: Mapping[str, Tensor], generator: Any = None) -> Tensor: ...
 
 
 class Monitor(Protocol):
-    """Watches training and warns of a collapse: `CollapseMonitor` for example."""
+    """Watch training and warn of a collapse; `CollapseMonitor`, for example."""
 
     def observe(self, loss: JEPALoss, /) -> None:
         """Take the loss of a forward pass in training."""
@@ -223,7 +224,7 @@ class Monitor(Protocol):
 
 
 class Setup(NamedTuple):
-    """What an objective already does against collapse."""
+    """The measures against collapse that an objective already has."""
 
     regularizer_weight: float = 0.0  # 0 without a regulariser
     regularizes_features: bool = False
@@ -232,6 +233,6 @@ class Setup(NamedTuple):
 
 @runtime_checkable
 class AdvisingMonitor(Monitor, Protocol):
-    """A monitor whose warnings give advice: it takes what the objective already does against collapse."""
+    """A monitor whose warnings give advice. It is told what the objective already does against collapse."""
 
     def inform(self, setup: Setup, /) -> None: ...

@@ -1,4 +1,4 @@
-"""Random numbers per instance: the same graph or vector gets the same draw in any batch."""
+"""Random numbers per instance: the same graph or vector gets the same numbers in any batch."""
 
 from collections.abc import Callable, Generator
 from contextlib import AbstractContextManager, contextmanager
@@ -21,21 +21,21 @@ _BLOCK = 2**15  # numbers, 256 kB of them
 
 
 class Seeds:
-    """Randomness by instance, instead of a `torch.Generator`: what is drawn for an instance depends on its name.
+    """Random numbers per instance, in place of a `torch.Generator`: they depend on the name of the instance.
 
-    With a generator, the numbers go through the batch from its first instance to its last, and what an instance gets
-    depends on the batch. With `Seeds` each item's numbers are hashed from the name of its instance, its place there
-    (padding does not count), and the number of earlier draws. The same instance then loses the same items in any batch,
-    in any order, on any device, compiled or not. All maskers and fills of `jepa_ssl` take it, and what is made of them:
-    each part of `ComposeMaskers` and `MultiView` goes on with other numbers.
+    A generator draws for the whole batch, so the numbers of an instance depend on the batch. `Seeds` hash the numbers
+    of each item from three inputs: the name of its instance, its place there (without padding), and the number of
+    earlier draws. So a masker hides the same items of an instance in any batch, in any order, on any device, compiled
+    or not. All maskers and fills of `jepa_ssl` take `Seeds`. The parts of `ComposeMaskers` and `MultiView` draw
+    different numbers.
 
-    Like a generator it advances: make a new one for each batch, from the instances' numbers in the data set and the
-    epoch, so that each epoch hides other things. Draws are by sorting: on a CPU, for large vectors, a generator is
-    faster.
+    Like a generator, `Seeds` advance with each draw. Make new ones for each batch, from the epoch and the instances'
+    numbers in the data set; each epoch then hides other items. On a CPU a generator is faster for large vectors,
+    because `Seeds` draw by sorting.
 
     Args:
-        names: int64 `[instances]`, one for each vector or graph of the batch; the same name is the same draw.
-        epoch: another epoch, other numbers; at least 0.
+        names: int64 `[instances]`, one for each vector or graph of the batch. Equal names give equal numbers.
+        epoch: another epoch gives other numbers; at least 0.
 
     >>> from jepa_ssl import EntryMasker
     >>> flat, names = torch.ones(3, 8), torch.tensor([17, 4, 25])
@@ -58,7 +58,7 @@ class Seeds:
         self._draws = 0
 
     def check(self, instances: int, device: torch.device) -> None:
-        """Raises ValueError unless these are names for so many instances, on their device."""
+        """Raise a ValueError unless these are names for this number of instances, on their device."""
         if len(self._keys) != instances:
             raise ValueError(
                 f"generator is Seeds of {len(self._keys)} names, but there are {instances} instances; name each."
@@ -70,36 +70,36 @@ class Seeds:
             )
 
     def numbers(self, instance: Tensor, place: Tensor) -> Tensor:
-        """A random int64 in [0, 2^62) for each item, from the number of its instance and its place there."""
+        """Draw an int64 in [0, 2^62) for each item, from the number of its instance and its place there."""
         self._draws += 1
         return _opaque(_numbers)(self._keys, self._draws, instance, place)
 
     def batch_numbers(self, count: int) -> Tensor:
-        """`count` random int64 in [0, 2^62) that belong to the batch as a whole: `[count]`, on the device of the names.
+        """Draw `count` int64 in [0, 2^62) for the batch as a whole: `[count]`, on the device of the names.
 
-        They depend on the set of names, on the epoch, and on how many draws came before; not on the order of the batch.
+        They depend on the set of names, the epoch and the number of earlier draws, but not on the order of the batch.
         """
         self._draws += 1
         return _opaque(_batch_numbers)(self._keys, self._draws, count)
 
     def shared(self, training: bool) -> "Seeds":
-        """Seeds for a draw that several processes share; they depend on the names of all processes' batches."""
+        """Return seeds for a draw that several processes share. They depend on the names in all processes' batches."""
         self._draws += 1
         shared = copy(self)
         shared._keys = all_reduce_sum(self._keys.sum().view(1), training)
-        shared._draws += 2**32  # numbers that the draws of one process do not reach
+        shared._draws += 2**32  # draw numbers that one process alone does not reach
         return shared
 
 
 Randomness: TypeAlias = torch.Generator | Seeds | None
-"""What decides a draw: a generator, the names of the instances, or (None) torch's global random numbers."""
+"""The source of random numbers: a generator, the names of the instances, or (None) torch's global generator."""
 
 
 @contextmanager
 def seeded(seed: int, device: torch.device | None = None) -> Generator[None, None, None]:
-    """Start torch's global random numbers from `seed` inside the context, and restore them after it.
+    """Seed torch's global generators inside the context, and restore their states after it.
 
-    Those of the CPU, and of `device` if it has its own.
+    These are the CPU's generator, and that of `device` if it has its own.
     """
     name = "cpu" if device is None or device.type == "meta" else device.type
     own = [] if name == "cpu" or device is None else [device]
@@ -111,15 +111,15 @@ def seeded(seed: int, device: torch.device | None = None) -> Generator[None, Non
 
 
 def own_initialization(name: str) -> AbstractContextManager[None]:
-    """A context for what JEPA adds to a model: its initial weights follow from `torch.initial_seed()` and from `name`.
+    """A context to initialise what JEPA adds to a model: the weights depend on `torch.initial_seed()` and `name`.
 
-    So a network that is built afterwards gets the weights that it would get without JEPA.
+    A network that is built afterwards gets the same weights as without JEPA.
     """
     return seeded(mixed(torch.initial_seed(), name), torch.get_default_device())
 
 
 def mixed(*parts: int | str) -> int:
-    """Hash numbers and names to one number in [0, 2^62); each of its bits depends on all of theirs.
+    """Hash numbers and names to one number in [0, 2^62); each bit depends on all of them.
 
     >>> mixed(0, 1) == mixed(0, 1), mixed(0, 1) == mixed(1, 0)
     (True, False)
@@ -128,7 +128,7 @@ def mixed(*parts: int | str) -> int:
 
 
 def check_randomness(generator: Randomness, instances: int, device: torch.device) -> None:
-    """Raises unless `generator` can draw for so many instances on `device`."""
+    """Raise a ValueError unless `generator` can draw for this number of instances on `device`."""
     if isinstance(generator, Seeds):
         generator.check(instances, device)
     else:
@@ -138,23 +138,23 @@ def check_randomness(generator: Randomness, instances: int, device: torch.device
 def random_keys(
     generator: Randomness, instance: Tensor, place: Callable[[], Tensor], shape: torch.Size | None = None
 ) -> Tensor:
-    """A random int64 in [0, 2^62) for each item, in `shape`, by default that of `instance`.
+    """Draw an int64 in [0, 2^62) for each item, in `shape`, by default that of `instance`.
 
-    `instance` is the number of the instance that the item belongs to; `place`, its place there, is asked for if it
-    matters. The two broadcast to `shape`.
+    `instance` is the number of the instance that the item belongs to. `place` returns its place there; it is called
+    only if it matters. The two broadcast to `shape`.
     """
     if isinstance(generator, Seeds):
         return generator.numbers(instance, place())
     shape = instance.shape if shape is None else shape
-    if generator is None:  # named as an argument, it could not be compiled for a changing number of items
+    if generator is None:  # generator=None does not compile for a changing number of items
         return torch.randint(2**62, shape, device=instance.device)
     return torch.randint(2**62, shape, generator=generator, device=instance.device)
 
 
 def batch_normal(generator: Randomness, like: Tensor) -> Tensor:
-    """Standard normal numbers of the batch, not of an instance: shape, dtype and device of `like`.
+    """Draw standard normal numbers for the batch as a whole, in shape, dtype and device of `like`.
 
-    For what is drawn once for a batch, such as random directions. `Seeds` draw what `Seeds.batch_numbers` gives.
+    For draws once per batch, such as random directions. `Seeds` use `Seeds.batch_numbers`.
     """
     if not isinstance(generator, Seeds):
         return torch.empty_like(like).normal_(generator=generator)
@@ -163,15 +163,15 @@ def batch_normal(generator: Randomness, like: Tensor) -> Tensor:
 
 
 def batch_uniform(generator: Randomness, like: Tensor) -> Tensor:
-    """As `batch_normal`, but uniform in [0, 1)."""
+    """Like `batch_normal`, but uniform in [0, 1)."""
     if not isinstance(generator, Seeds):
         return torch.empty_like(like).uniform_(generator=generator)
-    # The 24 bits of a float32: more of them could round up to 1.
+    # A float32 has 24 bits; more bits could round up to 1.
     return ((generator.batch_numbers(like.numel()) >> 38).float() / 2**24).to(like).view_as(like)
 
 
 def normal_like(values: Tensor, generator: Randomness, instance: Callable[[], Tensor]) -> Tensor:
-    """Standard normal numbers in the shape of `values`, `[items, *]`; item i belongs to instance `instance()[i]`."""
+    """Draw standard normal numbers like `values`, `[items, *]`; item i belongs to instance `instance()[i]`."""
     if not isinstance(generator, Seeds):
         return torch.empty_like(values).normal_(generator=generator)
     wide = values.reshape(len(values), values[:1].numel())
@@ -183,7 +183,7 @@ def normal_like(values: Tensor, generator: Randomness, instance: Callable[[], Te
 
 
 def _box_muller(radius: Tensor, angle: Tensor) -> Tensor:
-    """Standard normal numbers from two int64 each in [0, 2^62).
+    """Compute standard normal numbers, each from two int64 in [0, 2^62).
 
     Source: Box and Muller, "A note on the generation of random normal deviates", 1958.
     """
@@ -205,8 +205,8 @@ def _batch_numbers(keys: Tensor, draw: int, count: int) -> Tensor:
     return _shifted_(_mixed_(_mixed(_mixed(keys.sum()) + draw) + _GOLDEN * place), 2)
 
 
-# A product of int64 wraps around in torch. In the C++ that inductor writes for a CPU it is undefined if it overflows,
-# and the compiler made code of it that wrote beyond its arrays: so a compiled step calls these as they are.
+# An int64 product wraps around in torch. In the C++ code that inductor generates for a CPU its overflow is undefined,
+# and a compiler once made it write beyond its arrays. So a compiled step calls these functions uncompiled.
 _OPAQUE: dict[Callable[..., Tensor], Any] = {
     function: torch.library.custom_op(f"jepa_ssl::{name}", function, mutates_args=())
     for name, function in (("keys_of", _keys_of), ("numbers", _numbers), ("batch_numbers", _batch_numbers))
@@ -229,19 +229,19 @@ def _batch_numbers_shaped(keys: Tensor, draw: int, count: int) -> Tensor:  # pyr
 
 
 def _opaque(function: FunctionT) -> FunctionT:
-    """The function, hidden from a compiler; in eager mode unchanged, because that is faster."""
+    """Hide the function from a compiler. In eager mode return it unchanged, because that is faster."""
     return _OPAQUE[function] if torch.compiler.is_compiling() else function
 
 
 def _mixed(number: Tensor) -> Tensor:
-    """A bijection of int64 in which each bit depends on all."""
+    """A bijection of int64 in which each bit depends on all bits."""
     return _mixed_(number.clone())
 
 
 def _mixed_(number: Tensor) -> Tensor:
     """`_mixed`, in place; `number` is contiguous."""
     flat = number.view(-1)
-    # On a CPU a block stays in the cache, and fresh memory would cost more than the work.
+    # On a CPU a block stays in the cache. Allocating memory would take longer than the operations.
     size = min(len(flat), _BLOCK) if flat.is_cpu else len(flat)
     scratch = flat.new_empty(size)
     blocks = flat.split(max(size, 1))  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
@@ -256,5 +256,5 @@ def _mixed_(number: Tensor) -> Tensor:
 
 
 def _shifted_(number: Tensor, by: int) -> Tensor:
-    """Shifted to the right, as if without a sign, in place."""
+    """Shift to the right as if unsigned, in place."""
     return number.bitwise_right_shift_(by).bitwise_and_(2 ** (64 - by) - 1)

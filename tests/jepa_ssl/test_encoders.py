@@ -171,7 +171,7 @@ def test_a_compiled_model_is_refused(how: str):
     else:
         model.layers[1].compile()
     e: Any = ModelEncoder(model, {"instance": 6}, 5, captured={"instance": "layers.1"})
-    with pytest.raises(RuntimeError, match=r"'layers\.1' runs inside of a compiled module.*before it is compiled"):
+    with pytest.raises(RuntimeError, match=r"'layers\.1' runs inside a compiled module.*the uncompiled model"):
         e(X)
 
 
@@ -188,7 +188,7 @@ class Aside(nn.Module):
 
 def test_what_did_not_run_is_named():
     e: Any = ModelEncoder(Aside(), {"instance": 3}, 2, captured={"instance": "layer"})
-    with pytest.raises(RuntimeError, match=r"'layer' did not run, so stream 'instance'"):
+    with pytest.raises(RuntimeError, match=r"'layer' did not run or its caller is compiled, so stream 'instance'"):
         e(X)
 
 
@@ -197,8 +197,8 @@ def test_what_did_not_run_is_named():
     [
         ({"captured": {"variable": "both"}}, r"captured names the streams \['variable'\]"),
         ({"captured": {**CAPTURED, "variable": "bth"}}, r"captured\['variable'\] names the submodule 'bth'.*'both'"),
-        ({"captured": {**CAPTURED, "variable": ("both", 2)}}, r"part 2 of what 'both' returns, .* a tuple of 2"),
-        ({"captured": {**CAPTURED, "variable": ("both", "x")}}, r"part 'x' of what 'both' returns"),
+        ({"captured": {**CAPTURED, "variable": ("both", 2)}}, r"part 2 of the output of 'both', .* a tuple of 2"),
+        ({"captured": {**CAPTURED, "variable": ("both", "x")}}, r"part 'x' of the output of 'both'"),
         ({"captured": {**CAPTURED, "variable": "layers.0"}}, r"'variable' are a tensor float32 \[7, 4\].*\[items, 6\]"),
         ({"captured": {**CAPTURED, "variable": "both"}}, r"'variable' are a tuple of 2"),
         ({}, r"returned a tensor float32 \[7, 1\], but widths names the streams \['constraint', 'variable'\]"),
@@ -249,7 +249,7 @@ def test_an_entry_of_a_mapping_is_captured_whatever_run_returns():
 @pytest.mark.parametrize(
     ("place", "said"),
     [
-        ("layer.2", r"names the submodule 'layer.2', but Deep has none of that name; did you mean 'layers.2' or '"),
+        ("layer.2", r"names the submodule 'layer.2', but Deep has no such submodule; did you mean 'layers.2' or '"),
         ("laiers.11.linear", r"did you mean 'layers.11.linear' or "),
         ("body", r"name one of model.named_modules\(\), which begin with \['head', 'layers'\]\.$"),
         (3, r"captured\['instance'\] is 3, but must be the name of a submodule, or \(name, which\)"),
@@ -300,7 +300,7 @@ def test_a_bound_method_is_refused():
 
 def test_what_is_overwritten_behind_a_submodule_is_refused():
     model = nn.Sequential(nn.Linear(3, 4), nn.ReLU(inplace=True))
-    with pytest.raises(RuntimeError, match=r"what '0' returns is overwritten in place"):
+    with pytest.raises(RuntimeError, match=r"the output of '0' is overwritten in place"):
         ModelEncoder(model, {"instance": 4}, 2, captured={"instance": "0"})(X)
     ModelEncoder(model, {"instance": 4}, 2, captured={"instance": "1"})(X)
 
