@@ -1,4 +1,4 @@
-"""The collapse alarm: warn when embeddings collapse or the JEPA gradient is out of proportion."""
+"""Monitor training: warn if embeddings collapse or the JEPA gradient is out of proportion."""
 
 from jepa_ssl.monitor.monitor import CollapseMonitor, CollapseWarning, Episode
 from jepa_ssl.monitor.packing import pack

@@ -1,4 +1,4 @@
-"""When a stream counts as collapsed, and what is said of it."""
+"""The criterion of a collapse, and the text of its warning."""
 
 import math
 from collections.abc import Mapping
@@ -6,30 +6,30 @@ from dataclasses import dataclass
 
 from jepa_ssl.protocols import Setup
 
-# A stream falls below one of these. All three, for a cloud around one point can have a healthy rank, a wide one can
-# lie on a line, and a normalised embedding does not show the scale of its features.
-RANK = 0.2  # of the rank above 1 that the same encoder had at first
-SPREAD = 0.05  # of the spread that it had
-APART = 1e-3  # 1 - mean cosine of embeddings; absolute, so that an encoder that starts out collapsed is found too
-OPENING = 1.0  # by how much a fall of the rank is excused, as a logarithm, where the cloud has opened
-# A fall has to be deep, or to last: each measurement counts by its logarithm, and the counts add up.
-STEEPEST = 3.0  # what one measurement adds, or takes away, at most
+# A stream has collapsed if it falls below one of these limits. All are needed: a cloud around one point can have a
+# healthy rank, a wide cloud can lie on a line, and normalised embeddings do not show the scale of the features.
+RANK = 0.2  # times the encoder's first rank, both minus 1
+SPREAD = 0.05  # times the encoder's first spread
+APART = 1e-3  # 1 - mean cosine of embeddings; absolute, to detect an encoder that starts out collapsed
+OPENING = 1.0  # how much of a fall of the rank, as a logarithm, a wider cloud excuses at most
+# A fall has to be deep or to last: each measurement counts by its logarithm, and the counts add up.
+STEEPEST = 3.0  # the most that one measurement adds or subtracts
 ENOUGH = 6.5
-# Healthy runs, too, draw their embeddings together at first, as far as a mean cosine of 0.9999, and spread them after
-# fifty steps or so. Until here the evidence counts for half of what is needed at most.
+# Healthy runs may also contract their embeddings at first, to a mean cosine of up to 0.9999, and spread them after
+# about fifty steps. Until this step the evidence is at most half of what a warning needs.
 SETTLED = 100
-LEAST_SHARE = 1e-3  # of the task's gradient, that JEPA's should have
+LEAST_SHARE = 1e-3  # the least ratio of JEPA's gradient to the task's
 TINY = 1e-30
 
 
 @dataclass
 class Watch:
-    """What is known of one stream: its reference, and the evidence against it."""
+    """The reference of one stream, and the evidence of its collapse."""
 
     step: int  # of the reference
     reference: dict[str, float]
     evidence: float = 0.0
-    since: int = 0  # where the evidence began
+    since: int = 0  # the step at which the evidence began
 
     @property
     def has_collapsed(self) -> bool:
@@ -40,7 +40,7 @@ class Watch:
         return self.evidence == 0.0
 
     def weigh(self, step: int, now: Mapping[str, float]) -> None:
-        """Adds what was measured at `step` to the evidence."""
+        """Add the measurement at `step` to the evidence."""
         if self.is_well:
             self.since = step
         count = max(self._falls(now).values(), default=0.0)
@@ -48,7 +48,7 @@ class Watch:
         self.evidence = min(max(self.evidence, 0.0), ENOUGH if step > SETTLED else ENOUGH / 2)
 
     def _falls(self, now: Mapping[str, float]) -> dict[str, float]:
-        """How far below its limit each measure is, as a logarithm; negative above the limit."""
+        """How far each measure is below its limit, as a logarithm; negative above the limit."""
         falls = {"mean_cosine": _log_ratio(APART, 1.0 - now["mean_cosine"])}
         for prefix in ("", "feature_"):
             spread, rank = prefix + "spread", prefix + "rank"
@@ -60,16 +60,16 @@ class Watch:
         return {name: fall for name, fall in falls.items() if not math.isnan(fall)}
 
     def _opening(self, cosine: str, now: Mapping[str, float]) -> float:
-        """How much wider the angles between items have become, as a logarithm from 0 to `OPENING`.
+        """How much wider the angles between items are than at first, as a logarithm from 0 to `OPENING`.
 
-        A cloud that opens along a few directions loses rank as it learns; one that ends on a line does not get away
-        with it.
+        A cloud that opens along a few directions may lose rank while it learns. The limit still detects one that ends
+        on a line.
         """
         wider = -_log_ratio(1.0 - self.reference[cosine], 1.0 - now[cosine])
         return min(max(0.0, wider), OPENING)  # in this order 0 of NaN
 
     def message(self, stream: str, step: int, now: Mapping[str, float], setup: Setup) -> str:
-        """What fell, since when, and what to try that the objective does not do already."""
+        """Say what fell, since when, and what to try that the objective does not do yet."""
         fallen = sorted(name for name, fall in self._falls(now).items() if fall > 0.0)
         digits = {name: ".5f" if name == "mean_cosine" else ".3g" for name in fallen}  # 0.99990 is not 1
         changes = ", ".join(

@@ -1,4 +1,4 @@
-"""The measures of all streams at one step: computed on their device, read later on the host."""
+"""The measures of all streams at one step: computed on the device, read later on the host."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,18 +10,18 @@ from torch import Tensor
 from jepa_ssl.diagnostics import prediction_cosine, rank_of_gram, spread_cosine_gram, teacher_distance
 from jepa_ssl.monitor.pool import Parts, Pool
 
-GENERAL = "\0"  # in place of a stream, for what concerns all of them; streams may have any other name
+GENERAL = "\0"  # in place of a stream's name, for measures of all streams; no stream may have this name
 
 
 @dataclass
 class Measurement:
-    """What was measured at a step, on its way to the host."""
+    """The measures of a step, on their way to the host."""
 
     step: int
     names: list[tuple[str, str]]  # stream and measure
     values: Tensor  # [names]
-    grams: dict[tuple[str, str], Tensor]  # the ranks are computed on the host, because a GPU would have to wait
-    copied: torch.cuda.Event | None = None  # when they have arrived
+    grams: dict[tuple[str, str], Tensor]  # the ranks are computed from these on the host, without waiting for a GPU
+    copied: torch.cuda.Event | None = None  # recorded after the copies to the host
 
     @staticmethod
     def of(step: int, pools: Mapping[str, Pool], general: Mapping[str, Tensor]) -> "Measurement":
@@ -31,7 +31,7 @@ class Measurement:
             measures, products = _measures(pool.latest())
             scalars |= {(stream, name): value for name, value in measures.items()}
             grams |= {(stream, name): value for name, value in products.items()}
-        device = general["loss"].device  # what was resumed may be elsewhere
+        device = general["loss"].device  # a resumed state may be on another device
         values = torch.stack([value.to(device, torch.float32) for value in scalars.values()])
         on_host = {name: g.to("cpu", non_blocking=True) for name, g in grams.items()}
         measured = Measurement(step, list(scalars), values.to("cpu", non_blocking=True), on_host)
@@ -41,7 +41,7 @@ class Measurement:
         return measured
 
     def read(self, items: int) -> dict[str, dict[str, float]]:
-        """Stream -> measure -> value, with the ranks of `items` items; `GENERAL` is one of the streams."""
+        """Return stream -> measure -> value, with the ranks of `items` items; `GENERAL` is one of the streams."""
         self.wait()
         streams: dict[str, dict[str, float]] = {}
         values: list[float] = self.values.tolist()  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
@@ -71,7 +71,7 @@ class Measurement:
 
 
 def _measures(z: Parts) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """The scalar measures of a stream's items, and the Gram matrices that the ranks are computed from."""
+    """Return the scalar measures of a stream's items, and the Gram matrices for its ranks."""
     valid = z.get("valid")
     scalars: dict[str, Tensor] = {}
     grams: dict[str, Tensor] = {}

@@ -1,4 +1,4 @@
-"""The alarm: warn in one sentence when embeddings collapse or the JEPA gradient is out of proportion."""
+"""The collapse monitor: warns if embeddings collapse or the JEPA gradient is out of proportion."""
 
 import math
 import sys
@@ -16,12 +16,12 @@ from jepa_ssl.monitor.pool import Pool, parts_of
 from jepa_ssl.processes import rank
 from jepa_ssl.protocols import JEPALoss, Setup
 
-# The share of a gradient changes from batch to batch, so it has to be on one side this many times in a row.
+# The ratio of the gradients changes from batch to batch, so it has to be on one side this many times in a row.
 IN_A_ROW = 3
 
 GRADIENTS = "gradients"
 
-BYTES_OF_AN_ITEM = 2**14  # 3000 numbers of each of the latest items
+BYTES_OF_AN_ITEM = 2**14  # enough for 3000 numbers of each of the latest items
 
 
 class CollapseWarning(UserWarning):
@@ -30,7 +30,7 @@ class CollapseWarning(UserWarning):
 
 @dataclass(frozen=True)
 class Episode:
-    """A collapse from its first evidence to its end, and the sentence of its warning."""
+    """A collapse from its first evidence to its end, with the text of its warning."""
 
     what: str  # the stream, or "gradients"
     since: int
@@ -39,37 +39,41 @@ class Episode:
 
 
 class CollapseMonitor(nn.Module):
-    """Warns once per episode when a stream collapses: which, since when, what fell, and what to try.
+    """Warn once per episode if a stream collapses: which stream, since when, what fell, and what to try.
 
-    Give it to the objective, which shows it each loss in training and tells it of each optimizer step:
-    `JEPAObjective(..., monitor=CollapseMonitor())`. Every `every` steps it measures the latest items of each stream:
-    effective rank, spread and mean cosine of the online encoder's embeddings of the context, and of the features where
-    the encoder names them; the cosine of prediction and target; the distance of student and teacher, if the views keep
-    the items' order. The reference is the same encoder at the start.
+    Give it to the objective: `JEPAObjective(..., monitor=CollapseMonitor())`. The objective passes it each loss in
+    training and each optimizer step. Every `every` steps the monitor measures the latest items of each stream:
+
+    - effective rank, spread and mean cosine of the online encoder's embeddings of the context, and of its features if
+      it returns them;
+    - the cosine of prediction and target;
+    - the distance of student and teacher, if the views keep the order of the items.
+
+    The reference is the same encoder at the start.
 
     Each measurement counts by the logarithm of how far it has fallen, and the counts add up. So the monitor reports a
     severe collapse within 50 steps and a mild one if it persists. It reports nothing in the first 100 steps, because
-    healthy runs may dip at first. An episode ends when a recovery has outweighed it. Each is reported by a
+    healthy runs may dip at first. An episode ends when a recovery has outweighed it. Each episode is reported by a
     `CollapseWarning`, in the log, and in `episodes`.
 
-    The reference is the first full pool of `items` items of a stream. If a batch has as many, it is of the encoder at
-    initialisation. If not, the encoder has moved by then; for the exact reference call the objective on a few batches
-    under `torch.no_grad()` before you train.
+    The reference is taken when the monitor has seen `items` items of a stream. If the first batch has as many, this is
+    the encoder at initialisation. If not, the encoder has changed by then. For the exact reference call the objective
+    on a few batches under `torch.no_grad()` before training.
 
-    With several processes (`torch.distributed`, its default group) the first watches its own items and reports for all:
-    they have the same weights.
+    With several processes (`torch.distributed`, its default group) the first process watches its own items and reports
+    for all, because all have the same weights. Only the first process has a state.
 
     Nothing waits for a GPU: measures are read half of `every` steps later. The state is saved and resumed with the
-    objective's: as one uint8 tensor `[16384 * items]`, for savers want the same shape after any number of steps. Of a
-    state that needs more, that of wide embeddings in many streams, the latest items are left out, and are collected
-    again. With several processes only the first one has a state.
+    objective's. It is one uint8 tensor `[16384 * items]`, because checkpoint libraries need the same shape at any step.
+    If many streams of wide embeddings need more space, the latest items are left out and collected again.
 
     Args:
-        every: steps from one measurement to the next.
-        items: number of items of a stream that are measured; ranks above `items - 1` cannot be seen.
-        log: called with a row and the step at each reading. A row holds the floats `monitor/<measure>/<stream>` and
-            `monitor/feature_<measure>/<stream>` of the step `monitor/step`, and the text `monitor/warning` where there
-            is one. For wandb give `lambda row, step: wandb.log(row)`: it drops rows whose step is behind its own.
+        every: measure every this many steps.
+        items: measure this many items of each stream; ranks above `items - 1` cannot be detected.
+        log: called with a row and the step whenever measures are read. A row has the floats
+            `monitor/<measure>/<stream>` and `monitor/feature_<measure>/<stream>`, their step `monitor/step`, and the
+            text `monitor/warning` if there is one. For wandb give `lambda row, step: wandb.log(row)`, because wandb
+            drops rows whose step is behind its own.
 
     Raises:
         ValueError: `log` is `wandb.log` itself.
@@ -100,14 +104,14 @@ class CollapseMonitor(nn.Module):
         self._general: dict[str, Tensor] = {}
         self._unread: list[Measurement] = []
         self._watches: dict[str, Watch] = {}
-        self._shares: list[tuple[int, str]] = []  # the latest steps with gradients, and on which side of the limits
+        self._shares: list[tuple[int, str]] = []  # the latest steps with gradients, and their side of the limits
 
     def inform(self, setup: Setup) -> None:
-        """Take what the objective does against collapse already, so that no warning advises it."""
+        """Take what the objective already does against collapse, so that no warning advises it."""
         self._setup = setup
 
     def observe(self, loss: JEPALoss) -> None:
-        """Keep some items of a loss: call it at each forward pass in training."""
+        """Keep some items of a loss. Call this at each forward pass in training."""
         if rank() > 0:
             return
         self._general["loss"] = loss.terms.get("total", loss.total).detach()
@@ -117,16 +121,16 @@ class CollapseMonitor(nn.Module):
             self._pools[stream].add(parts_of(loss, stream))
 
     def observe_gradients(self, norms: Mapping[str, Tensor]) -> None:
-        """Take `gradient_share({"task": ..., "jepa": ...}, trunk.parameters())`; once in a hundred steps is enough.
+        """Take `gradient_share({"task": ..., "jepa": ...}, trunk.parameters())`; every 100 steps is enough.
 
-        The monitor warns if JEPA's is below a thousandth of the task's, or above the task's, three times in a row.
+        The monitor warns if JEPA's norm is below a thousandth of the task's, or above the task's, three times in a row.
 
         Raises:
             ValueError: the two are not named "task" and "jepa".
         """
         if not norms.keys() >= {"task", "jepa"}:
             raise ValueError(
-                f"norms has {sorted(norms)}, but must have 'task' and 'jepa'; name the losses so in gradient_share."
+                f"norms has {sorted(norms)}, but must have 'task' and 'jepa'; use these names in gradient_share."
             )
         self._general |= {"task_gradient": norms["task"].detach(), "jepa_gradient": norms["jepa"].detach()}
 
@@ -144,11 +148,11 @@ class CollapseMonitor(nn.Module):
             self._general = {"loss": self._general["loss"]}  # gradients are counted once
             for pool in pools.values():
                 pool.is_fresh = False
-        for episode in self.episodes[known:]:  # last of all, because a filter may turn warnings into errors
+        for episode in self.episodes[known:]:  # last, because a filter may turn warnings into errors
             warn_caller(episode.message, CollapseWarning)
 
     def _due(self) -> dict[str, Pool]:
-        """The pools to measure at this step; a reference is taken as soon as possible."""
+        """Return the pools to measure at this step. A reference is taken as soon as possible."""
         is_due = self.steps % self.every == 0
         if not is_due and self._pools.keys() <= self._watches.keys():
             return {}
@@ -156,12 +160,12 @@ class CollapseMonitor(nn.Module):
         return {
             stream: pool
             for stream, pool in self._pools.items()
-            # Each item counts once: a stream may pause while the task is trained alone.
+            # Each item counts once: a stream gets no new items while the task is trained alone.
             if pool.is_fresh and pool.is_full and (is_due or stream not in referenced)
         }
 
     def _read(self) -> dict[str, Any]:
-        """Judge what was measured; return the row of the log."""
+        """Judge the measurements and return the row for the log."""
         row: dict[str, Any] = {}
         known = len(self.episodes)
         unread, self._unread = self._unread, []
@@ -184,7 +188,7 @@ class CollapseMonitor(nn.Module):
     def _judge(self, stream: str, step: int, measures: dict[str, float], loss: float) -> None:
         now = measures | {"loss": loss}
         if stream not in self._watches and not all(map(math.isfinite, (measures["spread"], measures["rank"]))):
-            return  # it is no reference; in half precision the first steps may overflow
+            return  # not a reference: in half precision the first steps may overflow
         watch = self._watches.setdefault(stream, Watch(step, now))
         watch.weigh(step, now)
         if watch.has_collapsed and not self._lasts(stream):
@@ -240,7 +244,7 @@ class CollapseMonitor(nn.Module):
         self._shares = list(saved["shares"])
 
     def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
-        if rank() == 0:  # a saver of distributed states takes any process's, so that only one may have it
+        if rank() == 0:  # a distributed checkpoint takes the state of any process, so only one may have it
             super()._save_to_state_dict(destination, prefix, keep_vars)  # pyright: ignore[reportUnknownMemberType]
 
     def _load_from_state_dict(
@@ -262,7 +266,7 @@ def _check_log(log: object) -> None:
     wandb = sys.modules.get("wandb")
     if wandb is not None and log is not None and log == vars(wandb).get("log"):
         raise ValueError(
-            "log is wandb.log, which would be called with the monitor's count of steps and drops rows whose step is "
-            "behind its own; give log=lambda row, step: wandb.log(row), and once "
+            "log is wandb.log, which would get the monitor's step count and drops rows whose step is behind its own; "
+            "give log=lambda row, step: wandb.log(row), and once "
             "wandb.define_metric('monitor/*', step_metric='monitor/step')."
         )

@@ -1,7 +1,7 @@
-"""Warn if training never moves the encoder, the predictor or the projector: the optimizer does not have them."""
+"""Warn if training never changes the encoder, the predictor or the projector: the optimizer lacks them."""
 
 # pyright: reportPrivateUsage=false
-# torch counts the writes to a tensor under a private name.
+# torch's count of the writes to a tensor has a private name.
 
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -12,20 +12,21 @@ from torch import Tensor, nn
 from jepa_ssl.checks import warn_caller
 from jepa_ssl.names import unwrapped
 
-STEPS = 30  # after so many nothing is excused; a GradScaler skips fewer at the start
-PERIOD = 1000  # steps from one look to the next, for an optimizer that is rebuilt
+STEPS = 30  # by now each part must have changed; a GradScaler skips fewer steps at the start
+PERIOD = 1000  # look again after this many steps, in case the optimizer was rebuilt
 
-State = list[tuple[Tensor, int]]  # parameters that take gradients, and how often each was written to
+State = list[tuple[Tensor, int]]  # parameters that take gradients, each with its number of writes
 
 
 class MovementWatch:
-    """Looks at the parameters in two steps of every `PERIOD`, and warns once.
+    """Compare the parameters at two steps of every `PERIOD`, and warn once.
 
-    A parameter moves if it is written to, as an optimizer does even at learning rate 0. Frozen parts are left out.
+    A parameter counts as changed if it is written to, which an optimizer does even at learning rate 0. Frozen parts are
+    left out.
     """
 
     def __init__(self) -> None:
-        self.used = False  # a loss was computed in training; all that a compiled pass may leave behind
+        self.used = False  # a loss was computed in training; a compiled pass may change nothing else
         self._steps = 0
         self._warned = False
         self._before: dict[str, State] = {}
@@ -56,12 +57,12 @@ class MovementWatch:
         before = self._before.get(name, [])
         if len(before) != len(state) or any(p is not q or n != m for (p, n), (q, m) in zip(before, state, strict=True)):
             return False
-        # Fused optimizers, and those that write to `p.data`, do not count as writing.
+        # The count misses fused optimizers and those that write to `p.data`, so compare the numbers too.
         return all(map(torch.equal, self._samples[name], _samples(state)))
 
 
 def _parts(objective: nn.Module, encoder: object) -> dict[str, Iterable[nn.Parameter]]:
-    """The parts that JEPA trains, those of the objective first."""
+    """Return the parts that JEPA trains, those of the objective first."""
     parts: dict[str, Iterable[nn.Parameter]]
     parts = {name: part.parameters() for name, part in objective.named_children() if name in ("predictor", "teacher")}
     if isinstance(encoder, nn.Module):
@@ -78,7 +79,7 @@ def _state(parameters: Iterable[nn.Parameter]) -> State:
 
 
 def _samples(state: State) -> list[Tensor]:
-    """Some numbers of each parameter, for the head of a model may be the only part that no JEPA loss moves."""
+    """Sample numbers of every parameter: a single one might belong to a head, which no JEPA loss changes."""
     held: list[Any] = [p.detach() for p, _ in state]
     here: list[Tensor] = [p.to_local() if hasattr(p, "to_local") else p for p in held]  # FSDP2's, without a message
     return [p.reshape(-1)[:: p.numel() // 64 + 1].clone() for p in here]

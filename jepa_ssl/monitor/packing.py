@@ -1,4 +1,4 @@
-"""States of numbers, texts and tensors as one tensor of a fixed size, which everything that saves tensors can save."""
+"""Pack a state of numbers, texts and tensors into one tensor of a fixed size, which any checkpoint can hold."""
 
 import base64
 import json
@@ -10,9 +10,9 @@ from torch import Tensor
 
 
 def pack(state: Mapping[str, Any], size: int, spare: Iterable[str] = ()) -> Tensor:
-    """`state` as JSON in a uint8 tensor, `[size]`; the same state is the same tensor.
+    """Pack `state` as JSON into a uint8 tensor `[size]`. Equal states give equal tensors.
 
-    If it is longer than that, the lists and mappings under the names in `spare` are emptied, one after the other.
+    If it does not fit, the lists and mappings under the names in `spare` are emptied, one after the other.
 
     >>> unpack(pack({"steps": 3, "pool": torch.eye(2)}, 1000))
     {'steps': 3, 'pool': tensor([[1., 0.],
@@ -21,7 +21,7 @@ def pack(state: Mapping[str, Any], size: int, spare: Iterable[str] = ()) -> Tens
     {'steps': 3, 'pool': {}}
 
     Raises:
-        ValueError: it is longer all the same.
+        ValueError: the state still does not fit.
     """
     text = _text(state)
     for part in spare:
@@ -30,11 +30,11 @@ def pack(state: Mapping[str, Any], size: int, spare: Iterable[str] = ()) -> Tens
             text = _text(state)
     if len(text) > size:
         raise ValueError(f"size is {size}, but the state takes {len(text)} bytes; raise it.")
-    return torch.frombuffer(bytearray(text.ljust(size)), dtype=torch.uint8)  # JSON takes spaces at its end
+    return torch.frombuffer(bytearray(text.ljust(size)), dtype=torch.uint8)  # JSON allows spaces at its end
 
 
 def unpack(packed: Tensor) -> dict[str, Any]:
-    """The state that was packed. Its tensors are on the CPU, and its tuples have become lists."""
+    """Return the packed state. Its tensors are on the CPU, and its tuples have become lists."""
     return json.loads(_bytes_of(packed), object_hook=_from_json)
 
 
