@@ -1,4 +1,4 @@
-"""Teachers embed the target view. They differ in whose weights they use, and are exchanged by one argument."""
+"""Teachers: embed the target view, with a moving average of the encoder, the encoder itself, or another network."""
 
 from jepa_ssl.teachers.ema import EMATeacher
 from jepa_ssl.teachers.encoder import SharedTeacher, StopGradTeacher

@@ -1,7 +1,7 @@
-"""A copy of the encoder that shares nothing with it, or a sentence that says what is in the way."""
+"""Copy an encoder so that the copy shares nothing with it, or explain why that is impossible."""
 
 # pyright: reportPrivateUsage=false, reportPrivateImportUsage=false
-# torch tells under a private name alone whether a tensor overlaps itself.
+# torch's test whether a tensor overlaps itself has a private name.
 
 from collections.abc import Iterator
 from copy import deepcopy
@@ -21,10 +21,10 @@ _SPARSE = (torch.sparse_coo, torch.sparse_csr, torch.sparse_csc, torch.sparse_bs
 
 
 def independent_copy(encoder: nn.Module) -> nn.Module:
-    """A deep copy of `encoder`, in which each parameter and buffer has memory of its own.
+    """Return a deep copy of `encoder` in which each parameter and buffer has its own memory.
 
-    Tensors that torch cannot copy, such as a cached activation or the weight that `weight_norm` and pruning compute,
-    are copied without their graph.
+    Tensors that torch cannot copy are copied without their graph: cached activations, for example, or the weights that
+    `weight_norm` and pruning compute.
 
     Raises:
         ValueError: something cannot be copied, or the copy would share it; the message names the attribute.
@@ -33,11 +33,11 @@ def independent_copy(encoder: nn.Module) -> nn.Module:
     memo = without_graph(encoder)
     try:
         copied = deepcopy(encoder, dict(memo))
-    except Exception as error:  # of any kind: each part of a model decides how it is copied
+    except Exception as error:  # any exception: each module may define how it is copied
         raise ValueError(
             f"encoder cannot be copied, because of {_culprit(encoder, memo)} ({type(error).__name__}: {error}); remove "
-            f"it while EMATeacher is built, or build a second encoder alike and give it: EMATeacher(encoder, "
-            f"copy=second)."
+            f"it while EMATeacher is built, or build a second encoder in the same way and give it: "
+            f"EMATeacher(encoder, copy=second)."
         ) from error
     check_separate(copied, encoder)
     _give_own_memory(copied)
@@ -45,7 +45,7 @@ def independent_copy(encoder: nn.Module) -> nn.Module:
 
 
 def without_graph(module: nn.Module) -> dict[int, Any]:
-    """Copies of the tensors in `module` that torch cannot copy, by identity: the memo of a `deepcopy`."""
+    """Copy the tensors in `module` that torch cannot copy: the memo of a `deepcopy`, by id."""
     plain = [thing for _, value in attributes(module) for thing in reached(value) if isinstance(thing, Tensor)]
     return {
         id(tensor): tensor.detach().clone()
@@ -62,8 +62,8 @@ def check_separate(copied: nn.Module, encoder: nn.Module) -> None:
     shared += [name for name, tensor in named if _memory(tensor) in own]
     if shared:
         raise ValueError(
-            f"the copy of encoder shares {shared} with it, but EMATeacher needs weights of its own; let __deepcopy__ "
-            f"copy them, or build a second encoder alike and give it: EMATeacher(encoder, copy=second)."
+            f"the copy of encoder shares {shared} with it, but EMATeacher needs its own weights; let __deepcopy__ copy "
+            f"them, or build a second encoder in the same way and give it: EMATeacher(encoder, copy=second)."
         )
 
 
@@ -83,7 +83,7 @@ def _tensors(module: nn.Module) -> Iterator[Tensor]:
 
 
 def _memory(tensor: Tensor) -> int:
-    """Where the storage of a tensor begins; the tensor's identity where it has none."""
+    """The address of a tensor's storage, or the tensor's id if it has none."""
     plain = type(tensor) in (Tensor, nn.Parameter) and tensor.layout == torch.strided and not tensor.is_meta
     return (plain and tensor.untyped_storage().data_ptr()) or id(tensor)
 
@@ -103,19 +103,19 @@ def _check_tensors(encoder: nn.Module) -> None:
         if tensor.is_inference() or torch.is_inference_mode_enabled():
             raise ValueError(
                 f"encoder's {name} is built or copied under torch.inference_mode(), which is for tensors that never "
-                f"change; build encoder and EMATeacher outside of it."
+                f"change; build encoder and EMATeacher outside it."
             )
         if tensor.is_nested or (tensor.layout in _SPARSE and isinstance(tensor, nn.Parameter)):
             kind = "a nested tensor" if tensor.is_nested else "a sparse parameter"
             raise ValueError(
-                f"encoder's {name} is {kind}, of which EMATeacher cannot keep an average; make it dense, or a sparse "
-                f"buffer, which is copied."
+                f"encoder's {name} is {kind}, which EMATeacher cannot average; make it dense, or a sparse buffer, "
+                f"which is copied."
             )
 
 
 def _culprit(encoder: nn.Module, memo: dict[int, Any]) -> str:
-    """The attribute that `deepcopy` fails on."""
-    modules = {id(part): part for part in encoder.modules()}  # each is looked at by itself
+    """Describe the attribute that `deepcopy` fails on."""
+    modules = {id(part): part for part in encoder.modules()}  # each is tried by itself
     registered = chain(encoder.named_parameters(), encoder.named_buffers())
     for name, value in chain(attributes(encoder), registered):
         try:
@@ -126,7 +126,7 @@ def _culprit(encoder: nn.Module, memo: dict[int, Any]) -> str:
 
 
 def _give_own_memory(copied: nn.Module) -> None:
-    """Separate expanded tensors and views of one another, which cannot be averaged in place."""
+    """Give expanded and overlapping tensors their own memory, because they cannot be averaged in place."""
     taken: dict[int, list[tuple[int, int]]] = {}
     for tensor in _tensors(copied):
         if (memory := _memory(tensor)) == id(tensor):
@@ -144,7 +144,9 @@ def _give_own_memory(copied: nn.Module) -> None:
 
 
 def check_runs_alone(copied: nn.Module, made: Any, encoder: object) -> bool:
-    """Whether `made`, which the frozen copy made with gradients enabled, carries a gradient, of the target perhaps.
+    """Check that `made`, the output of the frozen copy with gradients enabled, depends on no other parameters.
+
+    Returns whether `made` carries a gradient, which can then only come from the target.
 
     Raises:
         ValueError: it depends on parameters that are not the copy's.
@@ -162,8 +164,8 @@ def check_runs_alone(copied: nn.Module, made: Any, encoder: object) -> bool:
 
 
 def warn_of_outsiders(copied: nn.Module) -> None:
-    """Warn if attributes of the copy show that it may run what is not its own: for a pass that no check could see."""
-    # What is sharded knows its neighbours, in one group with it.
+    """Warn if attributes of the copy reach trained parameters outside it, when no forward pass could be checked."""
+    # A sharded module reaches the other modules of its group.
     if not sharded(copied.modules()) and outsiders(copied):
         warn_caller(
             f"the teacher's copy of the encoder reaches trained parameters that update does not move{_where(copied)}"
@@ -182,11 +184,11 @@ def _where(copied: nn.Module) -> str:
         )
     owner, _, last = name.rpartition(".")
     if last == "run":
-        return f": its {name} calls a model from outside; call the one that it is given, run=lambda model, x: model(x)."
+        return f": its {name} calls a model from outside; call its argument instead, run=lambda model, x: model(x)."
     if hasattr(value, "_torchdynamo_orig_callable"):
         return (
-            f": its {name} is a compiled function, and copies share functions; use {owner or 'encoder'}.compile() in "
-            f"its place, or assign it after EMATeacher(encoder)."
+            f": its {name} is a compiled function, and copies share functions; use {owner or 'encoder'}.compile() "
+            f"instead, or assign it after EMATeacher(encoder)."
         )
     return (
         f": its {name} is a function that holds a module, and copies share functions; let it use an attribute of the "
@@ -195,7 +197,7 @@ def _where(copied: nn.Module) -> str:
 
 
 def leaves_of(tensors: list[Tensor]) -> Iterator[Tensor]:
-    """The tensors in which the graph of `tensors`, which require gradients, ends."""
+    """Yield the leaves of the graph of `tensors`, all of which require gradients."""
     nodes: list[Any] = [cast(Any, torch.autograd.graph.get_gradient_edge(z)).node for z in tensors]
     seen: set[Any] = set()
     while nodes:

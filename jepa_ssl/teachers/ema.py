@@ -25,24 +25,24 @@ from jepa_ssl.teachers.shards import sharded
 from jepa_ssl.teachers.tensors import Pairs, version
 from jepa_ssl.teachers.watch import StepWatch
 
-_ONE = torch.ones((), dtype=torch.int64, device="cpu")  # making it each time costs as much as adding it
+_ONE = torch.ones((), dtype=torch.int64, device="cpu")  # creating it each time takes as long as adding it
 
 
 class EMATeacher(nn.Module):
     """A slow copy of the encoder: after each optimizer step, `t <- momentum * t + (1 - momentum) * o`.
 
-    Parameters and floating point buffers are averaged, even buffers that are not saved. Other buffers are copied, and
-    so are those with an infinite number, such as an attention mask. The average is kept in float32 or more: in bfloat16
-    it would never move at momentum 0.999. The copy is frozen: it takes no gradient and stays in eval mode.
+    Parameters and floating point buffers are averaged, including buffers that are not saved. Other buffers are copied,
+    and so are buffers with an infinite number, such as an attention mask. The average is kept in float32 or more: in
+    bfloat16 it would never move at momentum 0.999. The copy is frozen: it takes no gradient and stays in eval mode.
 
-    With gradient accumulation call `update` after the optimizer's step, not after each micro-batch. The teacher warns
-    if `update` is called more than once per optimizer step, or never. In a compiled step, or if the teacher is not
-    given the encoder itself, a missing call is reported when the state is next saved.
+    With gradient accumulation call `update` after the optimizer step, not after each micro-batch. The teacher warns if
+    `update` is called more than once per optimizer step, or never. In a compiled step, or if the teacher's argument is
+    not the encoder itself, a missing call is reported at the next `state_dict()`.
 
-    The encoder is copied when the teacher is built, and once more at the teacher's first pass if that comes before the
-    first `update`: what a first batch initialises, such as the scale of a normalisation and the flag that says so, is
-    then in the copy too. A teacher that was loaded keeps what was loaded. The first pass also checks that the copy runs
-    its own weights.
+    The encoder is copied when the teacher is built. It is copied again at the teacher's first forward pass if `update`
+    was not called before. So the copy also has what the encoder's first batch initialises, such as the scale of a
+    normalisation. A loaded teacher keeps its loaded weights. The first pass also checks that the copy runs its own
+    weights.
 
     With FSDP2 (fully sharded data parallel) build the teacher first. Then give encoder and `teacher.target_model` to
     the same `fully_shard`, and `teacher.average` too if the encoder is in half precision. Each process then updates its
@@ -52,19 +52,19 @@ class EMATeacher(nn.Module):
 
     Args:
         encoder: the online encoder; it is copied now.
-        momentum: in [0, 1]; at 0 the teacher is the encoder after its last step, at 1 it never moves. Or a function
-            from the number of updates so far to a momentum: `CosineSchedule(0.996, 1.0, steps=10_000)`.
-        warmup: number of updates in which the momentum of update k is at most `(1 + k) / (10 + k)`, so that the teacher
-            soon forgets the random start.
-        copy: a second module, built like the encoder, to use where `copy.deepcopy(encoder)` fails. It takes the
-            encoder's values.
+        momentum: in [0, 1]; at 0 the teacher is the encoder after its last step, at 1 it never moves. Or a function of
+            the number of updates so far, such as `CosineSchedule(0.996, 1.0, steps=10_000)`.
+        warmup: limit the momentum of update k to `(1 + k) / (10 + k)` in this many first updates, so that the teacher
+            soon forgets its random start.
+        copy: a second module, built like the encoder, to use if `copy.deepcopy(encoder)` fails. It takes the encoder's
+            values.
 
     Raises:
         TypeError: the encoder is not a module.
-        ValueError: an argument is out of its range; the encoder is sharded already, has a lazy parameter, or cannot be
-            copied; or `copy` shares something with it.
-        ValueError, in the first pass: the copy runs parameters that are not its own, because of a function that copies
-            share, such as `net.forward = torch.compile(net.forward)`, or of a module in a plain list.
+        ValueError: an argument is out of range; the encoder is already sharded, has a lazy parameter, or cannot be
+            copied; or `copy` shares a module or tensor with it.
+        ValueError, in the first pass: the copy runs parameters that are not its own. The cause is a function that
+            copies share, such as `net.forward = torch.compile(net.forward)`, or a module in a plain list.
 
     >>> encoder = nn.Linear(2, 2)
     >>> teacher = EMATeacher(encoder, momentum=0.5)
@@ -76,7 +76,7 @@ class EMATeacher(nn.Module):
     """
 
     learns = False
-    updates: Tensor  # their number so far, int64; a buffer, so that it is saved and resumed
+    updates: Tensor  # number of updates so far, int64; a buffer, so that it is saved and resumed
 
     def __init__(
         self, encoder: nn.Module, momentum: Scheduled = 0.996, *, warmup: int = 0, copy: nn.Module | None = None
@@ -94,7 +94,7 @@ class EMATeacher(nn.Module):
         self.register_buffer("updates", torch.zeros((), dtype=torch.int64))
         self._passed = _HostCount()
         self._passed.set(self.updates, 0)
-        self._momentum()  # a bad schedule is refused now, not hours later
+        self._momentum()  # raises for a bad schedule now, not hours later
         self._pairs: Pairs | None = None
         self._watch = StepWatch(encoder)
         self._passes_checked = False
@@ -108,7 +108,7 @@ class EMATeacher(nn.Module):
         super()._apply(fn, recurse)  # pyright: ignore[reportUnknownMemberType]
         if known:
             self._passed.set(self.updates, self._passed.count)
-        self._keep_average()  # `.to(torch.bfloat16)` of the module that holds the teacher arrives here
+        self._keep_average()  # called by `.to(torch.bfloat16)` of a module that contains the teacher
         if untouched:
             self._written = self._writes()
         return self
@@ -118,15 +118,15 @@ class EMATeacher(nn.Module):
         return {**vars(self), "_pairs": None, "_watch": StepWatch(), "_passed": _HostCount(), "_copied": None}
 
     def _keep_average(self) -> None:
-        """Keep a float32 average of a copy that runs in half precision."""
+        """Keep a float32 average if the copy runs in half precision."""
         if any(tensor.dtype in (torch.float16, torch.bfloat16) for tensor in _tensors(self.target_model)):
             if self.average is None and sharded(self.target_model.modules()):
                 raise ValueError(
-                    "teacher.target_model is in half precision now and was sharded before, so its float32 average "
-                    "cannot be put beside it; cast before fully_shard, or give fully_shard a MixedPrecisionPolicy."
+                    "teacher.target_model was cast to half precision after it was sharded, so it cannot get a float32 "
+                    "average; cast before fully_shard, or give fully_shard a MixedPrecisionPolicy."
                 )
             self.average = (independent_copy(self.target_model) if self.average is None else self.average).float()
-        elif self.average is not None:  # the more precise of the two, and no longer needed
+        elif self.average is not None:  # the average is more precise, and no longer needed
             with torch.no_grad():
                 for tensor, precise in zip(_tensors(self.target_model), _tensors(self.average), strict=True):
                     tensor.copy_(precise)
@@ -143,14 +143,16 @@ class EMATeacher(nn.Module):
             return self.target_model(target)
 
     def _first_pass(self, encoder: Encoder[Any], target: Any) -> Embeddings | Encoded:
-        """The first pass: with the encoder as its own first pass left it, and checked."""
+        """Take the weights that the encoder's first pass left, run the copy, and check that it runs alone."""
         self._passes_checked = True
         copied = None if self._copied is None else self._copied()
         if copied is not None and self._is_stale(copied, encoder):
             self._paired(copied).move(1.0)
-        parts = list(self.target_model.requires_grad_(False).modules())  # a model around it may have been unfrozen
+        parts = list(
+            self.target_model.requires_grad_(False).modules()
+        )  # a model that contains the teacher may have been unfrozen
         if not sharded(parts) and not any(map(is_wrapper, parts)):
-            with torch.enable_grad():  # the copy is frozen, so that this costs nothing
+            with torch.enable_grad():  # the copy is frozen, so this costs nothing
                 made = self.target_model(target)
             if not check_runs_alone(self.target_model, made, encoder if copied is None else copied):
                 return made
@@ -178,11 +180,11 @@ class EMATeacher(nn.Module):
         super()._save_to_state_dict(destination, prefix, keep_vars)  # pyright: ignore[reportUnknownMemberType]
 
     def update(self, encoder: nn.Module) -> None:
-        """Move the teacher towards `encoder`: call it once after each optimizer step.
+        """Move the teacher towards `encoder`. Call this once after each optimizer step.
 
         Raises:
             TypeError: the encoder is not a module.
-            ValueError: the encoder's tensors are not those of the encoder that was copied, or not sharded alike.
+            ValueError: the encoder's tensors have other names or shapes than the copy's, or are sharded differently.
         """
         pairs = self._pairs
         if pairs is None or not pairs.hold(encoder):
@@ -216,7 +218,7 @@ class EMATeacher(nn.Module):
 
 
 class _HostCount:
-    """The value of a counter on a device, kept on the host while nobody else writes to it, so that nothing waits."""
+    """A host copy of a counter on a device, valid while nothing else writes to it, so that reading does not wait."""
 
     def __init__(self) -> None:
         self.count = 0
@@ -245,7 +247,7 @@ class _HostCount:
 def _check_not_sharded(encoder: nn.Module) -> None:
     if sharded(encoder.modules()):
         raise ValueError(
-            "encoder was given to fully_shard already, and torch cannot copy what is sharded; build "
+            "encoder is already sharded by fully_shard, and torch cannot copy a sharded module; build "
             "EMATeacher(encoder) first, then apply fully_shard to encoder and teacher.target_model alike."
         )
 
@@ -253,8 +255,8 @@ def _check_not_sharded(encoder: nn.Module) -> None:
 def _check_module(encoder: object) -> None:
     if not isinstance(encoder, nn.Module):
         raise TypeError(
-            f"encoder is a {type(encoder).__name__}, but EMATeacher copies and follows an nn.Module; make your encoder "
-            f"one, or use StopGradTeacher, which takes any callable."
+            f"encoder is a {type(encoder).__name__}, but EMATeacher needs an nn.Module; make your encoder an "
+            f"nn.Module, or use StopGradTeacher, which takes any callable."
         )
 
 

@@ -8,7 +8,7 @@ from jepa_ssl.protocols import Embeddings, Encoded, Encoder, detached
 
 
 class StopGradTeacher:
-    """The encoder itself, without gradient: SimSiam. No copy, no state.
+    """The encoder itself without gradient, as in SimSiam.
 
     Source: Chen and He, "Exploring simple Siamese representation learning", CVPR 2021.
     """
@@ -18,7 +18,7 @@ class StopGradTeacher:
     def __call__(self, encoder: Encoder[Any], target: Any) -> Embeddings | Encoded:
         with torch.no_grad():
             encoded = encoder(target)
-        # The encoder may return what was computed before, with gradient.
+        # The encoder may return a precomputed result that has a gradient.
         return encoded.detach() if isinstance(encoded, Encoded) else detached(encoded)
 
     def update(self, encoder: Encoder[Any]) -> None:

@@ -16,20 +16,21 @@ from jepa_ssl.seeds import seeded
 
 
 class TargetNetwork(nn.Module):
-    """Embeds targets that are not instances, such as the state of a solver: stream -> `[items, numbers]`.
+    """Embed targets that are not instances, such as the state of a solver: stream -> `[items, numbers]`.
 
-    By default it is frozen at its random initialisation, which the seed alone decides. Its embeddings of an informative
-    target are informative, and cannot collapse. If `learned`, it is trained with the encoder, and needs a regulariser.
+    By default the network is frozen at its random initialisation, which depends on the seed only. Embeddings of an
+    informative target are then informative and cannot collapse. With `learned=True` it is trained with the encoder and
+    needs a regulariser.
 
-    Source: frozen random networks as targets: Burda et al., "Exploration by random network distillation", ICLR 2019.
+    Source of frozen random targets: Burda et al., "Exploration by random network distillation", ICLR 2019.
 
     Args:
-        sizes: `(numbers, dim)` of each stream: how many numbers an item has in the target, and the size of its
-            embedding. The network of a stream is `Linear(numbers, hidden) - GELU - Linear(hidden, dim)`, then layer
-            norm without scale and shift. Or a module of your own, from the target to embeddings, used as it is.
+        sizes: `(numbers, dim)` of each stream: the numbers of an item in the target, and the size of its embedding. The
+            network of a stream is `Linear(numbers, hidden) - GELU - Linear(hidden, dim)`, then layer norm without scale
+            and shift. Or your own module, which maps the target to embeddings and is used as it is.
         hidden: width of the hidden layer; twice that of the embedding by default.
-        learned: whether it is trained; its parameters are then among the objective's.
-        seed: decides the initialisation; the global random numbers are neither used nor changed.
+        learned: train the network; its parameters are then among the objective's.
+        seed: of the initialisation; torch's global generator is neither used nor changed.
 
     >>> teacher = TargetNetwork({"constraint": (2, 8), "variable": (2, 8)})
     >>> states = {"constraint": torch.randn(3, 2), "variable": torch.randn(5, 2)}
@@ -49,7 +50,7 @@ class TargetNetwork(nn.Module):
         self.learns = learned
         if isinstance(sizes, nn.Module):
             if hidden is not None:
-                raise ValueError(f"hidden is {hidden}, but a module of your own has its width already; leave it out.")
+                raise ValueError(f"hidden is {hidden}, but your own module already has its width; leave hidden out.")
             self.network = sizes
         else:
             _check(sizes, hidden)
@@ -59,17 +60,17 @@ class TargetNetwork(nn.Module):
             freeze(self.network, for_good=True)
 
     def forward(self, encoder: Encoder[Any] | None, target: Any) -> Embeddings | Encoded:
-        """The embeddings of a target; `encoder` is not used.
+        """Embed a target; `encoder` is not used.
 
         Raises:
             TypeError: the target is not a mapping from streams to numbers.
-            ValueError: its streams or its numbers are not those that the network was built for.
+            ValueError: its streams or their numbers differ from `sizes`.
         """
         with torch.set_grad_enabled(self.learns and torch.is_grad_enabled()):
             return self.network(target)
 
     def update(self, encoder: Encoder[Any]) -> None:
-        """Do nothing: it stays as it is, or the optimizer trains it."""
+        """Do nothing: the network is frozen, or the optimizer trains it."""
 
 
 class _StateMLPs(nn.Module):
@@ -95,8 +96,8 @@ class _StateMLPs(nn.Module):
         if not isinstance(target, Mapping):
             raise TypeError(
                 f"the target is a {type(target).__name__}, but a TargetNetwork built from sizes embeds a mapping from "
-                f"streams to [items, numbers], such as the target of SolverState; give it a module of your own that "
-                f"reads your target, or use another teacher."
+                f"streams to [items, numbers], such as the target of SolverState; give TargetNetwork your own module, "
+                f"which reads your target, or use another teacher."
             )
         states = cast(Mapping[str, Tensor], target)
         if states.keys() != self.numbers.keys():
@@ -105,7 +106,7 @@ class _StateMLPs(nn.Module):
                 f"{sorted(self.numbers)}; name the same streams in sizes."
             )
         for stream, numbers in self.numbers.items():
-            remedy = "give TargetNetwork in sizes how many numbers an item has."
+            remedy = "correct the numbers of an item in sizes of TargetNetwork."
             check_items(f"target[{stream!r}]", states[stream], numbers, remedy)
         return states
 

@@ -1,4 +1,4 @@
-"""What the attributes and functions of a module reach, where `deepcopy` and `parameters()` do not look."""
+"""Find what the attributes and functions of a module reach outside `parameters()` and `deepcopy`."""
 
 import dis
 from collections.abc import Iterator, Mapping
@@ -11,12 +11,12 @@ from torch import Tensor, nn
 
 from jepa_ssl.names import submodules
 
-DEPTH = 10  # of containers, closures and objects in each other
+DEPTH = 10  # limit on the nesting of containers, closures and objects
 _REGISTERED = ("_modules", "_parameters", "_buffers")
 
 
 def attributes(module: nn.Module) -> Iterator[tuple[str, Any]]:
-    """What a module and its submodules hold unregistered, hooks included: its dotted name, and the value."""
+    """Yield the unregistered attributes and hooks of a module and its submodules: dotted name and value."""
     for path, part in submodules(module):
         for name, value in vars(part).items():
             dotted = f"{path}.{name}".removeprefix(".")
@@ -27,7 +27,7 @@ def attributes(module: nn.Module) -> Iterator[tuple[str, Any]]:
 
 
 def outsiders(module: nn.Module) -> list[tuple[str, Any]]:
-    """The attributes of `module` that reach a trained tensor which is not registered in it."""
+    """Return the attributes of `module` that reach a trained tensor outside it."""
     registered = {id(thing) for part in module.modules() for thing in (part, *part.parameters(recurse=False))}
 
     def is_outside(thing: object) -> bool:
@@ -43,7 +43,7 @@ def outsiders(module: nn.Module) -> list[tuple[str, Any]]:
 
 
 def _forwards(module: nn.Module) -> Iterator[tuple[str, Any]]:
-    """The `forward` of each class: a function, which may name a global module."""
+    """Yield the `forward` of each class, because it may use a global module."""
     for path, part in submodules(module):
         for kind in type(part).__mro__:
             if "forward" in vars(kind) and not kind.__module__.startswith("torch."):
@@ -51,11 +51,11 @@ def _forwards(module: nn.Module) -> Iterator[tuple[str, Any]]:
 
 
 def reached(value: object, depth: int = DEPTH, seen: dict[int, object] | None = None) -> Iterator[object]:
-    """The modules and tensors behind `value`, by way of containers, functions and objects; modules are not entered."""
+    """Yield the modules and tensors that `value` reaches through containers, functions and objects, but not modules."""
     seen = {} if seen is None else seen
     if id(value) in seen or depth == 0:
         return
-    seen[id(value)] = value  # kept, or another object may get its id
+    seen[id(value)] = value  # kept alive, so that no other object gets its id
     if isinstance(value, nn.Module | Tensor):
         yield value
         return
@@ -92,7 +92,7 @@ def _of_closure(function: FunctionType) -> list[Any]:
 
 
 def _globals(function: FunctionType) -> list[Any]:
-    """The global modules, tensors and functions of the same file that a function names."""
+    """Return the global modules and tensors that a function names, and the functions of the same file."""
     known = function.__globals__
     values = [known[name] for name in _global_names(function.__code__) if name in known]
     return [

@@ -1,6 +1,7 @@
-"""Modules and tensors that `fully_shard` (FSDP2) sharded, as one process sees them; nothing here communicates.
+"""One process's view of modules and tensors that `fully_shard` (FSDP2) sharded, without communication.
 
-`torch.distributed.tensor` takes a second to import, so it is not imported here: without it nothing can be sharded.
+`torch.distributed.tensor` takes a second to import, so it is not imported here: nothing can be sharded if it is not
+imported yet.
 """
 
 import sys
@@ -10,7 +11,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-part_here: Callable[[Any], Tensor] = attrgetter("_local_tensor")  # to_local() minds gradients, which costs
+part_here: Callable[[Any], Tensor] = attrgetter("_local_tensor")  # to_local() tracks gradients, which takes time
 
 
 def sharded(modules: Iterable[nn.Module]) -> list[Any]:
@@ -26,7 +27,7 @@ def layout(tensor: Any) -> tuple[Any, Any] | None:
 
 
 def local(tensor: Tensor) -> Tensor:
-    """This process's part of a tensor; a plain tensor as it is."""
+    """This process's part of a tensor; a plain tensor is returned as it is."""
     return tensor if layout(tensor) is None else part_here(tensor)
 
 

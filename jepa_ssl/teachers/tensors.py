@@ -1,7 +1,7 @@
-"""The tensors of a teacher and of its student, matched by name, and kept until one of them is replaced."""
+"""Match the tensors of a teacher and its student by name, until one of them is replaced."""
 
 # pyright: reportPrivateUsage=false, reportPrivateImportUsage=false
-# torch has its operations on lists of tensors under private names alone.
+# torch's operations on lists of tensors have private names.
 
 from collections.abc import Callable, Iterator, Mapping
 from itertools import chain
@@ -17,14 +17,14 @@ from jepa_ssl.teachers.shards import layout, local, part_here, sharded
 Walk = list[tuple[str, nn.Module]]
 Lists = tuple[list[Tensor], list[Tensor]]  # teacher, student
 
-version: Callable[[Tensor], int] = attrgetter("_version")  # how often a tensor was written to
+version: Callable[[Tensor], int] = attrgetter("_version")  # number of writes to a tensor
 _dtype: Callable[[Tensor], torch.dtype] = attrgetter("dtype")
 _AVERAGED = (torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.complex64, torch.complex128)
-_END = object()  # a removal at the very end would go unnoticed without
+_END = object()  # without it, a removal at the end would go unnoticed
 
 
 def _walk(module: nn.Module, path: str = "") -> Iterator[tuple[str, nn.Module]]:
-    """All submodules by path, `"trunk.1."`, without the prefixes that `torch.compile` and DDP put in front."""
+    """Yield all submodules by path, `"trunk.1."`, without the prefixes of `torch.compile` and DDP."""
     yield path, module
     wraps = is_wrapper(module)
     for name, child in module.named_children():
@@ -32,7 +32,7 @@ def _walk(module: nn.Module, path: str = "") -> Iterator[tuple[str, nn.Module]]:
 
 
 def named_tensors(modules: Walk) -> dict[str, Tensor]:
-    """Parameters and buffers by name; one that has several names by its first."""
+    """Return parameters and buffers by name. A shared tensor has its first name."""
     named = {path + name: tensor for path, module in modules for name, tensor in _own(module).items()}
     first = {id(tensor): name for name, tensor in reversed(named.items())}
     return {name: tensor for name, tensor in named.items() if first[id(tensor)] == name}
@@ -47,19 +47,19 @@ def _floating(module: nn.Module) -> list[Tensor]:
 
 
 class Pairs:
-    """Which tensor of the teacher follows which of the student.
+    """Pair each tensor of the teacher with the tensor of the student that it follows.
 
-    Looking them up costs more than the average itself, so it is done once, and again when `hold` finds that a tensor or
-    a module was replaced: by `.to`, by loading, by hand. Each process updates its own part of what is sharded, without
-    communication.
+    Building the pairs takes longer than the average itself. So they are built once, and again if `hold` returns False
+    because a tensor or module was replaced: by `.to`, by loading or by hand. Each process updates its own part of
+    sharded tensors, without communication.
 
     Args:
-        owner: the teacher, whose children `average` and `run` are.
+        owner: the teacher, with `average` and `run` as children.
         average: follows the student.
         run: a copy of `average` in another precision, if there is one.
 
     Raises:
-        ValueError: teacher and student do not have the same tensors, or not sharded alike.
+        ValueError: teacher and student have different tensors, or are sharded differently.
     """
 
     def __init__(self, owner: nn.Module, average: nn.Module, run: nn.Module | None, student: nn.Module) -> None:
@@ -89,7 +89,7 @@ class Pairs:
             sparse = _both(named[2], teacher, [name for name in teacher if name not in dense])
             self._sparse = self._sparse[0] + sparse[0], self._sparse[1] + sparse[1]
         plain = all(type(tensor) in (Tensor, nn.Parameter) for tensor in chain(teacher.values(), online.values()))
-        # The quicker of the two, where it is understood.
+        # inference_mode is faster, but works for plain tensors only.
         self._without_grad = torch.inference_mode() if plain else torch.no_grad()
         self.trainable = [tensor for tensor in online.values() if tensor.requires_grad]
         self._distributed = [tensor for tensors in named for tensor in tensors.values() if layout(tensor)]
@@ -99,19 +99,19 @@ class Pairs:
     def _remember(self, owner: nn.Module, student: nn.Module, walks: list[Walk]) -> None:
         self._student = student
         places = [vars(m)[kind] for w in walks for _, m in w for kind in ("_parameters", "_buffers", "_modules")]
-        of_student = 3 * len(walks[0])  # where a place that is empty may be filled
-        # Views of dictionaries, which stay up to date.
+        of_student = 3 * len(walks[0])  # empty places are kept here too, because they may be filled later
+        # Views of dictionaries stay up to date.
         self._places: list[Any] = [place.values() for i, place in enumerate(places) if place or i < of_student]
         self._places.append(vars(owner)["_modules"].values())
         self._places.append((_END,))
         self._things = list(chain.from_iterable(self._places))
-        # `.half()` leaves parameters in their place; it works on whole modules, so one of each tells.
+        # `.half()` keeps the parameter objects. It casts whole modules, so checking one tensor of each is enough.
         firsts = [[tensor for _, m in w for tensor in _floating(m)[:1]] for w in walks]
         self._some = [*firsts[0], *(tensor for of_teacher in firsts[1:] for tensor in of_teacher[:1])]
         self._dtypes = list(map(_dtype, self._some))
 
     def hold(self, student: nn.Module) -> bool:
-        """Are these still the tensors of teacher and student?"""
+        """Whether these are still the tensors of teacher and student."""
         self._reshard()
         return (
             student is self._student
@@ -121,15 +121,15 @@ class Pairs:
         )
 
     def _reshard(self) -> None:
-        # After a pass without a backward pass FSDP leaves a root unsharded, with other parameters in its modules.
+        # After a forward pass without a backward pass FSDP leaves the root unsharded, with other parameters.
         for module in self._sharded:
             module.reshard()
 
     def move(self, share: float) -> None:
-        """`teacher + share * (student - teacher)`."""
-        # lerp, not mul and add: a teacher that equals its student stays exactly equal.
+        """Set the teacher to `teacher + share * (student - teacher)`."""
+        # lerp instead of mul and add, so that a teacher that equals its student stays exactly equal.
         with self._without_grad:
-            if share:  # an encoder that diverged does not spoil a teacher that stays as it is
+            if share:  # at share 0 NaNs of a diverged encoder must not reach the teacher
                 if self._alike[0]:
                     torch._foreach_lerp_(*self._alike, share)
                 if self._unlike[0]:
@@ -144,18 +144,18 @@ class Pairs:
 
 
 def can_be_averaged(tensor: Tensor) -> bool:
-    """Whether torch has the average of such tensors; not of sparse ones, or those of 8 bits."""
+    """Whether torch can average such tensors: not sparse ones, and not those of 8 bits."""
     return tensor.layout == torch.strided and tensor.dtype in _AVERAGED
 
 
 def _copy_sparse(teacher: Tensor, student: Tensor) -> None:
-    if teacher.layout != torch.sparse_coo:  # the others keep their number of values
+    if teacher.layout != torch.sparse_coo:  # the other layouts keep their number of values
         teacher.resize_as_sparse_(student)
     teacher.copy_(student)
 
 
 def _is_finite(buffer: Tensor) -> bool:
-    """Whether a buffer can be averaged: an attention mask of -inf and 0 would become NaN. Asked once per pairing."""
+    """Whether a buffer can be averaged: an attention mask of -inf and 0 would become NaN."""
     return buffer.is_meta or bool(local(buffer).isfinite().all())
 
 
@@ -167,8 +167,8 @@ def _check_match(teacher: Mapping[str, Tensor], student: Mapping[str, Tensor]) -
     if teacher.keys() != student.keys():
         raise ValueError(
             f"encoder lacks {sorted(teacher.keys() - student.keys())} and adds "
-            f"{sorted(student.keys() - teacher.keys())} against the encoder that EMATeacher copied; update with that "
-            f"same encoder, built in full before the copy."
+            f"{sorted(student.keys() - teacher.keys())} compared with the encoder that EMATeacher copied; update with "
+            f"that encoder, and build it in full before the copy."
         )
     for name, tensor in teacher.items():
         if tensor.shape != student[name].shape:
@@ -179,7 +179,7 @@ def _check_match(teacher: Mapping[str, Tensor], student: Mapping[str, Tensor]) -
 
 
 def _check_layouts(named: list[dict[str, Tensor]]) -> None:
-    """Of the encoder, of the average, and of what runs if that is another."""
+    """Raise a ValueError if encoder, average and running copy are sharded differently."""
     parts = ("encoder", *(("teacher.average",) if len(named) > 2 else ()), "teacher.target_model")
     for name in named[0]:
         layouts = [layout(tensors[name]) for tensors in named]

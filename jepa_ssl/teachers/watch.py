@@ -9,18 +9,18 @@ from jepa_ssl.checks import warn_caller
 from jepa_ssl.teachers.tensors import version
 
 STEPS_WITHOUT_UPDATE = 30
-REPEATED = 4  # a GradScaler that skips a step now and then does not do so before each of four steps
+REPEATED = 4  # a GradScaler skips a step now and then, but not before each of four steps
 
 
 class StepWatch:
-    """Gives each warning once. Does not warn about an encoder that does not change at all.
+    """Watch the encoder's weights and give each warning once. An encoder that never changes causes no warning.
 
     Args:
         copied: the encoder that the teacher copied.
     """
 
     def __init__(self, copied: nn.Module | None = None) -> None:
-        self.used = False  # the teacher ran in training; all that a compiled pass may leave behind
+        self.used = False  # the teacher ran in training; a compiled pass may change nothing else
         self._copied = None if copied is None else weakref.ref(copied)
         self._writes_before = 0 if copied is None else _writes(copied)
         self._updated = False
@@ -33,7 +33,7 @@ class StepWatch:
         self._versions: list[int] = []
 
     def forward(self, encoder: object) -> None:
-        """A teacher's pass in training; `encoder` may be any callable."""
+        """Note a forward pass of the teacher in training; `encoder` may be any callable."""
         if self._updated or not isinstance(encoder, nn.Module):
             return
         if self._encoder is None or self._encoder() is not encoder:
@@ -45,11 +45,11 @@ class StepWatch:
                 self._say_forgotten()
 
     def saved(self) -> None:
-        """The teacher's state is saved: the last chance to notice what `forward` could not see."""
+        """Note that the teacher's state is saved: the last chance to warn of a missing `update`."""
         if not self.used or self._updated or self._forgotten >= STEPS_WITHOUT_UPDATE:
             return
         copied = None if self._copied is None else self._copied()
-        # A step of an optimizer writes once or twice.
+        # An optimizer step writes once or twice.
         if copied is not None and _writes(copied) - self._writes_before >= 2 * STEPS_WITHOUT_UPDATE:
             self._forgotten = STEPS_WITHOUT_UPDATE
             self._say_forgotten()
@@ -57,25 +57,25 @@ class StepWatch:
     def _say_forgotten(self) -> None:
         warn_caller(
             f"the encoder has moved {STEPS_WITHOUT_UPDATE} times and EMATeacher never; call update(encoder) after each "
-            f"optimizer step, or give momentum=1 if the teacher is to stay as it is."
+            f"optimizer step, or give momentum=1 to keep the teacher as it is."
         )
 
     def update(self, trainable: Sequence[Tensor]) -> None:
-        """An update; `trainable` is what may move, always the same list unless one of them was exchanged."""
+        """Note an update; `trainable` is the same list each time, unless one of its tensors was replaced."""
         self._updated = True
         if trainable is not self._trainable:
             self._trainable = trainable
             self._look_at(trainable[:: len(trainable) // 4 + 1])
         elif not self._moved():
             self._idle += 1
-            self._look_at(trainable)  # a second optimizer may move those that a few did not show
+            self._look_at(trainable)  # a second optimizer may move others than those in the sample
         else:
             self._repeated = self._repeated + 1 if self._idle else 0
             self._idle = 0
             if self._repeated == REPEATED:
                 warn_caller(
                     f"EMATeacher.update was called more than once between two optimizer steps, {REPEATED} times in a "
-                    f"row; call it once, behind optimizer.step(), and not behind each micro-batch."
+                    f"row; call it once, after optimizer.step(), and not after each micro-batch."
                 )
 
     def _look_at(self, sample: Sequence[Tensor]) -> None:

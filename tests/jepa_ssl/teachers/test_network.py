@@ -123,7 +123,7 @@ def test_a_network_of_your_own_reads_what_it_likes():
 
     teacher = TargetNetwork(Sum())
     assert torch.equal(teacher(None, (torch.ones(2, 3), torch.ones(2, 3)))["instance"], torch.full((2, 3), 2.0))  # pyright: ignore
-    with pytest.raises(ValueError, match=r"hidden is 3.*leave it out"):
+    with pytest.raises(ValueError, match=r"hidden is 3.*leave hidden out"):
         TargetNetwork(Sum(), hidden=3)
 
 
@@ -147,7 +147,7 @@ def test_what_it_was_not_built_for_is_refused():
         embed(teacher, {"instance": torch.ones(2, 2)})
     for shape in ((7, 4), (7,), (1, 7, 2)):
         with pytest.raises(
-            ValueError, match=r"target\['constraint'\] is .*, but must be .*\[items, 2\]; give TargetNetwork in sizes"
+            ValueError, match=r"target\['constraint'\] is .*, but must be .*\[items, 2\]; correct the numbers"
         ):
             embed(teacher, {**states(), "constraint": torch.ones(shape)})
 
