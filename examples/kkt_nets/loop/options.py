@@ -1,4 +1,4 @@
-"""Flags of a run, from the command line and from a YAML file, all checked first."""
+"""The flags of a run, read from the command line and a YAML file, and checked before the run starts."""
 
 import argparse
 import difflib
@@ -20,7 +20,7 @@ VIEWS = {
     "nodes": "hidden nodes, the default of the GNN",
     "edges": "hidden coefficients (GNN)",
     "blocks": "hidden neighbourhoods (GNN)",
-    "solver_state": "what a few solver steps reach",
+    "solver_state": "the state after some solver steps",
 }
 TRUNKS = {"convolutions": "two rounds of half-convolutions", "solver": "rounds shaped like a solver's steps"}
 TRUNKS_SAID = ", ".join(f"{name} ({meaning})" for name, meaning in TRUNKS.items())
@@ -29,27 +29,27 @@ PRECISIONS = ("fp32", "bf16")
 KKT_WEIGHTS = ("primal_weight", "dual_weight", "stationarity_weight", "complementary_slackness_weight")
 STEPS, FOLDER, PIECES = ({"metavar": name} for name in ("STEPS", "FOLDER", "PIECES"))
 SEEN, FAMILY, PATHS = ({"nargs": "+", "metavar": name} for name in ("STEPS", "FAMILY", "PATH"))
-# Group -> flag -> default (which gives the type), help, and what argparse has to know besides.
+# Group -> flag -> default (which gives the type), help, and further arguments for argparse.
 FLAGS: dict[str, dict[str, tuple[Any, ...]]] = {
     "": {
-        "jepa_solver_steps": (100, "run the solver for this many steps (views solver_state)", STEPS),
+        "jepa_solver_steps": (100, "predict the state after this many steps (views solver_state)", STEPS),
         "jepa_solver_restart": (0, "restart the solver after this many steps (0: never)", STEPS),
     },
     "optimisation": {
         "epochs": (30, "train for this many epochs"),
-        "batch_size": (8, "take this many LPs per step"),
+        "batch_size": (8, "use this many LPs per step"),
         "lr": (1e-3, "set Adam's learning rate"),
-        "seed": (0, "seed weights, order and masks"),
-        "primal_weight": (0.1, "weight the primal term of the KKT (Karush-Kuhn-Tucker) loss"),
-        "dual_weight": (0.1, "weight the dual term"),
-        "stationarity_weight": (0.6, "weight the stationarity term"),
-        "complementary_slackness_weight": (0.2, "weight the complementary slackness term"),
+        "seed": (0, "seed the weights, the order of the LPs and the masks"),
+        "primal_weight": (0.1, "multiply the primal term of the KKT (Karush-Kuhn-Tucker) loss by this"),
+        "dual_weight": (0.1, "multiply the dual term by this"),
+        "stationarity_weight": (0.6, "multiply the stationarity term by this"),
+        "complementary_slackness_weight": (0.2, "multiply the complementary slackness term by this"),
     },
     "model": {
         "use_bipartite_graphs": (False, "train GNNPolicy instead of KKTNetMLP"),
         "embedding_size": (64, "set the width of GNNPolicy"),
-        "trunk": ("convolutions", f"build GNNPolicy of: {TRUNKS_SAID}", {"choices": TRUNKS}),
-        "rounds": (8, "let --trunk solver take this many rounds"),
+        "trunk": ("convolutions", f"choose the trunk of GNNPolicy: {TRUNKS_SAID}", {"choices": TRUNKS}),
+        "rounds": (8, "set the number of rounds of --trunk solver"),
         "hidden_size": (256, "set the width of KKTNetMLP"),
         "seen_steps": (None, "append PDHG states after these step counts to the input features", {"type": int, **SEEN}),
     },
@@ -57,41 +57,45 @@ FLAGS: dict[str, dict[str, tuple[Any, ...]]] = {
         "problems": (list(FAMILIES), f"generate LPs of these families: {', '.join(FAMILIES)}", FAMILY),
         "train_instances": (512, "train on this many LPs"),
         "val_instances": (64, "validate on this many LPs"),
-        "test_instances": (64, "keep this many LPs for evaluate.py"),
+        "test_instances": (64, "hold out this many LPs for evaluate.py"),
         "data_seed": (0, "seed the generated LPs, independently of --seed"),
-        "data_root": ("~/.cache/jepa_ssl/kkt_nets", "keep generated LPs here", FOLDER),
-        "lp_files": (None, "train on these .mps, .mps.gz or .lp files instead", PATHS),
-        "ruiz_iterations": (10, "rescale the LPs in this many iterations (0: off)"),
+        "data_root": ("~/.cache/jepa_ssl/kkt_nets", "store generated LPs in this folder", FOLDER),
+        "lp_files": (None, "train on these .mps, .mps.gz or .lp files instead of generated LPs", PATHS),
+        "ruiz_iterations": (10, "rescale the LPs with this many Ruiz iterations (0: off)"),
     },
     "run": {
-        "devices": ("0", "compute on this GPU, or cpu; without a GPU always the CPU"),
-        "num_threads": (1, "set torch's threads on a CPU; more help only large networks"),
+        "devices": ("0", "compute on the GPU of this number, or on cpu; without a GPU the CPU is used"),
+        "num_threads": (1, "use this many CPU threads; more than one helps only large networks"),
         "precision": ("fp32", "compute the networks in this precision; weights stay in fp32", {"choices": PRECISIONS}),
-        "accumulate": (1, "compute a step in this many pieces; regulariser and balance see one at a time", PIECES),
+        "accumulate": (1, "split a step into this many pieces; regulariser and balance see one at a time", PIECES),
         "checkpoint_activations": (False, "recompute the trunk's activations instead of storing them"),
-        "compile": (False, "compile the step with torch.compile; pays off in long runs"),
-        "num_workers": (0, "prepare batches in this many processes"),
+        "compile": (False, "compile the step with torch.compile; worthwhile in long runs"),
+        "num_workers": (0, "prepare batches in this many worker processes"),
         "log_every": (10, "log every N steps", {"metavar": "N"}),
         "output_dir": (None, "write into this folder; default: exps/<run>, or the folder of --resume", FOLDER),
         "checkpoint_every": (0, "write last.pt every N steps (0: after each epoch)", {"metavar": "N"}),
-        "resume": (None, "continue this run; auto: the run in --output_dir, if any", {"metavar": "CHECKPOINT"}),
+        "resume": (
+            None,
+            "continue from this checkpoint; auto: the run in --output_dir, if any",
+            {"metavar": "CHECKPOINT"},
+        ),
     },
 }
 
 
 class _Parser(argparse.ArgumentParser):
-    """Reports an error in one line; the usage of forty flags would push it off the screen."""
+    """Report an error in one line, because the usage of all flags would push it off the screen."""
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"{self.prog}: error: {' '.join(message.split())}\n")
 
 
 class _PlainYAML(yaml.SafeLoader):
-    """Refuses aliases and repeated keys; the parent silently takes the last one."""
+    """Refuse aliases and repeated keys; the parent class silently takes the last value."""
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
-        if self.check_event(yaml.AliasEvent):  # a few lines of aliases can expand to more text than memory holds
-            raise yaml.YAMLError("it has an alias, an asterisk and a name; write the value out")
+        if self.check_event(yaml.AliasEvent):  # a few lines of aliases can expand beyond the memory
+            raise yaml.YAMLError("it has an alias (an asterisk and a name); write the value out")
         return super().compose_node(parent, index)
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
@@ -103,7 +107,7 @@ class _PlainYAML(yaml.SafeLoader):
 
 
 def _config(p: argparse.ArgumentParser, path: str) -> list[str]:
-    """The flags of a YAML file as a command line."""
+    """Convert the flags of a YAML file to a command line."""
     actions = {action.dest: action for action in p._actions if action.dest not in ("help", "config")}
     try:
         with open(path, "rb") as stream:
@@ -112,7 +116,7 @@ def _config(p: argparse.ArgumentParser, path: str) -> list[str]:
         p.error(f"--config {path} cannot be read ({error.strerror}); name a file of `name: value` lines.")
     except RecursionError:
         p.error(f"--config {path} is nested too deeply; write one `name: value` per line.")
-    except (yaml.YAMLError, ValueError, TypeError) as error:  # the latter two of dates, numbers, and bytes
+    except (yaml.YAMLError, ValueError, TypeError) as error:  # dates, numbers and bytes raise the latter two
         p.error(f"--config {path} is not YAML: {error}")
     if not isinstance(items, dict):
         p.error(f"--config {path} holds no flags; write one `name: value` per line.")
@@ -133,13 +137,13 @@ def _config(p: argparse.ArgumentParser, path: str) -> list[str]:
 
 
 def parser() -> argparse.ArgumentParser:
-    """Every flag with its default. A YAML file (`--config`) holds the same names; the command line wins."""
+    """Build the parser. A YAML file (`--config`) may hold the same flags; the command line takes precedence."""
     about, form = "Train a KKT net on LPs, with or without a JEPA term.", argparse.ArgumentDefaultsHelpFormatter
     p = _Parser(prog="train.py", description=about, formatter_class=form, allow_abbrev=False)
     p.add_argument("--config", metavar="YAML", help="read flags from a file of `name: value` lines")
     training, beyond = (p.add_argument_group(title) for title in ("training", "JEPA beyond the plain recipe"))
     add_jepa_arguments(training, beyond=beyond, modes={**MODES, **READERS}, views=VIEWS)
-    p.set_defaults(jepa_views=None)  # which depends on the network
+    p.set_defaults(jepa_views=None)  # the default depends on the network
     for title, flags in FLAGS.items():
         group = p.add_argument_group(title) if title else beyond
         for name, (default, meaning, *more) in flags.items():
@@ -157,7 +161,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def parse(argv: Sequence[str] | None = None) -> Namespace:
-    """The options of a run; an unknown flag or key, or a value out of range, exits with 2 and says what to do."""
+    """Parse the options of a run. For an unknown flag or a bad value, print what to do and exit with 2."""
     p = parser()
     args, unknown = p.parse_known_args(argv)
     if args.config is not None:
@@ -166,7 +170,7 @@ def parse(argv: Sequence[str] | None = None) -> Namespace:
     if unknown:
         p.error(_unknown(unknown[0], known=[name for name in vars(args) if name != "config"]))
     for name, value in vars(args).items():
-        if value == []:  # argparse takes the value -- as the end of the flags
+        if value == []:  # argparse reads the value -- as the end of the flags
             p.error(f"--{name} has no value; give it one.")
     if args.jepa_views is None:
         args.jepa_views = "nodes" if args.use_bipartite_graphs else "entries"
@@ -184,7 +188,7 @@ def _unknown(argument: str, known: list[str]) -> str:
 
 
 def check(args: Namespace) -> None:
-    """Raise ValueError for the first option that is out of range."""
+    """Raise a ValueError for the first option that is out of range."""
     check_jepa_arguments(args)
     for name, (default, *_) in (item for flags in FLAGS.values() for item in flags.items()):
         least, most = 1 if default and name != "ruiz_iterations" else 0, 63 if "seed" in name else 31
@@ -199,7 +203,7 @@ def check(args: Namespace) -> None:
         said = "numbers of steps, each at least 1 and larger than the one before, such as 10 30 100."
         raise ValueError(f"--seen_steps is {' '.join(map(str, seen))}, but must be {said}")
     if args.resume == "auto" and not args.output_dir:
-        raise ValueError("--resume is auto, but --output_dir is not given, where it would look; name a folder.")
+        raise ValueError("--resume is auto, but --output_dir is not given; name the folder of the run.")
     if args.jepa_pretrain_epochs > args.epochs:
         said = f"the run has {args.epochs} epochs in all; raise --epochs."
         raise ValueError(f"--jepa_pretrain_epochs is {args.jepa_pretrain_epochs}, but {said}")
@@ -207,11 +211,11 @@ def check(args: Namespace) -> None:
         raise ValueError("--trunk is solver, but the MLP has no such trunk; add --use_bipartite_graphs.")
     if args.trunk == "solver" and args.compile and args.checkpoint_activations:
         raise ValueError(
-            "--checkpoint_activations is on, but torch cannot compile it where rounds share their weights, as those of "
-            "--trunk solver do; leave out --compile or --checkpoint_activations."
+            "--checkpoint_activations is on, but torch cannot compile it with --trunk solver, whose rounds share their "
+            "weights; leave out --compile or --checkpoint_activations."
         )
     if args.rounds != FLAGS["model"]["rounds"][0] and args.trunk != "solver":
-        raise ValueError(f"--rounds is {args.rounds}, but --trunk {args.trunk} has two; add --trunk solver.")
+        raise ValueError(f"--rounds is {args.rounds}, but --trunk {args.trunk} always has two; add --trunk solver.")
     _check_recipe(args)
     for name in args.problems:
         if name not in FAMILIES:
@@ -225,7 +229,7 @@ def check(args: Namespace) -> None:
 
 
 def _check_recipe(args: Namespace) -> None:
-    """Refuses flags that contradict each other, and flags that would silently do nothing."""
+    """Refuse flags that contradict each other, and flags that would silently have no effect."""
     path, known = ("GNN", GRAPH_VIEWS) if args.use_bipartite_graphs else ("MLP", FLAT_VIEWS)
     if args.jepa_views not in known:
         raise ValueError(f"--jepa_views is {args.jepa_views}, but the {path} has {', '.join(known)}; choose one.")
@@ -233,19 +237,21 @@ def _check_recipe(args: Namespace) -> None:
         given = ["jepa_solver_restart"] if args.jepa_solver_restart else []
         given += ["jepa_views"] if args.jepa_views != known[0] else []
         if given:
-            raise ValueError(f"--{given[0]} is of the JEPA term, but JEPA is off; add --use_jepa.")
+            raise ValueError(f"--{given[0]} belongs to the JEPA term, but JEPA is off; add --use_jepa.")
         return
     reads_states = args.jepa_mode in READERS
     if reads_states != (args.jepa_views == "solver_state"):
         raise ValueError(
-            f"--jepa_mode is {args.jepa_mode} and --jepa_views {args.jepa_views}, but only a "
-            f"separate network reads solver states, and it reads nothing else; give --jepa_views solver_state with "
-            f"--jepa_mode frozen or learned, or neither."
+            f"--jepa_mode is {args.jepa_mode} and --jepa_views {args.jepa_views}, but the modes frozen and learned "
+            f"embed solver states, and nothing else does; give --jepa_views solver_state with --jepa_mode frozen or "
+            f"learned, or neither."
         )
     if args.jepa_solver_restart and not reads_states:
-        raise ValueError("--jepa_solver_restart is of --jepa_views solver_state; add that, or leave this out.")
+        raise ValueError(
+            "--jepa_solver_restart belongs to --jepa_views solver_state; add that flag, or leave this one out."
+        )
     if args.jepa_mode == "learned" and args.jepa_regularizer == "none":
-        both = "both sides learn and would agree on one point; add --jepa_regularizer vicreg or sigreg."
-        raise ValueError(f"--jepa_mode is learned, where {both}")
+        both = "both sides learn and would collapse to one point; add --jepa_regularizer vicreg or sigreg."
+        raise ValueError(f"--jepa_mode is learned, so {both}")
     if args.jepa_balance and args.jepa_pretrain_epochs == args.epochs:
-        raise ValueError("--jepa_balance weighs JEPA against KKT, but no epoch trains both; leave it out.")
+        raise ValueError("--jepa_balance balances JEPA and KKT, but no epoch trains both; leave it out.")

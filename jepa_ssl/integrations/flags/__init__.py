@@ -1,4 +1,4 @@
-"""Command-line flags of a JEPA term, and the term that they describe."""
+"""Command-line flags for a JEPA term, and a function that builds the term from them."""
 
 from jepa_ssl.integrations.flags.arguments import MODES, VIEWS, add_jepa_arguments, check_jepa_arguments, require
 from jepa_ssl.integrations.flags.build import from_args

@@ -1,4 +1,4 @@
-"""The command-line flags of a JEPA term, and what may not be asked for together."""
+"""The command-line flags of a JEPA term, and the check of their values."""
 
 import math
 from argparse import ArgumentParser, Namespace
@@ -17,7 +17,7 @@ MODES: Mapping[str, str] = {
 """The choices of `--jepa_mode`."""
 VIEWS: Mapping[str, str] = {
     "masks": "hidden entries or nodes",
-    "solver_state": "the whole recipe jepa_ssl.later_state: what 300 PDHG steps reach",
+    "solver_state": "the recipe jepa_ssl.later_state: the state after 300 PDHG steps",
 }
 """The choices of `--jepa_views`."""
 LOSSES = {"cosine": cosine_loss, "smooth_l1": smooth_l1_loss, "squared": squared_error}
@@ -29,15 +29,15 @@ BESIDE_THE_MODE = ("jepa_loss", "jepa_regularizer", "jepa_regularize", "ema_sche
 def add_jepa_arguments(
     parser: Any, *, beyond: Any = None, modes: Mapping[str, str] = MODES, views: Mapping[str, str] = VIEWS
 ) -> None:
-    """Add the flags of a JEPA term to a parser of argparse or configargparse, or to a group of one.
+    """Add the flags of a JEPA term to a parser of argparse or configargparse, or to one of its groups.
 
     Args:
-        parser: has `add_argument`; takes `--use_jepa`, the teacher, the weights, the ratios and the momentum.
-        beyond: takes the flags beyond the plain recipe: views, loss, regulariser, balance, schedule and monitor;
+        parser: gets `--use_jepa` and the flags of the teacher, the weights, the ratios and the momentum.
+        beyond: gets the flags beyond the plain recipe: views, loss, regulariser, balance, schedule and monitor;
             `parser` by default.
-        modes: the choices of `--jepa_mode`, name -> description of the teacher; the first is the default. Give
-            teachers of your own to `from_args`.
-        views: the choices of `--jepa_views`, name -> description; the first is the default. Give views of your own to
+        modes: the choices of `--jepa_mode`, name -> description of the teacher; the first is the default. Give your own
+            teachers to `from_args`.
+        views: the choices of `--jepa_views`, name -> description; the first is the default. Give your own views to
             `from_args`.
 
     >>> from argparse import ArgumentParser
@@ -54,42 +54,42 @@ def add_jepa_arguments(
         "--jepa_weight",
         type=float,
         default=0.2,
-        help="weigh the JEPA loss: loss = loss of the task + jepa_weight * loss_jepa",
+        help="multiply the JEPA loss by this weight: loss = task loss + jepa_weight * JEPA loss",
     )
     add("--jepa_pretrain_epochs", type=int, default=0, help="train on JEPA alone for this many epochs first")
     add("--jepa_mask_ratio_entries", type=float, default=0.5, help="mask this fraction of the entries of a vector")
     add("--jepa_mask_ratio_nodes", type=float, default=0.3, help="mask this fraction of the nodes of a graph")
-    add("--ema_momentum", type=float, default=0.996, help="set the momentum of the teacher in mode ema")
+    add("--ema_momentum", type=float, default=0.996, help="set the teacher's momentum (mode ema)")
     add = parser.add_argument if beyond is None else beyond.add_argument
-    add("--jepa_views", choices=views, default=next(iter(views)), help=f"predict this: {_said(views)}")
-    add("--jepa_loss", choices=LOSSES, default="cosine", help="compare prediction and target by this loss")
-    add("--jepa_regularizer", choices=REGULARIZERS, default="none", help="add a regulariser against collapse")
+    add("--jepa_views", choices=views, default=next(iter(views)), help=f"choose what to predict: {_said(views)}")
+    add("--jepa_loss", choices=LOSSES, default="cosine", help="compare prediction and target with this loss")
+    add("--jepa_regularizer", choices=REGULARIZERS, default="none", help="add this penalty against collapse")
     places = ("features", "embeddings")
     add(
         "--jepa_regularize",
         choices=places,
         default="features",
-        help="regularise the trunk's features, or the embeddings",
+        help="apply the regulariser to the trunk's features or to the embeddings",
     )
     add(
         "--jepa_regularizer_weight",
         type=float,
         default=0.3,
-        help="weigh the regulariser; the prediction loss has weight 1",
+        help="multiply the regulariser by this weight; the prediction loss has weight 1",
     )
-    balance = "hold the ratio of JEPA's gradient on the trunk to the task's at --jepa_weight"
+    balance = "keep the norm of JEPA's gradient on the trunk at --jepa_weight times the task's"
     add("--jepa_balance", action="store_true", help=balance)
-    due = "compute the JEPA loss at every Nth optimizer step that trains the task"
+    due = "compute the JEPA loss only at every Nth optimizer step that trains the task"
     add("--jepa_every", type=int, default=1, metavar="N", help=due)
-    add("--ema_schedule", choices=SCHEDULES, default="constant", help="raise the momentum from --ema_momentum to 1")
-    add("--monitor_every", type=int, default=10, metavar="STEPS", help="check for collapse every N steps (0: off)")
+    add("--ema_schedule", choices=SCHEDULES, default="constant", help="raise --ema_momentum to 1 by this schedule")
+    add("--monitor_every", type=int, default=10, metavar="N", help="check for collapse every N steps (0: off)")
 
 
 def check_jepa_arguments(args: Namespace) -> None:
-    """Raise a ValueError for a flag of `add_jepa_arguments` that is out of range or contradicts another.
+    """Raise a ValueError if a flag of `add_jepa_arguments` is out of range or contradicts another.
 
-    The message names the flag, its value, and what to do. `from_args` calls this. Call it yourself where the flags are
-    parsed, to fail before any data is read. Raises a TypeError if `args` has no such flags.
+    The message names the flag, its value, and what to do. `from_args` calls this function. Call it yourself after
+    parsing the flags, to fail before any data is read. Raises a TypeError if `args` does not have these flags.
     """
     if not hasattr(args, "use_jepa"):
         raise TypeError(
@@ -107,33 +107,31 @@ def check_jepa_arguments(args: Namespace) -> None:
     regularized = args.jepa_regularizer != "none"
     if not args.use_jepa:
         if args.jepa_pretrain_epochs:
-            raise ValueError("--jepa_pretrain_epochs asks for epochs of JEPA alone, but JEPA is off; add --use_jepa.")
+            raise ValueError("--jepa_pretrain_epochs pretrains with JEPA alone, but JEPA is off; add --use_jepa.")
         for name in changed(args, BESIDE_THE_MODE):
-            raise ValueError(f"--{name} is of the JEPA term, but JEPA is off; add --use_jepa.")
+            raise ValueError(f"--{name} belongs to the JEPA term, but JEPA is off; add --use_jepa.")
         return
     if args.ema_schedule != "constant" and args.jepa_mode != "ema":
         raise ValueError(
             f"--ema_schedule is {args.ema_schedule}, but --jepa_mode {args.jepa_mode} has no momentum; leave it out."
         )
     if regularized and not args.jepa_regularizer_weight:
-        raise ValueError("--jepa_regularizer_weight is 0, so that --jepa_regularizer does nothing; leave it out.")
+        raise ValueError("--jepa_regularizer_weight is 0, so --jepa_regularizer has no effect; leave it out.")
     if args.jepa_regularize != "features" and not regularized:
         raise ValueError("--jepa_regularize needs a regulariser; add --jepa_regularizer vicreg or sigreg.")
     if args.jepa_mode == "shared" and not regularized:
         raise ValueError(
-            f"--jepa_mode is {args.jepa_mode}, where both sides learn and would agree on one point; add "
+            f"--jepa_mode is {args.jepa_mode}, so encoder and teacher both learn and would collapse to one point; add "
             f"--jepa_regularizer vicreg or sigreg."
         )
     if not args.jepa_weight and args.jepa_balance:
-        raise ValueError("--jepa_balance weighs JEPA against the task, but --jepa_weight is 0; leave it out.")
+        raise ValueError("--jepa_balance balances JEPA and the task, but --jepa_weight is 0; leave it out.")
     if not args.jepa_weight and not args.jepa_pretrain_epochs:
-        raise ValueError(
-            "--jepa_weight is 0 and --jepa_pretrain_epochs too, so JEPA does nothing; leave --use_jepa out."
-        )
+        raise ValueError("--jepa_weight and --jepa_pretrain_epochs are 0, so JEPA has no effect; leave --use_jepa out.")
 
 
 def changed(args: Namespace, names: Iterable[str]) -> list[str]:
-    """Those of the flags that are not at their defaults."""
+    """Return those of the flags that are not at their defaults."""
     defaults = ArgumentParser()
     add_jepa_arguments(defaults)
     return [name for name in names if getattr(args, name) != defaults.get_default(name)]
@@ -144,7 +142,7 @@ def _said(choices: Mapping[str, str]) -> str:
 
 
 def require(args: Namespace, name: str, expected: str, holds: Callable[[Any], bool]) -> None:
-    """Raise a ValueError that names the flag unless its value `holds`."""
+    """Raise a ValueError that names the flag if `holds(value)` is False."""
     value = getattr(args, name)
     if not holds(value):
         raise ValueError(f"--{name} is {value}, but must be {expected}.")

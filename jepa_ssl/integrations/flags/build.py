@@ -1,4 +1,4 @@
-"""The JEPA term that the flags describe."""
+"""Build a JEPA term from the flags."""
 
 from argparse import Namespace
 from collections.abc import Callable, Mapping
@@ -44,28 +44,29 @@ def from_args(
     activation: Callable[[], nn.Module] = nn.ReLU,
     log: Callable[[Mapping[str, float], int], Any] | None = None,
 ) -> JEPATerm | NoTerm:
-    """Build the JEPA term that the flags of `add_jepa_arguments` describe, around your model.
+    """Build a JEPA term around your model from the flags of `add_jepa_arguments`.
 
-    Without `--use_jepa` it is a `NoTerm`, whose loss is that of the task, so that your loop needs no `if`.
+    Without `--use_jepa` the result is a `NoTerm`, whose loss is the task's, so your loop needs no `if`.
 
     Args:
-        args: with the flags; may have others.
-        model: your model, with `widths`; or an encoder that tells the size of its embeddings in `dims`.
-        widths, run, captured: make a `ModelEncoder` of your model; see there.
+        args: the parsed flags; other flags are ignored.
+        model: your model, together with `widths`; or an encoder with the size of its embeddings in `dims`.
+        widths, run, captured: arguments of the `ModelEncoder` around your model.
         dim: size of the embeddings; the largest of `widths` by default.
         lp_of, numbers: as in `later_state`, for `--jepa_views solver_state`.
         trunk: the part of the model that both losses train, for `--jepa_balance`.
-        views: in place of `EntryMasker(args.jepa_mask_ratio_entries)` for the stream `"instance"`, and of
+        views: your own views. By default `EntryMasker(args.jepa_mask_ratio_entries)` for the stream `"instance"`, and
             `NodeMasker(args.jepa_mask_ratio_nodes)` for the streams `"constraint"` and `"variable"`.
-        teacher: in place of the one that `--jepa_mode` names.
-        updates: how many optimizer steps the run will take, for `--ema_schedule`.
-        steps_per_epoch: the term counts epochs of this many optimizer steps itself, and `loss` needs no `epoch`.
-        activation: of projector and predictor; that of your network.
-        log: takes the rows of the collapse monitor, `(row, step)`.
+        teacher: your own teacher, instead of the one that `--jepa_mode` names.
+        updates: number of optimizer steps of the run, for `--ema_schedule`.
+        steps_per_epoch: optimizer steps per epoch. If given, the term counts the epochs itself, and `loss` needs no
+            `epoch`.
+        activation: of projector and predictor; use that of your network.
+        log: called with `(row, step)` for each row of the collapse monitor.
 
     Raises:
-        ValueError: a flag is out of range, contradicts another, or asks for what is not given here.
-        TypeError: `model` is neither an encoder nor given with `widths`; `widths` or `trunk` is something else.
+        ValueError: a flag is out of range, contradicts another, or needs an argument that is not given.
+        TypeError: `model` is not an encoder and `widths` is not given, or `widths` or `trunk` has the wrong type.
 
     >>> from argparse import ArgumentParser
     >>> from jepa_ssl.integrations.flags import add_jepa_arguments
@@ -103,14 +104,14 @@ def _encoder(
         return ModelEncoder(model, widths, max(widths.values()) if dim is None else dim, activation=activation, **given)
     if not isinstance(model, SizedEncoder):
         raise TypeError(
-            f"model is a {type(model).__name__}, which does not tell the size of its embeddings in dims, and widths is "
+            f"model is a {type(model).__name__}, which has no dims with the size of its embeddings, and widths is "
             f"None; give from_args the widths of its features, stream -> width, or a ModelEncoder."
         )
     encoder = cast(SizedEncoder[Any], model)
     if unused := [*given, *["dim"] * (dim is not None)]:
         raise ValueError(
-            f"{unused} is given without widths, but model is a {type(encoder).__name__}, which is built already; give "
-            f"these to it."
+            f"{unused} is given without widths, but model is a {type(encoder).__name__}, which is already built; give "
+            f"these arguments to the encoder when you build it."
         )
     return encoder
 
@@ -129,12 +130,12 @@ def _recipe(
         )
     if teacher is not None:
         raise ValueError(
-            f"teacher is a {type(teacher).__name__}, but --jepa_views solver_state is a whole recipe with a teacher of "
-            f"its own; leave teacher out, or build a JEPAObjective."
+            f"teacher is a {type(teacher).__name__}, but --jepa_views solver_state is a complete recipe with its own "
+            f"teacher; leave teacher out, or build a JEPAObjective."
         )
     for name in changed(args, OF_THE_RECIPE):
         raise ValueError(
-            f"--{name} is {getattr(args, name)}, but --jepa_views solver_state is a whole recipe; leave --{name} out."
+            f"--{name} is {getattr(args, name)}, but --jepa_views solver_state sets this itself; leave --{name} out."
         )
     return later_state(dims, lp_of=lp_of, numbers=numbers, activation=activation)
 
@@ -169,11 +170,11 @@ def _balance(args: Namespace, model: Any, trunk: nn.Module | None) -> GradientBa
             "that both losses train."
         )
     if not isinstance(trunk, nn.Module):  # pyright: ignore[reportUnnecessaryIsInstance]
-        raise TypeError(f"trunk is {trunk!r}, but must be an nn.Module; give a part of the model, model.body perhaps.")
+        raise TypeError(f"trunk is {trunk!r}, but must be an nn.Module; give a part of the model, such as model.body.")
     if isinstance(model, nn.Module) and set(trunk.parameters()).isdisjoint(model.parameters()):
         raise ValueError(
-            f"trunk is a {type(trunk).__name__} without a parameter of the model, so no gradient could be compared on "
-            f"it; give a part of the model that from_args gets."
+            f"trunk is a {type(trunk).__name__} without a parameter of the model, so the losses share no gradient "
+            f"there; give a part of the model that from_args gets."
         )
     return GradientBalance(trunk.parameters())
 
@@ -184,8 +185,8 @@ def _views(args: Namespace, dims: Mapping[str, int]) -> ViewMaker[Any]:
     if set(dims) == {CONSTRAINT, VARIABLE}:
         return NodeMasker(args.jepa_mask_ratio_nodes)
     raise ValueError(
-        f"encoder.dims names the streams {sorted(dims)}, of which the flags know no masker; give from_args views that "
-        f"hide something of these."
+        f"encoder.dims names the streams {sorted(dims)}, but the flags have no masker for them; give from_args views "
+        f"that hide parts of these streams."
     )
 
 
@@ -198,7 +199,7 @@ def _teacher(args: Namespace, encoder: Any, updates: int | None) -> Teacher:
         case "shared":
             return SharedTeacher()
         case mode:
-            raise ValueError(f"--jepa_mode is {mode}, of which from_args knows no teacher; give it one.")
+            raise ValueError(f"--jepa_mode is {mode}, but from_args has no such teacher; give from_args a teacher.")
 
 
 def _momentum(args: Namespace, updates: int | None) -> float | Callable[[int], float]:

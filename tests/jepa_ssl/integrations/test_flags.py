@@ -153,7 +153,7 @@ def test_the_recommended_recipe_is_one_flag():
     made.loss(flat, task=torch.tensor(0.0)).total.backward()
     with pytest.raises(ValueError, match="--jepa_views is solver_state, but lp_of is None"):
         term("--jepa_views", "solver_state")
-    with pytest.raises(ValueError, match="--jepa_mode is simsiam, but --jepa_views solver_state is a whole recipe"):
+    with pytest.raises(ValueError, match="--jepa_mode is simsiam, but --jepa_views solver_state sets this itself"):
         term("--jepa_views", "solver_state", "--jepa_mode", "simsiam", lp_of=lp_of)
 
 
@@ -182,10 +182,10 @@ def test_a_term_from_flags_trains():
         ("--jepa_weight nan", "--jepa_weight is nan, but must be finite"),
         ("--jepa_every 0", "--jepa_every is 0, but must be at least 1"),
         ("--jepa_pretrain_epochs -1", "--jepa_pretrain_epochs is -1, but must be at least 0"),
-        ("--jepa_weight 0", "so JEPA does nothing"),
-        ("--jepa_mode shared", "would agree on one point; add --jepa_regularizer"),
+        ("--jepa_weight 0", "so JEPA has no effect"),
+        ("--jepa_mode shared", "would collapse to one point; add --jepa_regularizer"),
         ("--jepa_mode simsiam --ema_schedule linear", "--jepa_mode simsiam has no momentum"),
-        ("--jepa_regularizer vicreg --jepa_regularizer_weight 0", "--jepa_regularizer does nothing"),
+        ("--jepa_regularizer vicreg --jepa_regularizer_weight 0", "--jepa_regularizer has no effect"),
         ("--jepa_regularize embeddings", "needs a regulariser"),
         ("--jepa_balance", "trunk is None; give from_args the part"),
         ("--jepa_balance --jepa_weight 0 --jepa_pretrain_epochs 1", "--jepa_weight is 0; leave it out"),
@@ -236,7 +236,7 @@ def test_streams_and_modes_of_your_own_need_parts_of_your_own():
     parser = ArgumentParser()
     add_jepa_arguments(parser, modes={"ema": "a copy", "mine": "a teacher of mine"})
     args = parser.parse_args(["--use_jepa", "--jepa_mode", "mine"])
-    with pytest.raises(ValueError, match="--jepa_mode is mine, of which from_args knows no teacher"):
+    with pytest.raises(ValueError, match="--jepa_mode is mine, but from_args has no such teacher"):
         from_args(args, encoder())
     only = ArgumentParser()
     add_jepa_arguments(only, modes={"mine": "a teacher of mine"})

@@ -92,8 +92,8 @@ def test_the_target_of_the_flat_path_is_of_the_lp_alone(run_training: Any, tmp_p
     (["--seen_steps", "9", "3"], "--seen_steps is 9 3, but must be numbers of steps"),
     (["--seen_steps", "0"], "--seen_steps is 0, but must be numbers of steps"),
     (["--use_jepa", "--jepa_regularize", "embeddings"], "--jepa_regularize needs a regulariser"),
-    (["--use_jepa", "--jepa_solver_restart", "5"], "--jepa_solver_restart is of --jepa_views solver_state"),
-    (["--jepa_solver_restart", "5"], "--jepa_solver_restart is of the JEPA term, but JEPA is off"),
+    (["--use_jepa", "--jepa_solver_restart", "5"], "--jepa_solver_restart belongs to --jepa_views solver_state"),
+    (["--jepa_solver_restart", "5"], "--jepa_solver_restart belongs to the JEPA term, but JEPA is off"),
 ], ids=lambda flags: " ".join(flags) if isinstance(flags, list) else "")  # fmt: skip
 def test_flags_that_cannot_be_used_are_refused(flags: list[str], said: str, capsys: pytest.CaptureFixture[str]):
     with pytest.raises(SystemExit):
