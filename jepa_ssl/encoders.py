@@ -45,8 +45,9 @@ class ModelEncoder(nn.Module):
         widths: stream -> number of features of an item.
         dim: size of the embeddings, which have length 1.
         run: function of `(model, instance)` that calls the model; `model(instance)` by default. Needed if `forward`
-            takes several arguments. It returns a tensor if there is one stream, a mapping or a `NamedTuple` with the
-            streams' names, or a tuple in the order of `widths`. With `captured` the return value is ignored.
+            takes several arguments. It returns a mapping or a `NamedTuple` with the streams' names, or a tuple in the
+            order of `widths`. If there is one stream it may return a tensor. With `captured` the return value is
+            ignored.
         captured: stream -> name in `model.named_modules()` of the submodule that makes its features. If it returns a
             tuple or a mapping, give `(name, which)`: `("layers.2", 0)` or `("layers.2", "rows")`.
         activation: of the projector, `nn.ReLU` by default.

@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all."""
+"""Write files atomically: the complete new file or nothing."""
 
 import os
 from collections.abc import Callable
@@ -10,13 +10,13 @@ SUFFIX = ".tmp"  # of unfinished files, whose names begin with a dot
 
 
 def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
-    """Replace the file at `path` by what `write` puts into the open file that it is given.
+    """Replace the file at `path` by what `write` writes into an open file.
 
-    Even after a crash, `path` holds its old content or the complete new content: the new file is written in the same
-    folder, synced to the disk, and renamed.
+    Even after a crash, `path` holds its old content or the complete new content. The new file is written in the same
+    folder, synced to the disk, and then renamed.
 
     Raises:
-        OSError: the disk is full, or does not take the file for another reason; the old content is still there.
+        OSError: the file cannot be written, because the disk is full, for example. The old content is still there.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:

@@ -21,8 +21,8 @@ def rank() -> int:
 def all_reduce_sum(local: Tensor, training: bool) -> Tensor:
     """Return the sum of `local` over all processes.
 
-    The gradient is right after the processes' gradients are averaged, as DDP does: on each process it is the gradient
-    of the process's own items times the number of processes.
+    The gradient is right after the processes' gradients are averaged, as DDP does. On each process it is the gradient
+    of its own items, times the number of processes.
     """
     processes = world_size(training)
     if processes == 1:

@@ -4,9 +4,9 @@
 state from an early one. Fit the statistics once with `term.fit(batches)` or `objective.views.fit(batches)`; the first
 step asks for it. Train for a few hundred steps with Adam at 1e-3 and a short warm-up, then train your task from there.
 A frozen random network embeds the state after `steps` PDHG steps. Smooth L1 compares the prediction with that
-embedding, layer-normed. The target does not depend on the encoder, so the embeddings cannot collapse to one point, and
-the recipe has no regulariser: in the study VICReg raised the rank and lowered what a probe reads. To watch for
-collapse, set `objective.monitor = CollapseMonitor()`.
+embedding, layer-normed. The target does not depend on the encoder, so the embeddings cannot collapse to one point. The
+recipe has no regulariser: in the study VICReg raised the rank and lowered the probe's scores. To watch for collapse,
+set `objective.monitor = CollapseMonitor()`.
 """
 
 from collections.abc import Callable, Mapping

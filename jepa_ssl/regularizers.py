@@ -49,9 +49,9 @@ class _StreamRegularizer(nn.Module, ABC):
 class VICReg(_StreamRegularizer):
     """Variance and covariance penalties: each dimension varies by at least 1, and no two dimensions vary together.
 
-    The value is `variance_weight * v + covariance_weight * c`. v is the mean over dimensions of `max(0, 1 -
-    sqrt(variance + 1e-4))`. c is the sum of the squared covariances of different dimensions, divided by dim. Variances
-    and covariances divide by items - 1.
+    The value is `variance_weight * v + covariance_weight * c`. Here v is the mean over dimensions of `max(0, 1 -
+    sqrt(variance + 1e-4))`. And c is the sum of the squared covariances of different dimensions, divided by dim.
+    Variances and covariances divide by items - 1.
 
     Source: Bardes et al., "VICReg", ICLR 2022, equations 1 to 4. The invariance term is the prediction loss: the
     paper's weights 25 : 25 : 1 are 1 : 1 : 0.04 here.

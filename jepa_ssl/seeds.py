@@ -23,8 +23,8 @@ _BLOCK = 2**15  # numbers, 256 kB of them
 class Seeds:
     """Random numbers per instance, in place of a `torch.Generator`: they depend on the name of the instance.
 
-    A generator draws for the whole batch, so the numbers of an instance depend on the batch. `Seeds` hash the numbers
-    of each item from three inputs: the name of its instance, its place there (without padding), and the number of
+    A generator draws for the whole batch, so the numbers of an instance depend on the batch. `Seeds` compute the
+    numbers of each item from a hash of its instance's name, its place there (without padding), and the number of
     earlier draws. So a masker hides the same items of an instance in any batch, in any order, on any device, compiled
     or not. All maskers and fills of `jepa_ssl` take `Seeds`. The parts of `ComposeMaskers` and `MultiView` draw
     different numbers.

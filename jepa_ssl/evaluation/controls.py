@@ -82,8 +82,8 @@ class Supervised:
     """An arm that trains an encoder and a linear head on the labels until validation stops improving.
 
     It trains from scratch if `make_encoder` builds a new encoder, and fine-tunes if it returns a copy of a pretrained
-    one. The loss is the mean squared error of standardised labels, or the log loss for `probe="logistic"`; the
-    optimizer is Adam. torch's global random state is restored afterwards.
+    one. The loss is the mean squared error of standardised labels, or the log loss for `probe="logistic"`. The
+    optimizer is Adam. After training, torch's global random state is restored.
 
     Args:
         make_encoder: builds the encoder; called with torch's global generator seeded by the split's seed.

@@ -39,22 +39,22 @@ def label_curve(
     Args:
         task: labels and metric.
         arms: what you want to judge, by name.
-        controls: what the arms have to beat, see `standard_controls`. "random initialisation", "raw features" and "from
-            scratch" are required unless they are in `refuse`; you may add others.
+        controls: what the arms have to beat, see `standard_controls`. Required, unless they are in `refuse`: "random
+            initialisation", "raw features" and "from scratch". You may add others.
         label_counts: numbers of labelled instances.
         seeds: their number, or the seeds themselves.
         refuse: controls to leave out: the three names above, and "noise floor".
         noise_floor_of: the arm that runs a second time with other seeds, on the same labels. The difference between the
             two runs is the noise floor.
-        intervals_over: "labels and tests" makes intervals hold for new labelled sets and new test instances of the same
-            kind. "seeds" is the usual paired t interval, which holds only for this pool and this test.
+        intervals_over: With "labels and tests", intervals hold for new labelled sets and new test instances of the same
+            kind. With "seeds" they are the usual paired t intervals, which hold only for this pool and this test.
         margin: smaller differences do not count, in units of the metric.
         folder: stores each piece (arm, count, seed), so that a killed run resumes. Your own arms must then say what
             they depend on (`settings`). A metric is identified by its name only.
 
     Raises:
-        ValueError: a control is missing, a name is used twice, a count is larger than the pool, predictions are not
-            finite or have a wrong shape, or a folder is given and an arm has no `settings`.
+        ValueError: a control is missing, a name is used twice, or a count is larger than the pool. Or predictions are
+            not finite or have the wrong shape. Or a folder is given and an arm has no `settings`.
     """
     counts, numbers = _counts(label_counts, task), _seeds(seeds)
     everything = _everything(task, arms, controls, refuse, noise_floor_of)

@@ -58,7 +58,7 @@ def probe(
     Among equally good penalties the largest is chosen. With a single instance the penalty is 1.
 
     Ridge takes one eigendecomposition per fold, of a matrix of size min(items, D). Logistic regression takes Newton
-    steps in float64. scikit-learn's `Ridge(alpha)` and `LogisticRegression(C)` give the same numbers with `alpha =
+    steps in float64. The numbers equal those of scikit-learn's `Ridge(alpha)` and `LogisticRegression(C)` with `alpha =
     penalty * items` and `C = 1 / (penalty * items)`.
 
     Args:

@@ -69,9 +69,10 @@ class Report:
     def compare(self, name: str, control: str, count: int | None = None) -> Comparison:
         """Is an arm better than a control?
 
-        "same": the difference is at most `least_effect`, half the width of its 95% interval at most `WIDEST` times
-        that, and there are at least `MIN_SEEDS` seeds. "better" and "worse": the difference is larger, and the interval
-        excludes 0. "unclear": anything else.
+        - "same": the difference is at most `least_effect`. Half the width of its 95% interval is at most `WIDEST` times
+          `least_effect`, and there are at least `MIN_SEEDS` seeds.
+        - "better" and "worse": the difference is larger, and the interval excludes 0.
+        - "unclear": anything else.
         """
         told, least = self.difference(name, control, count), self.least_effect(count)
         if abs(told.mean) <= least:

@@ -197,10 +197,13 @@ class Graph:
 class BipartiteGraph(Graph):
     """A `Graph` of constraints and variables: the node streams "constraint" and "variable", the edge stream "edge".
 
-    Shapes, for M constraints, N variables, E edges and G graphs in all: `constraint_features [M, *]`,
-    `edge_index [2, E]` int64 (row 0 the constraint, row 1 the variable, both counted over the whole batch),
-    `edge_attr [E, *]`, `variable_features [N, *]`, `constraint_offsets [G + 1]` and `variable_offsets [G + 1]` int64,
-    rising from 0 to M and to N. `dataclasses.replace` exchanges tensors.
+    Shapes, for M constraints, N variables, E edges and G graphs in total:
+
+    - `constraint_features [M, *]`, `variable_features [N, *]` and `edge_attr [E, *]`.
+    - `edge_index [2, E]` int64: row 0 the constraint, row 1 the variable, both counted over the whole batch.
+    - `constraint_offsets [G + 1]` int64, rising from 0 to M, and `variable_offsets [G + 1]` int64, from 0 to N.
+
+    `dataclasses.replace` exchanges tensors.
     """
 
     constraint_features: Tensor

@@ -22,9 +22,9 @@ from jepa_ssl.segments import equal_shares
 class DenseLP:
     """A batch of LPs padded to common sizes. Values on the padding are never read.
 
-    `A [batch, m, n]`, `b [batch, m]`, `c [batch, n]`, `lower [batch, n]` and `upper [batch, n]` are floating point of
-    one type, and a missing bound is infinite. `mask_m [batch, m]`, `mask_n [batch, n]` and `equality [batch, m]` are
-    bool; the masks are True on real rows and columns. `of_vectors` and `vectors` convert from and to flat vectors.
+    `A [batch, m, n]`, `b [batch, m]`, `c [batch, n]`, `lower [batch, n]` and `upper [batch, n]` have one floating point
+    type. A missing bound is infinite. `mask_m [batch, m]`, `mask_n [batch, n]` and `equality [batch, m]` are bool; the
+    masks are True on real rows and columns. `of_vectors` and `vectors` convert from and to flat vectors.
     """
 
     A: Tensor
@@ -98,11 +98,15 @@ class DenseLP:
 class SparseLP:
     """A batch of LPs of any sizes, one after the other, by their nonzero coefficients.
 
-    For M rows, N columns, E coefficients and G LPs in total: `edge_index [2, E]` int64, where row 0 is the row of A and
-    row 1 the column, counted over the whole batch; `constraint_offsets [G + 1]` and `variable_offsets [G + 1]` int64,
-    rising from 0; `equality [M]` bool; `coefficient [E]`, `b [M]`, `c [N]`, `lower [N]` and `upper [N]` floating point
-    of one type, where a missing bound is infinite. `of_graph` and `graph` convert from and to graphs; `inequalities_of`
-    reads graphs with your own features.
+    Shapes, for M rows, N columns, E coefficients and G LPs in total:
+
+    - `edge_index [2, E]` int64: row 0 the row of A, row 1 the column, both counted over the whole batch.
+    - `constraint_offsets [G + 1]` int64, rising from 0 to M, and `variable_offsets [G + 1]` int64, from 0 to N.
+    - `equality [M]` bool.
+    - `coefficient [E]`, `b [M]`, `c [N]`, `lower [N]` and `upper [N]` of one floating point type. A missing bound is
+      infinite.
+
+    `of_graph` and `graph` convert from and to graphs. `inequalities_of` reads graphs with your own features.
     """
 
     edge_index: Tensor

@@ -14,9 +14,9 @@ class StructureMasker(FlatMasker):
     """Hide whole constraints, whole variables and single coefficients of flat LPs `[vec(A), b, c]`.
 
     A constraint is a row of A with its right-hand side. A variable is a column of A with its cost. For each kind with a
-    ratio, each LP hides exactly `int(ratio * count)` of its real items: at least one and never all if it has two or
-    more, none if it has one. The kinds are drawn independently, so a drawn coefficient may lie in a hidden row or
-    column. Padding is never hidden.
+    ratio, each LP hides exactly `int(ratio * count)` of its real items: at least one and never all. An LP with a single
+    item hides none. The kinds are drawn independently, so a drawn coefficient may lie in a hidden row or column.
+    Padding is never hidden.
 
     Single entries can often be guessed from their neighbours (a row of a covering problem is all ones); whole
     constraints and variables cannot. Most coefficients are 0, and hiding those hides nothing: see `only_nonzero` and

@@ -7,10 +7,14 @@ One step is
 
 with `tau_j = step / (weight * sum_i |a_ij|)` and `sigma_i = step * weight / sum_j |a_ij|`.
 
-Sources: Chambolle and Pock, "A first-order primal-dual algorithm for convex problems with applications to imaging",
-JMIV 40, 2011, for the method; Pock and Chambolle, "Diagonal preconditioning for first order primal-dual algorithms in
-convex optimization", ICCV 2011, at alpha = 1, for the diagonal steps; Applegate et al., "Practical large-scale linear
-programming using primal-dual hybrid gradient" (PDLP), NeurIPS 2021, for the weight and the restarts.
+Sources:
+
+- The method: Chambolle and Pock, "A first-order primal-dual algorithm for convex problems with applications to
+  imaging", JMIV 40, 2011.
+- The diagonal steps: Pock and Chambolle, "Diagonal preconditioning for first order primal-dual algorithms in convex
+  optimization", ICCV 2011, at alpha = 1.
+- The weight and the restarts: Applegate et al., "Practical large-scale linear programming using primal-dual hybrid
+  gradient" (PDLP), NeurIPS 2021.
 """
 
 from collections.abc import Sequence
@@ -32,10 +36,10 @@ Point = tuple[Tensor, Tensor]
 
 @dataclass(frozen=True)
 class Problem:
-    """A batch of LPs as the iteration takes it: vectors of one shape for rows, of another for columns.
+    """A batch of LPs in the form of the iteration: vectors of one shape for rows, of another for columns.
 
-    `floor` and `ceiling` bound the multipliers: 0 or -inf, and inf. `row_weight` and `column_weight` are the weight
-    between primal and dual steps of the LP that each row or column belongs to, in a shape that broadcasts.
+    `floor` and `ceiling` bound the multipliers: 0 or -inf, and inf. `row_weight` and `column_weight` hold the weight
+    between primal and dual steps of each row's or column's LP, in a shape that broadcasts.
     """
 
     matrix: Matrix

@@ -23,27 +23,31 @@ InstanceT = TypeVar("InstanceT")
 class SolverState(StateStatistics, Generic[InstanceT]):
     """View maker whose target is the standardised state of PDHG after `steps` steps.
 
-    The context is the LP. After each number of steps a variable has its value x and its reduced cost `c + A'lam`, and
-    a constraint has its multiplier lam and its slack `b - Ax`. For h numbers of steps the target of a `SparseLP` is
+    The context is the LP. The state of a variable is its value x and its reduced cost `c + A'lam`. The state of a
+    constraint is its multiplier lam and its slack `b - Ax`. For h numbers of steps the target of a `SparseLP` is
     `{"constraint": [M, 2h], "variable": [N, 2h]}`, where each LP has the same weight. The target of a `DenseLP` is one
     vector per instance, `{"instance": [batch, 2h (m + n)]}`: the constraints' numbers, then the variables', 0 on
     padding. Every item counts as hidden, because the encoder sees no state. No gradient flows into a target.
 
     `fit` computes the mean and the deviation by which each number is standardised. They are buffers, saved with the
-    module. Standardised numbers are clamped to [-10, 10]: the iterates of an infeasible or unbounded LP grow linearly
-    with the number of steps, and would dominate a batch. NaN becomes 0, so all targets are finite. Leave infeasible and
-    unbounded LPs out of `fit`.
+    module. Standardised numbers are clamped to [-10, 10]. Otherwise an infeasible or unbounded LP would dominate a
+    batch, because its iterates grow linearly with the number of steps. NaN becomes 0, so all targets are finite. Leave
+    infeasible and unbounded LPs out of `fit`.
 
-    A state depends on its own LP only, not on the rest of the batch: bit for bit on a CPU, if padded LPs have the same
-    padding. So states can be computed once with `states`, cut up with `split_states`, stored with the LPs, and returned
-    by `states_of`.
+    A state depends on its own LP only, not on the rest of the batch. On a CPU this holds bit for bit if padded LPs have
+    the same padding. So you can compute states once with `states`, split them with `split_states`, store them with the
+    LPs, and return them in `states_of`.
 
-    Starting from zero, states follow these changes of the LP exactly: a permutation of rows or columns; the negation of
-    a variable or an equality; a scale of the objective, of right-hand sides with bounds, of all rows, or of all
-    columns. The weight between primal and dual steps carries the scales. It is clamped to [1e-6, 1e6]. It needs a c,
-    and a b or bounds, that are not 0. Rows and columns without coefficients do not follow a scale. A side that never
-    binds, such as a bound of 1e10, does not slow the others down. A scale for each single row or column, a translation,
-    or an added row or column changes the path to the solution.
+    PDHG starts from zero, so states follow these changes of the LP exactly:
+
+    - a permutation of rows or columns;
+    - the negation of a variable or an equality;
+    - a scale of the objective, of right-hand sides with bounds, of all rows, or of all columns.
+
+    The weight between primal and dual steps carries the scales. It is clamped to [1e-6, 1e6]. It needs a c, and a b or
+    bounds, that are not 0. Rows and columns without coefficients do not follow a scale. A side that never binds, such
+    as a bound of 1e10, does not slow the others down. A scale for each single row or column, a translation, or an added
+    row or column changes the path to the solution.
 
     Source of the method: see `jepa_ssl.lp.pdhg`.
 
@@ -140,12 +144,12 @@ class SolverState(StateStatistics, Generic[InstanceT]):
 
         Warns if the LPs look wrong, namely if their bounds solve all of them. That happens if `lp_of` takes min-max
         scaled features for b and c. `jepa_ssl.testing.check_lp` compares them with yours. Also warns if the sides or
-        costs of one LP differ so much that its state may be far from its solution. And warns if PDHG diverges on an LP
-        of the first batch, because its solution lies on bounds that are out of reach, such as 1e6.
+        costs of one LP differ so much that its state may be far from its solution. Also warns if PDHG diverges on an LP
+        of the first batch: its solution lies on bounds that are out of reach, such as 1e6.
 
         Raises:
-            ValueError: there is no batch, a batch has invalid numbers, a state is not finite, or numbers that matter in
-                one LP differ by more than the precision of its type.
+            ValueError: there is no batch, a batch has invalid numbers, or a state is not finite. Or numbers that matter
+                in one LP differ by more than the precision of its type.
         """
         soundness = Soundness()
         self.compute(self._checked_states(instance, soundness) for instance in instances)

@@ -21,11 +21,11 @@ FormT = TypeVar("FormT", SparseLP, DenseLP)
 class StateFeatures(Generic[InstanceT]):
     """Append the state after a few PDHG steps to an LP's features.
 
-    After each number of steps a variable gains its value x and its reduced cost, and a constraint gains its multiplier
-    and its slack, as in `SolverState`: `2 * len(steps)` numbers each. They are squashed by asinh and clamped to [-10,
-    10], and NaN becomes 0. They need no statistics, so each LP has the same ones in any batch and any data set (bit for
-    bit on a CPU). PDHG starts from zero, and no gradient flows. For a batch of small LPs, a hundred steps cost about a
-    sixth of a training step of the example's GNN.
+    For each number of steps a variable gains its value x and its reduced cost, as in `SolverState`. A constraint gains
+    its multiplier and its slack. So each gains `2 * len(steps)` numbers. They are squashed by asinh and clamped to
+    [-10, 10], and NaN becomes 0. They need no statistics, so each LP has the same ones in any batch and any data set
+    (bit for bit on a CPU). PDHG starts from zero, and no gradient flows. For a batch of small LPs, a hundred steps cost
+    about a sixth of a training step of the example's GNN.
 
     With a later state as the target, for example `SolverState(300, restart_every=100)`, an encoder learns to continue
     from an early one; see `jepa_ssl.recipes`. Use the returned instances in your own loss too.
@@ -65,8 +65,8 @@ class StateFeatures(Generic[InstanceT]):
     def __call__(self, instance: InstanceT) -> InstanceT:
         """The instance with its states: more node features of a graph, or more entries of flat vectors.
 
-        Flat vectors `[batch, m * n + m + n]` gain the numbers of the m constraints, one constraint after the other,
-        then those of the n variables. These `numbers * (m + n)` entries are real where their row or column is.
+        Flat vectors `[batch, m * n + m + n]` gain `numbers * (m + n)` entries: the numbers of the m constraints,
+        constraint by constraint, then those of the n variables. An entry is real if its row or column is.
 
         Raises:
             TypeError: the instance is neither a `BipartiteGraph` nor `FlatVectors`, or `lp_of` does not return LPs.

@@ -1,12 +1,12 @@
 """The weight between primal and dual steps: how far lam has to go, relative to x.
 
 The weight is `max |c_j| / max |b_i|`; PDLP takes Euclidean norms. But a side that never binds, such as a bound of 1e10
-or the side of a big-M row, dominates any norm, and x then hardly moves. So the weight is kept within a factor `WIDE` of
-that of the sides that act:
+or the side of a big-M row, dominates any norm. Then x hardly moves. So the weight is kept within a factor `WIDE` of the
+weight of the sides that act:
 
-* A row that x = 0 violates asks for `|b_i| / max_j |a_ij|`: one variable must go at least that far.
-* A row stops the variables that their costs push towards it, at `b_i / |a_ij|`, or at 0 if x = 0 violates it. Only the
-  nearest row or bound stops a variable.
+- If x = 0 violates a row, a variable must go at least `|b_i| / max_j |a_ij|` far.
+- A row stops the variables that their costs push towards it, at `b_i / |a_ij|`, or at 0 if x = 0 violates it. Only
+  the nearest row or bound stops a variable.
 
 The largest of these is the distance of x, and the largest `|c_j| / max_i |a_ij|` that of lam. A weight that is further
 away than `WIDE` is replaced by theirs.

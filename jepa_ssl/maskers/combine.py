@@ -45,7 +45,7 @@ class ComposeMaskers(_Several):
     True
 
     Raises:
-        ValueError: a part has an indicator, moves items, or changes the instance without naming what it hides; or a
+        ValueError: a part has an indicator, moves items, or changes the instance without naming what it hides. Or a
             part other than the first makes its own target.
     """
 

@@ -46,7 +46,7 @@ class EdgeMasker(GraphMasker):
 
     Raises:
         ValueError: a ratio is out of range. In a forward pass: `ratio`, `derived` or `reverse` names a stream that the
-            graph lacks; edges to hide have no attributes; or the edges in `reverse` are not each other's reverse.
+            graph lacks, or edges to hide have no attributes. Or the edges in `reverse` are not each other's reverse.
     """
 
     def __init__(

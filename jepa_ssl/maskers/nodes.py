@@ -54,7 +54,7 @@ class NodeMasker(GraphMasker):
 
     Raises:
         ValueError: a ratio is out of range, or `derived` is given without `hide_edges`. In a forward pass: `ratio` or
-            `derived` names a stream that the graph lacks; a stream to hide has no features; or `hide_edges` finds no
+            `derived` names a stream that the graph lacks, a stream to hide has no features, or `hide_edges` finds no
             coefficients.
     """
 

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 from jepa_ssl.protocols import Setup
 
-# A stream has collapsed if it falls below one of these limits. All are needed: a cloud around one point can have a
-# healthy rank, a wide cloud can lie on a line, and normalised embeddings do not show the scale of the features.
+# A stream has collapsed if it falls below one of these limits. All are needed. A cloud around one point can have a
+# healthy rank. A wide cloud can lie on a line. Normalised embeddings do not show the scale of the features.
 RANK = 0.2  # times the encoder's first rank, both minus 1
 SPREAD = 0.05  # times the encoder's first spread
 APART = 1e-3  # 1 - mean cosine of embeddings; absolute, to detect an encoder that starts out collapsed

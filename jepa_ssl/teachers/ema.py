@@ -54,15 +54,15 @@ class EMATeacher(nn.Module):
         encoder: the online encoder; it is copied now.
         momentum: in [0, 1]; at 0 the teacher is the encoder after its last step, at 1 it never moves. Or a function of
             the number of updates so far, such as `CosineSchedule(0.996, 1.0, steps=10_000)`.
-        warmup: limit the momentum of update k to `(1 + k) / (10 + k)` in this many first updates, so that the teacher
+        warmup: in this many first updates, limit the momentum of update k to `(1 + k) / (10 + k)`. The teacher then
             soon forgets its random start.
         copy: a second module, built like the encoder, to use if `copy.deepcopy(encoder)` fails. It takes the encoder's
             values.
 
     Raises:
         TypeError: the encoder is not a module.
-        ValueError: an argument is out of range; the encoder is already sharded, has a lazy parameter, or cannot be
-            copied; or `copy` shares a module or tensor with it.
+        ValueError: an argument is out of range. The encoder is already sharded, has a lazy parameter, or cannot be
+            copied. Or `copy` shares a module or tensor with it.
         ValueError, in the first pass: the copy runs parameters that are not its own. The cause is a function that
             copies share, such as `net.forward = torch.compile(net.forward)`, or a module in a plain list.
 

@@ -82,9 +82,9 @@ def check_encoder(
     It must return finite embeddings that are not all equal, stream -> `[items, dim]`, with one row per item. A copy of
     it must run its own weights, gradients must reach the trunk, and two passes in eval mode must agree.
 
-    On a tensor `[batch, entries]`, `FlatVectors` or a `Graph`, the embeddings of an instance must not depend on the
-    rest of the batch, on the order of instances, nodes and edges, or on padding. For other types of batches, give the
-    same batch in another order as `rewritten`.
+    The embeddings of an instance must not depend on the rest of the batch, on the order of instances, nodes and edges,
+    or on padding. This is checked for a tensor `[batch, entries]`, `FlatVectors` and a `Graph`. For other types of
+    batches, give the same batch in another order as `rewritten`.
 
     Args:
         encoder: a module; or any callable, which is not copied and must be in eval mode.
@@ -94,8 +94,8 @@ def check_encoder(
             change the embeddings of hidden nodes.
         trunk: a gradient must reach every weight of this submodule; without it, some weight outside
             `encoder.projector`.
-        rewritten: maps what is different to the same batch written in this way and the new places of its items, stream
-            -> int64 `[items]`: `{"the order": jepa_ssl.integrations.pyg.in_another_order(batch)}`.
+        rewritten: the same batch written differently: what differs -> (batch, new places of its items). The places are
+            stream -> int64 `[items]`. Example: `{"the order": jepa_ssl.integrations.pyg.in_another_order(batch)}`.
         in_view: attributes of PyG data that the views leave visible on purpose, such as positions.
 
     >>> from jepa_ssl import EntryMasker, ModelEncoder

@@ -7,10 +7,9 @@
 
 `RowScale()(lp, generator=generator)` makes views: the equivalent LP is the context, and `lp` is the target.
 
-Only these transformations keep the solution. Dropping a random row, or zeroing coefficients, looks harmless and is
-not: dropping a row changed the optimum of 32 of 100 random LPs with 8 rows and 6 variables, and zeroing a fifth of the
-coefficients changed that of 86 of 100 (`test_symmetries.py` counts them). Hiding is a prediction task, never an
-invariance.
+Only these transformations keep the solution. Dropping a random row or zeroing coefficients does not. Dropping a row
+changed the optimum of 32 of 100 random LPs with 8 rows and 6 variables. Zeroing a fifth of the coefficients changed the
+optimum of 86 of them (`test_symmetries.py` counts them). Hiding is a prediction task, never an invariance.
 """
 
 from jepa_ssl.contrib.symmetries.additions import (

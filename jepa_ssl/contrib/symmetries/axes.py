@@ -1,7 +1,7 @@
 """The rows, or the columns, of a batch of LPs: one set of operations for padded and for ragged batches.
 
 Values per item are `[batch, slots]` on a dense axis and `[items]` on a sparse one. Values per LP are `[LPs]` on both.
-An item is named by its slot in its LP on a dense axis, and by its place in the whole batch on a sparse one.
+An item's number is its slot in its LP on a dense axis, and its place in the whole batch on a sparse one.
 """
 
 import torch
