@@ -1,7 +1,7 @@
-"""Makes a notebook of an example, and runs it: python examples/as_notebook.py examples/flat_vector.py
+"""Convert an example to a notebook and run it: python examples/as_notebook.py examples/flat_vector.py
 
-Its docstring becomes text; its code stays as it stands, a cell for each definition; then comes a cell with `main([])`,
-which shows what it prints and the figure that it returns. The notebook lies beside the script, with these outputs.
+The docstring becomes text, and each definition becomes a code cell. A last cell calls `main([])`, so it shows what the
+example prints and the figure that it returns. The notebook is saved next to the script, with its outputs.
 """
 
 import argparse
@@ -43,7 +43,7 @@ def run(made: nbformat.NotebookNode) -> nbformat.NotebookNode:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    p = argparse.ArgumentParser(prog="as_notebook.py", description="Makes a notebook of an example, and runs it.")
+    p = argparse.ArgumentParser(prog="as_notebook.py", description="Convert an example to a notebook and run it.")
     p.add_argument("script", type=Path, help="convert this script, whose main returns a figure")
     args = p.parse_args(argv)
     nbformat.write(run(notebook(args.script.read_text())), args.script.with_suffix(".ipynb"))

@@ -3,11 +3,12 @@
 python examples/ddp.py
 torchrun --nproc_per_node=2 examples/ddp.py
 
-A small GNN solves random LPs of 3 to 10 rows and columns, `min c'x` with `A x <= b` and `0 <= x <= 1`, on the objective
-and a penalty, with a JEPA (joint-embedding predictive architecture) term. Both commands print the same loss, because
+A small GNN solves random LPs, `min c'x` with `A x <= b` and `0 <= x <= 1`, with 3 to 10 rows and columns. Its loss is
+the objective, a penalty, and a JEPA (joint-embedding predictive architecture) term. Both commands print the same loss,
+because
 
 - process r of P takes the LPs r, r + P, ... of each batch;
-- what is hidden of an LP depends only on its number and the epoch;
+- the hidden nodes of an LP depend only on its number and the epoch;
 - one module holds the whole step, so that DDP averages every gradient;
 - the JEPA loss always covers the whole batch, and `processes.all_reduce_sum` does this for the task's loss.
 """

@@ -2,11 +2,11 @@
 
 python -m examples.branching [--scale full] [--family setcover auction] [--folder branching]
 
-SCIP solves generated set covers and combinatorial auctions. A branching rule looks at each node before SCIP branches:
-it stores the node's LP as a graph, and what each branching gained in the dual bound. At some nodes it computes
-strong-branching scores, the labels. `jepa_ssl.evaluation` compares frozen trunks, hand features and training from
-scratch on them, and rules that saw no label. SCIP then solves other instances with the best rules. Results are stored
-in the folder piece by piece, so a killed run resumes. See docs/branching.md.
+SCIP solves generated set covers and combinatorial auctions. SCIP calls a branching rule at each node before it
+branches. The rule stores the node's LP as a graph, and the gain in the dual bound of each branching. At some nodes it
+computes strong-branching scores, which are the labels. `jepa_ssl.evaluation` compares frozen trunks, hand features and
+training from scratch on them, and rules that saw no label. SCIP then solves other instances with the best rules.
+Results are stored in the folder piece by piece, so a killed run resumes. See docs/branching.md.
 """
 
 import argparse

@@ -146,17 +146,19 @@ class SolverTrunk(nn.Module):
     """Rounds of message passing that share their weights and have the shape of a preconditioned PDHG step.
 
     PDHG (the primal-dual hybrid gradient method) moves x along `A'y + c`, extrapolates to `2 x' - x`, and moves y along
-    `A (2 x' - x) - b`; preconditioned, it divides each product by the sum of the absolute coefficients of its row or
-    column. A round does the same with `dim` numbers per node instead of one. Variables hear `A'` times the constraints.
-    Constraints hear `A` times the extrapolated variables. Both also hear a plain mean, and see their input again. What
-    is learned is what to multiply and how to move.
+    `A (2 x' - x) - b`. Preconditioned PDHG divides each product by the sum of the absolute coefficients of its row or
+    column. A round does the same with `dim` numbers per node instead of one. Variables receive `A'` times the
+    constraints. Constraints receive `A` times the extrapolated variables. Both also receive a plain mean and their own
+    input. The network learns what to multiply and how to move.
 
     Because the rounds share their weights, `rounds` may be raised after training, for larger LPs.
 
-    Sources: Chambolle and Pock, "A first-order primal-dual algorithm", 2011; Pock and Chambolle, "Diagonal
-    preconditioning for first order primal-dual algorithms", 2011; Li et al., "PDHG-unrolled learning-to-optimize method
-    for large-scale linear programming" (PDHG-Net), 2024; Xu et al., "What can neural networks reason about?"
-    (algorithmic alignment), 2020.
+    Sources:
+
+    - Chambolle and Pock, "A first-order primal-dual algorithm", 2011.
+    - Pock and Chambolle, "Diagonal preconditioning for first order primal-dual algorithms", 2011.
+    - Li et al., "PDHG-unrolled learning-to-optimize method for large-scale linear programming" (PDHG-Net), 2024.
+    - Xu et al., "What can neural networks reason about?" (algorithmic alignment), 2020.
 
     Args:
         constraint_features, variable_features: how many numbers a node of each type has.

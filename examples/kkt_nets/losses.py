@@ -17,12 +17,12 @@ def kkt_loss(
     stationarity_weight: float = 0.6,
     complementary_slackness_weight: float = 0.2,
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """The weighted KKT residual of a padded batch, zero at an optimum and only there.
+    """The weighted KKT residual of a padded batch, which is 0 exactly at an optimum.
 
-    Each term is a mean over one instance's real rows (columns), then over instances, so that every LP has the same
-    weight however large it is: `relu(Ax - b)^2` (primal), `relu(-lam)^2` (dual), `(c + A'lam)^2` (stationarity)
-    and `(lam * (Ax - b))^2` (complementary slackness). The padding of `y_pred`, `b` and `c` is never counted, even if
-    it is NaN; the padding of `A` need only be finite.
+    The terms are `relu(Ax - b)^2` (primal), `relu(-lam)^2` (dual), `(c + A'lam)^2` (stationarity) and `(lam * (Ax -
+    b))^2` (complementary slackness). Each term is a mean over one instance's real rows (columns), then over instances,
+    so every LP has the same weight. The padding of `y_pred`, `b` and `c` is never counted, even if it is NaN; the
+    padding of `A` need only be finite.
 
     Args:
         y_pred: `[B, N + M]`, x then lam.

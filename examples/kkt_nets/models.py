@@ -40,7 +40,7 @@ class KKTNetMLP(nn.Module):
         self.head_lam = nn.Sequential(nn.Linear(hidden, m), nn.ReLU())
 
     def forward(self, flat: Tensor) -> Tensor:
-        """`[B, m*n + m + n]`, with the numbers of the states if there are any, to `[B, n + m]`: x, then lam >= 0."""
+        """Map `[B, m*n + m + n]`, and the numbers of states if there are any, to `[B, n + m]`: x, then lam >= 0."""
         if flat.shape[-1] != self.width:
             entries = f"m*n+{1 + self.state_numbers}*(m+n)" if self.state_numbers else "m*n+m+n"
             raise ValueError(

@@ -50,11 +50,11 @@ def optima(families: tuple[str, ...], n: int, count: int, role: str) -> list[Sol
 
 
 def interior_optimum(lp: LP) -> Solution:
-    """An optimum inside the optimal face, where the simplex method ends at any of its corners.
+    """Return an optimum inside the optimal face; the simplex method would return a corner.
 
-    Found by the interior point method without crossover. Exactly the rows that are tight at all optima are tight there,
-    and have a positive multiplier, within the solver's tolerance. For one LP in a thousand or so the method finds none
-    as the LP stands; then the result is what it finds after presolve, or else a corner.
+    It is found by the interior point method without crossover. Exactly the rows that are tight at all optima are tight
+    there and have a positive multiplier, within the solver's tolerance. For about one LP in a thousand the method
+    fails. Then it runs again after presolve. If it fails again, the result is a corner.
     """
     for presolve in ("off", "on"):
         with suppress(LPError):
@@ -83,10 +83,11 @@ def files(paths: tuple[str, ...]) -> list[LP]:
 
 
 class Labels:
-    """What is known of some solved LPs, item after item, LP after LP.
+    """The labels of some solved LPs, one item after the other.
 
-    `x [N]`; `active [M]`, 1.0 where a row is tight and priced at every optimum; `between [N]`, 1.0 where a variable is
-    strictly between its bounds; `row_owner`, `column_owner`: the number of the LP of each.
+    `x [N]` is the solution. `active [M]` is 1.0 for a row that is tight and has a positive multiplier at every optimum.
+    `between [N]` is 1.0 for a variable strictly between its bounds. `row_owner` and `column_owner` hold the number of
+    the LP.
     """
 
     def __init__(self, some: Sequence[LP], optima: Sequence[Solution]) -> None:

@@ -19,11 +19,15 @@ class Arm:
 
     Args:
         label: its name in tables.
-        training: what it is trained on, without labels. "none": nothing, it stays at its random initialisation. "ema",
-            "simsiam": hide 30% of the nodes, and predict what an EMA (the network itself) makes of the whole LP.
-            "later": `jepa_ssl.recipes.later_state`. "reconstruct": hide 30% of the nodes, and predict their features.
-            "symmetries": embed an LP and an equivalent one alike, with VICReg. "kkt": the KKT residual. "then": first
-            "later", then "kkt", for half of the steps each.
+        training: how the trunk is trained, without labels.
+            "none": not at all; it stays at its random initialisation.
+            "ema", "simsiam": hide 30% of the nodes, and predict their embeddings of the whole LP by an EMA, or by the
+            network itself.
+            "later": `jepa_ssl.recipes.later_state`.
+            "reconstruct": hide 30% of the nodes, and predict their features.
+            "symmetries": embed an LP and an equivalent one alike, with VICReg.
+            "kkt": the KKT residual.
+            "then": first "later", then "kkt", each for half of the steps.
         sees_states: does it see the states after `SEEN` solver steps, or the LP alone?
         rounds: of the solver-shaped trunk. 0 is the spec's trunk, two rounds of half-convolutions.
         regularizer_weight: of VICReg, for "later".

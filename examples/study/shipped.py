@@ -22,7 +22,7 @@ TRUNK = Path(__file__).with_name("trunk.safetensors")
 class ShippedEncoder(nn.Module):
     """A frozen trunk that computes and sees the first solver states of each LP itself.
 
-    Call it with a `BipartiteGraph` of LPs `Ax <= b` that has the features of `data.batches.BipartiteData`: constraints
+    Call it with a `BipartiteGraph` of LPs `Ax <= b`. It needs the features of `data.batches.BipartiteData`: constraints
     (b, mean coefficient, log(1 + degree)), variables (c, mean, least, greatest coefficient, log(1 + degree)), edges
     (coefficient). Rescale each LP by `data.scaling.ruiz` first, as the example's data set does. It returns embeddings
     of constraints `[M, 64]` and of variables `[N, 64]`.

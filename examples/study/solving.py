@@ -119,10 +119,10 @@ def bounded(lp: LP) -> tuple[Any, list[tuple[int, int, bool]], list[int]]:
 def basis(
     lp: LP, scores: Vector, bound_of: Sequence[tuple[int, int, bool]], general: Sequence[int]
 ) -> highspy.HighsBasis:
-    """The corner at which the best-scored rows are tight, each that does not depend on those before it.
+    """Return the corner at which the best-scored rows are tight, without rows that depend on better ones.
 
-    Without that, where more rows are tight than there are variables, the best-scored ones determine no point, and what
-    HiGHS puts in their place costs more iterations than a cold start.
+    Dependent rows are left out because they determine no point if more rows are tight than there are variables. HiGHS
+    would replace them, which takes more iterations than a cold start.
     """
     A: Any = lp.A
     dense = A.toarray()

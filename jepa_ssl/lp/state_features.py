@@ -65,8 +65,8 @@ class StateFeatures(Generic[InstanceT]):
     def __call__(self, instance: InstanceT) -> InstanceT:
         """The instance with its states: more node features of a graph, or more entries of flat vectors.
 
-        Flat vectors `[batch, m * n + m + n]` gain `numbers * (m + n)` entries: the numbers of the m constraints,
-        constraint by constraint, then those of the n variables. An entry is real if its row or column is.
+        Flat vectors `[batch, m * n + m + n]` gain `numbers * (m + n)` entries. The numbers of the m constraints come
+        first, constraint by constraint, then those of the n variables. An entry is real if its row or column is.
 
         Raises:
             TypeError: the instance is neither a `BipartiteGraph` nor `FlatVectors`, or `lp_of` does not return LPs.

@@ -1,7 +1,7 @@
-"""LPs as samples, and samples as batches: flat and padded for the MLP, bipartite graphs for the GNN.
+"""Turn LPs into samples, and samples into batches: flat and padded for the MLP, bipartite graphs for the GNN.
 
-Both kinds of batch are made of the same samples, so both networks solve the same LP: every row of A, including those of
-bounds and equalities, is a constraint node.
+Both kinds of batch are made from the same samples, so both networks solve the same LPs. Every row of A is a constraint
+node, including the rows of bounds and equalities.
 """
 
 import signal
@@ -25,9 +25,14 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT)  # that end a run
 class BipartiteData(Data):
     """One LP as a graph; PyG's `Batch` joins several.
 
-    Fields: `constraint_features` [m, 3] of (b, mean coefficient, log(1 + degree)); `variable_features` [n, 5]
-    of (c, mean, least, greatest coefficient, log(1 + degree)); `edge_index` [2, E], constraint over variable;
-    `edge_attr` [E, 1], the coefficient. Only nonzero coefficients count; features are 0 where a node has none.
+    Fields:
+
+    - `constraint_features [m, 3]`: b, mean coefficient, log(1 + degree).
+    - `variable_features [n, 5]`: c, mean, least and greatest coefficient, log(1 + degree).
+    - `edge_index [2, E]`: row 0 the constraint, row 1 the variable.
+    - `edge_attr [E, 1]`: the coefficient.
+
+    Only nonzero coefficients count. If a node has none, these features are 0.
     """
 
     def __inc__(self, key: str, value: Any, *args: Any, **kwargs: Any) -> Any:
@@ -78,8 +83,8 @@ class GraphBatch(NamedTuple):
 def prepare(lp: LP) -> Sample:
     """Turn an LP into a sample.
 
-    Raises ValueError with its name if A, b and c do not fit each other, an entry points outside A, a value is not
-    finite in float32, or A has no nonzero coefficient.
+    Raises ValueError with the LP's name if A, b and c do not fit each other, or an index points outside A. Also if a
+    value is not finite in float32, or A has no nonzero coefficient.
     """
     m, n = lp.rows, lp.columns
     columns, coefficient = _checked_entries(lp)
@@ -209,10 +214,11 @@ def collate_graphs(samples: Sequence[Sample]) -> GraphBatch:
 
 
 def check_flat_fits(m: int, n: int, batch_size: int, hidden: int) -> None:
-    """Raise ValueError for an MLP whose first layer and batches do not fit into this machine's memory.
+    """Raise ValueError if the first layer of an MLP and its batches do not fit into this machine's memory.
 
-    Counted in float32: the first layer's weight, its gradient, Adam's two moments and a teacher's copy; a
-    batch's flat input, a second view of it, and dense A. Activations and the other layers come on top.
+    Of the first layer this counts the weight, its gradient, Adam's two moments and a teacher's copy. Of a batch it
+    counts the flat input, a second view of it, and dense A. All are in float32. Activations and the other layers need
+    more memory.
     """
     free = psutil.virtual_memory().available
     width = m * n + m + n

@@ -1,7 +1,7 @@
 """Seeded generators of linear programs, of any size: four families of relaxed integer programs, and random LPs.
 
 The four families and their parameters are those of Gasse, Chételat, Ferroni, Charlin & Lodi, "Exact Combinatorial
-Optimization with Graph Convolutional Neural Networks", NeurIPS 2019; each recipe cites the paper behind it.
+Optimization with Graph Convolutional Neural Networks", NeurIPS 2019. Each generator cites the original paper.
 """
 
 import difflib
@@ -122,9 +122,9 @@ def auction(rng: np.random.Generator, items: int, bids: int) -> Model:
 def independent_set(rng: np.random.Generator, nodes: int) -> Model:
     """Choose most nodes of a graph, no two of them neighbours: one row per clique of a partition, one per further edge.
 
-    The graphs grow by preferential attachment, four edges per node (fewer below eight nodes): Barabási & Albert,
-    "Emergence of scaling in random networks", Science 286, 1999. The clique partition is the greedy one of Bergman,
-    Cire, van Hoeve & Hooker, "Decision Diagrams for Optimization", Springer, 2016.
+    The graphs grow by preferential attachment, with four edges per node (fewer below eight nodes). Source: Barabási &
+    Albert, "Emergence of scaling in random networks", Science 286, 1999. The clique partition is the greedy one of
+    Bergman, Cire, van Hoeve & Hooker, "Decision Diagrams for Optimization", Springer, 2016.
     """
     neighbours = _preferential_attachment(rng, nodes, edges_per_node=min(4, nodes // 2))
     cliques = _clique_partition(neighbours)
@@ -139,10 +139,10 @@ def independent_set(rng: np.random.Generator, nodes: int) -> Model:
 def facility(rng: np.random.Generator, customers: int, facilities: int) -> Model:
     """Open facilities and serve every customer from them, within their capacities, at least cost.
 
-    Cornuéjols, Sridharan & Thizy, "A comparison of heuristics and relaxations for the capacitated plant location
-    problem", European Journal of Operational Research 50, 1991, with five times the capacity that is demanded.
-    Columns are the fractions x_ij of customer i served by j, then the relaxed decisions y_j. Rows are the demands
-    (equalities), the capacities, the total capacity, and x_ij <= y_j; the last two only tighten the relaxation.
+    The capacity is five times the demand. Source: Cornuéjols, Sridharan & Thizy, "A comparison of heuristics and
+    relaxations for the capacitated plant location problem", European Journal of Operational Research 50, 1991. Columns
+    are the fractions x_ij of customer i served by j, then the relaxed decisions y_j. Rows are the demands (equalities),
+    the capacities, the total capacity, and x_ij <= y_j; the last two only tighten the relaxation.
     """
     places = rng.random((customers + facilities, 2))
     distance = np.linalg.norm(places[:customers, None] - places[None, customers:], axis=-1)
@@ -168,9 +168,9 @@ def facility(rng: np.random.Generator, customers: int, facilities: int) -> Model
 def random(rng: np.random.Generator, rows: int, columns: int) -> Model:
     """Minimise c'x subject to Ax <= b, x >= 0, built around an optimum, so that it is feasible and bounded.
 
-    A primal point x >= 0 and multipliers lam >= 0 are drawn first, with as many positive x as tight rows (a vertex);
-    then b = Ax + slack and c = reduced costs - A'lam, with slacks where lam is 0 and reduced costs where x is 0.
-    Coefficients are standard normal; no row and no column is empty.
+    A primal point x >= 0 and multipliers lam >= 0 are drawn first. There are as many positive x as tight rows, so x is
+    a vertex. Then b = Ax + slack, with slacks where lam is 0. And c = reduced costs - A'lam, with reduced costs where x
+    is 0. Coefficients are standard normal. No row or column is empty.
     """
     row, column = _cells(rng, rows, columns, per_row=1)
     A = csr_array((rng.standard_normal(row.size), (row, column)), shape=(rows, columns))
@@ -236,8 +236,8 @@ def _bidder(rng: np.random.Generator, values: Vector, compatibility: Vector) -> 
     """Draw one bidder's bids, (bundle, price) each: for a favourite bundle, then for up to five substitutes.
 
     A bidder values an item within 50 of its common value, and a bundle at size**1.2 above its items. The favourite
-    takes another item with probability 0.65; substitutes have its size, cost 1.5 times its price at most, and
-    resell for half of its common value at least. There are no bids if the favourite is worth nothing to the bidder.
+    takes another item with probability 0.65. Substitutes have the favourite's size, cost at most 1.5 times its price,
+    and resell for at least half of its common value. There are no bids if the favourite is worth nothing to the bidder.
     """
     interest = rng.random(values.size)
     private = values + 50 * (2 * interest - 1)

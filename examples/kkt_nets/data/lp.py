@@ -34,8 +34,8 @@ class Scaling:
 class LP:
     """`min c'x s.t. Ax <= b` with free x; every equality, range and finite bound is a row (or two) of A.
 
-    Rows come in the model's order: first its constraints, then its variables' bounds; of one constraint or
-    variable first the `<=` side, then the `>=` side, negated. A side that is not finite has no row.
+    Rows come in the model's order: first its constraints, then its variables' bounds. Each constraint or variable has
+    first its `<=` side, then its `>=` side, negated. A side that is not finite has no row.
     """
 
     name: str
@@ -73,15 +73,15 @@ def canonical(
 ) -> LP:
     """The canonical form of `min (or max) c'x + offset` with `row_lower <= Ax <= row_upper` and bounds on x.
 
-    `A` is `[rows, columns]`, dense or any scipy.sparse format; `c` is `[columns]`; each bound is a vector, or
-    a scalar for all, infinite where there is none. The result's rows are in the order that `LP` promises.
+    `A` is `[rows, columns]`, dense or in any scipy.sparse format. `c` is `[columns]`. Each bound is a vector, or a
+    scalar for all, and infinite where there is none. The result's rows are in the order that `LP` promises.
 
     >>> lp = canonical("toy", "doc", [1, 2], [[1, 1]], 1, 1, column_lower=0, column_upper=np.inf)
     >>> lp.A.toarray().astype(int).tolist(), lp.b.astype(int).tolist()
     ([[1, 1], [-1, -1], [-1, 0], [0, -1]], [1, -1, 0, 0])
 
-    Raises LPError if a value is not finite, a lower bound exceeds its upper, or there is no column or no side;
-    ValueError if shapes do not fit.
+    Raises LPError if a value is not finite, a lower bound exceeds its upper bound, or there is no column or no side.
+    Raises ValueError if shapes do not fit.
     """
     matrix = csr_array(A, dtype=np.float64)
     cost = np.asarray(c, dtype=np.float64)

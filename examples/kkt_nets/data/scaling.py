@@ -13,13 +13,13 @@ LOST = 1e-6  # how far rounding one row to float32 may move the optimum, relativ
 
 
 def ruiz(lp: LP, iterations: int = 10) -> LP:
-    """An equivalent LP in which the largest entry of each row, each column, b and c is near 1.
+    """Return an equivalent LP in which the largest entry of each row, each column, b and c is near 1.
 
-    Equilibrates in the infinity norm (Ruiz 2001, "A scaling algorithm to equilibrate both rows and columns norms in
-    matrices", RAL-TR-2001-034), then divides b and c by one scale each. The scale is the largest entry, unless that
-    is `WIDE` times beyond what the optimum reaches, as a bound of 1e10 on a variable that is 2. Then the optimum's own
-    size is the scale, and b and c join the entries of their rows and columns: a wide row gets small coefficients, and
-    all other sides stay near 1.
+    Equilibrates in the infinity norm, then divides b and c by one scale each. The scale is the largest entry, unless
+    that is more than `WIDE` times the size of the optimum. A bound of 1e10 on a variable that is 2 is an example. Then
+    the scale is the size of the optimum, and b and c count as entries of their rows and columns. So a wide row gets
+    small coefficients, and all other sides stay near 1. Source: Ruiz, "A scaling algorithm to equilibrate both rows and
+    columns norms in matrices", RAL-TR-2001-034, 2001.
 
     Factors are powers of two, so that `unscaled` gives the original back bit for bit. The largest entries of rows and
     columns lie within [1/2, 2] once the iteration has converged. An empty row or column keeps the factor 1, an
@@ -139,8 +139,8 @@ def _equilibrated(
 def _reach(lp: LP, optimum: Solution | None, row: Vector, column: Vector) -> tuple[float, float]:
     """The largest x and the largest multiplier of an optimum in equilibrated units; infinite where they are not known.
 
-    If x is 0, the smallest side replaces it. Only rows with several coefficients count among the multipliers: those of
-    bounds are reduced costs, which a cost that is too high to be paid (a penalty of 1e9) makes just as large.
+    If x is 0, the smallest side replaces it. Only multipliers of rows with several coefficients count. The multipliers
+    of bounds are reduced costs, which are as large as a cost that is too high to be paid (a penalty of 1e9).
     """
     if optimum is None:
         return np.inf, np.inf

@@ -24,11 +24,11 @@ RECIPE = 1  # raise it when the generators change what they make, so that no sta
 def open_split(args: Namespace, split: str) -> Sequence[LP]:
     """The LPs of `"train"`, `"val"` or `"test"`, rescaled as the run asks.
 
-    Generated LPs are made once, into a file in `--data_root` named after all that determines them. Of `--lp_files`
-    every fifth is kept for validation; fewer than five are used for all. Testing takes all of them.
+    LPs are generated once and stored in a file in `--data_root`, named after everything that determines them. Every
+    fifth of `--lp_files` is used for validation; fewer than five files are used for both. Testing uses all files.
 
-    Raises ValueError if `--lp_files` names a file twice, or one that holds no LP to learn from; OSError if the folder
-    cannot be written to, or a file cannot be read.
+    Raises ValueError if `--lp_files` names a file twice, or a file without an LP to learn from. Raises OSError if the
+    folder cannot be written to, or a file cannot be read.
     """
     if args.lp_files:
         return _files(args, split)

@@ -1,8 +1,8 @@
-"""Checkpoints: written whole or not at all, read without unpickling, refused by name if they do not fit.
+"""Checkpoints: written atomically, read without unpickling, and checked against the run.
 
-A checkpoint is a file of `torch.save`, which is a zip archive; the archive's comment is the SHA-256 of all before it.
-So `torch.load(path, weights_only=True)` reads it as any other, but `load` first refuses one that has changed. torch
-does not check an archive's checksums, and believes the sizes that it finds.
+A checkpoint is a zip archive of `torch.save`, so `torch.load(path, weights_only=True)` reads it. The archive's comment
+is the SHA-256 of everything before it, and `load` raises if the file has changed. The function `torch.load` neither
+checks an archive's checksums nor the sizes in it.
 """
 
 import hashlib

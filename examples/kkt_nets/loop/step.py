@@ -107,8 +107,8 @@ class Step(nn.Module):
     def backward(self, loaded: Iterator[Any], instances: Sequence[int], *, epoch: int, watch: bool) -> StepLoss:
         """Add the gradients of a step to `.grad`.
 
-        `instances` are those of the step on all processes; `loaded` has this process's batches of them next; `watch`
-        says whether the monitor is shown the gradients.
+        `instances` are those of the step on all processes, and `loaded` yields this process's batches of them next.
+        `watch` says whether the monitor gets the gradients.
         """
         losses: list[tuple[float, StepLoss]] = []
         for dealt in self.deal.dealt(instances):

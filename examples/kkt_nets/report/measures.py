@@ -52,7 +52,7 @@ MEASURES = ("gap", *VIOLATIONS, "kkt", "network_seconds", "highs_seconds")
 
 
 def measure(lp: LP, x: Vector, lam: Vector, optimal: float) -> dict[str, float]:
-    """The measures of one point that can be taken without the network or the run, and its objective.
+    """Return the objective of one point, and the measures that need neither the network nor the run.
 
     Args:
         lp: scaled or not; the measures are always those of `unscaled(lp)`.
@@ -60,10 +60,10 @@ def measure(lp: LP, x: Vector, lam: Vector, optimal: float) -> dict[str, float]:
         optimal: the least `c'x` of `unscaled(lp)`.
 
     Returns:
-        `objective`, c'x; `gap`, |c'x - optimal| / max(1, |optimal|), which means little if the point is not
-        feasible; and the greatest and the mean over all rows (columns) of relu(Ax - b) (`primal_`), |c + A'lam|
-        (`dual_`), relu(-lam) (`sign_`) and |lam * (Ax - b)| (`slackness_`). A value that is not finite becomes inf,
-        so that a mean or a median does not hide it.
+        `objective`: c'x. `gap`: |c'x - optimal| / max(1, |optimal|), which means little if the point is not feasible.
+        The others are maximum and mean over all rows (columns): relu(Ax - b) (`primal_`), |c + A'lam| (`dual_`),
+        relu(-lam) (`sign_`) and |lam * (Ax - b)| (`slackness_`). A value that is not finite becomes inf, so that a mean
+        or a median does not hide it.
     """
     x, lam = original_point(lp, x, lam)
     lp = unscaled(lp)
