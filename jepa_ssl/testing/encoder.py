@@ -19,7 +19,7 @@ from jepa_ssl.testing.rewritten import Rewritten, written_otherwise
 
 
 class EncoderCheck:
-    """Collects faults, a sentence each."""
+    """Collect the faults of an encoder, one sentence each."""
 
     def __init__(self, encoder: Any, instance: Any) -> None:
         self.encoder, self.instance = encoder, instance
@@ -41,15 +41,15 @@ class EncoderCheck:
         encoded = _encoded(asleep, self.instance)
         embeddings = encoded.embeddings
         if versions != [tensor._version for tensor in tensors]:
-            self.faults.append("the encoder writes to the batch that it is given; let it work on a copy.")
+            self.faults.append("the encoder writes to its input batch; let it work on a copy.")
         self._check_shapes(embeddings, encoded.valid)
         if self.faults or not self._check_copies(asleep, embeddings):
             return
         again = _embedded(asleep, self.instance, seed=1)
         if not all(torch.equal(embeddings[stream], again[stream]) for stream in embeddings):
             self.faults.append(
-                "in eval mode two passes over one batch differ: something random stays active, F.dropout(x) without "
-                "training=self.training perhaps; a teacher's targets would change from pass to pass."
+                "in eval mode two passes over one batch differ, so a teacher's targets would change from pass to pass; "
+                "turn off what is random, such as F.dropout(x) without training=self.training."
             )
             return
         self._check_gradient(trunk)
@@ -65,17 +65,19 @@ class EncoderCheck:
 
     def _check_call(self) -> None:
         if not callable(self.encoder):
-            self.faults.append(f"the encoder is {self.encoder!r}, but must be a module or a function; give it itself.")
+            self.faults.append(
+                f"the encoder is {self.encoder!r}, but must be a module or a function; pass the encoder itself."
+            )
         elif given := unfit_signature(getattr(unwrapped(self.encoder), "forward", self.encoder), 1):
             self.faults.append(
                 f"the encoder takes {given}, but is called with the instance alone; give it one argument, as "
                 f"ModelEncoder(model, widths, dim, run=lambda model, instance: model(...)) does."
             )
         elif isinstance(self.instance, Tensor | FlatVectors | Graph) and not batch_size(self.instance):
-            self.faults.append("the batch is empty, so nothing can be tried on it; give at least two instances.")
+            self.faults.append("the batch is empty, so nothing can be checked; give at least two instances.")
 
     def _copied(self) -> Callable[[Any], Embeddings | Encoded] | None:
-        """A copy in eval mode, as a teacher's; a callable that is not a module is not copied."""
+        """Return a copy in eval mode, like a teacher's; a callable that is not a module is not copied."""
         if not isinstance(self.encoder, nn.Module):
             return self.encoder
         try:
@@ -87,7 +89,7 @@ class EncoderCheck:
             return None
 
     def _check_shapes(self, embeddings: Embeddings, valid: Mapping[str, Tensor]) -> None:
-        given: Any = embeddings  # of which nothing is known yet
+        given: Any = embeddings  # of an unknown type
         values: list[Any] = list(embeddings.values()) if isinstance(given, Mapping) else []
         if not values or not all(isinstance(z, Tensor) for z in values):
             self.faults.append(
@@ -103,8 +105,8 @@ class EncoderCheck:
             elif stream in expected and len(z) != expected[stream]:
                 counts = ", ".join(f"{count} of {kind!r}" for kind, count in expected.items())
                 self.faults.append(
-                    f"stream {stream!r} has {len(z)} embeddings, but the batch has {counts}; give each item a row, and "
-                    f"pool only for the stream 'instance'."
+                    f"stream {stream!r} has {len(z)} embeddings, but the batch has {counts}; return one row per "
+                    f"item, and pool only for the stream 'instance'."
                 )
             elif not bool(real.isfinite().all()):
                 self.faults.append(f"stream {stream!r} has embeddings that are infinite or NaN.")
@@ -149,7 +151,7 @@ class EncoderCheck:
     def _rewritten(self, given: Rewritten | None) -> Rewritten:
         if given is not None and not isinstance(given, Mapping):  # pyright: ignore[reportUnnecessaryIsInstance]
             self.faults.append(
-                f"rewritten is a {type(given).__name__}, but must be a mapping from what is different to the batch and "
+                f"rewritten is a {type(given).__name__}, but must map a description of what differs to the batch and "
                 f"its items; give rewritten={{'the order': in_another_order(batch)}}, for example."
             )
             given = None
@@ -158,18 +160,20 @@ class EncoderCheck:
     def _check_same(self, what: str, before: Embeddings, after: Embeddings, items: Mapping[str, Tensor]) -> None:
         if not before.keys() & items.keys():
             self.faults.append(
-                f"{what}: the items are of {sorted(items)}, but the encoder returns {sorted(before)}, so nothing can "
-                f"be compared; name these streams."
+                f"{what}: the items belong to {sorted(items)}, but the encoder returns {sorted(before)}, so nothing "
+                f"can be compared; give the items of these streams."
             )
         for stream in before.keys() & items.keys():
             expected, places = before[stream], items[stream].to(after[stream].device)
             if places.shape != expected.shape[:1] or not bool((places.abs() < max(len(after[stream]), 1)).all()):
                 self.faults.append(
                     f"stream {stream!r} has {len(expected)} embeddings, and {len(after[stream])} where {what} is "
-                    f"different, which the {len(places)} places of its items do not fit; give the place of each."
+                    f"different, but rewritten gives {len(places)} places of its items; give the place of each item."
                 )
             elif not _close(expected, after[stream][places]):
-                self.faults.append(f"stream {stream!r} depends on {what}: the same items then get other embeddings.")
+                self.faults.append(
+                    f"stream {stream!r} depends on {what}: the embeddings of the same items change with it."
+                )
 
     def _check_alone(self, encoder: Any, embeddings: Embeddings) -> None:
         if not isinstance(self.instance, Tensor | FlatVectors | Graph) or batch_size(self.instance) < 2:
@@ -179,7 +183,7 @@ class EncoderCheck:
             if not _close(embeddings[stream][: len(alone[stream])], alone[stream]):
                 self.faults.append(
                     f"stream {stream!r}: an instance has other embeddings alone than in a batch; something is "
-                    f"computed over the whole batch, in eval mode too."
+                    f"computed over the whole batch, even in eval mode."
                 )
 
     def _check_views(self, encoder: Any, embeddings: Embeddings, views: Views[Any, Any]) -> None:
@@ -189,12 +193,12 @@ class EncoderCheck:
                     f"the views hide items of stream {stream!r}, but the encoder returns {sorted(embeddings)}."
                 )
         if views.context is self.instance:
-            return  # nothing is hidden: the target is something else, a solver's state perhaps
+            return  # nothing is hidden: the target is something else, such as a solver's state
         context = _embedded(encoder, views.context)
         for stream, z in embeddings.items():
             hidden = views.hidden.get(stream)
             if stream in views.items or context[stream].shape != z.shape:
-                continue  # moved, or of another size: no row is comparable
+                continue  # moved, or of another size, so no row is comparable
             if hidden is not None and hidden.shape != z.shape[:1]:
                 self.faults.append(
                     f"the views mark {list(hidden.shape)} items of stream {stream!r} as hidden, but the encoder "
@@ -205,8 +209,8 @@ class EncoderCheck:
             to_predict = torch.ones_like(differs) if hidden is None else hidden
             if bool(to_predict.any()) and not bool((differs & to_predict).any()):
                 self.faults.append(
-                    f"stream {stream!r}: none of the {int(to_predict.sum())} embeddings to be predicted changes when "
-                    f"its item is hidden; the views hide nothing that the encoder reads."
+                    f"stream {stream!r}: none of the {int(to_predict.sum())} embeddings to predict changes if its item "
+                    f"is hidden; the views hide nothing that the encoder reads."
                 )
 
 
@@ -220,7 +224,7 @@ def _embedded(encoder: Any, instance: Any, seed: int = 0) -> Embeddings:
 
 
 def _tensors_of(instance: Any) -> list[Tensor]:
-    """Those of a tensor, a mapping, or one of the package's batches."""
+    """Return the tensors of a tensor, a mapping, or one of the package's batches."""
     parts: Any = [instance]
     if isinstance(instance, Mapping):
         parts = cast(Mapping[str, Any], instance).values()
@@ -236,7 +240,7 @@ def _expected(instance: Any) -> dict[str, int]:
 
 
 def _close(a: Tensor, b: Tensor) -> bool:
-    """Up to rounding, which changes where sums are taken in another order."""
+    """Whether two tensors are equal up to rounding, which depends on the order of sums."""
     tolerance = min(100 * torch.finfo(a.dtype).eps, 1e-2)
     scale = a.detach().abs().amax().clamp(min=1.0) if a.numel() else 1.0
     return bool(((a - b).abs() <= tolerance * scale).all())

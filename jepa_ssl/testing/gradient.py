@@ -1,4 +1,4 @@
-"""Whether gradients of an encoder's embeddings reach the trunk, and nothing outside the encoder."""
+"""Check that gradients of an encoder's embeddings reach the trunk, and nothing outside the encoder."""
 
 import copy
 from collections.abc import Callable, Iterator
@@ -15,7 +15,7 @@ from jepa_ssl.teachers.copies import leaves_of, without_graph
 def fault_in_gradient(
     encoder: nn.Module, trunk: nn.Module | None, embed: Callable[[nn.Module], Embeddings]
 ) -> str | None:
-    """What is wrong, in a sentence; None if nothing is. `embed` runs an encoder on the batch."""
+    """Return the fault as a sentence, or None. `embed` runs an encoder on the batch."""
     awake = copy.deepcopy(encoder, without_graph(encoder)).train()
     wanted = _wanted(encoder, awake, trunk)
     if not wanted:
@@ -34,14 +34,14 @@ def fault_in_gradient(
         others = {name: p for name, p in of_trunk(awake) if p.requires_grad and name not in wanted}
         if others and _reached(loss, others):
             return (
-                f"no gradient reaches {sorted(wanted)} of the trunk, but others of the encoder's weights have one: the "
-                f"embeddings are made before this {type(trunk).__name__}, a head perhaps; name the submodule that "
-                f"makes the features."
+                f"no gradient reaches {sorted(wanted)} of the trunk, but other weights of the encoder have one: the "
+                f"embeddings are computed before this {type(trunk).__name__}, which may be a head; name the submodule "
+                f"that makes the features."
             )
-        return "no gradient reaches the trunk: it is called under torch.no_grad(), or what it returns is detached."
+        return "no gradient reaches the trunk: it is called under torch.no_grad(), or its output is detached."
     unreached = sorted(wanted.keys() - reached.keys())
     if trunk is not None and unreached:
-        return f"no gradient reaches {unreached} of the trunk; take its features behind these, or name a smaller trunk."
+        return f"no gradient reaches {unreached} of the trunk; take its features after these, or name a smaller trunk."
     return None
 
 
@@ -57,8 +57,8 @@ def _nothing_wanted(trunk: nn.Module | None, is_inside: bool) -> str:
             f"submodule that makes the features and has weights, or unfreeze it."
         )
     return (
-        "nothing of the encoder but its projector has weights that learn; keep the trunk as an attribute of the "
-        "encoder, and unfreeze it."
+        "only the encoder's projector has weights that learn; keep the trunk as an attribute of the encoder, and "
+        "unfreeze it."
     )
 
 
@@ -83,7 +83,7 @@ def _wanted(encoder: nn.Module, awake: nn.Module, trunk: nn.Module | None) -> di
 
 
 def _loss(embeddings: Embeddings) -> Tensor:
-    # Unequal weights, because the sum of normalised numbers may not depend on its input at all.
+    # Unequal weights, because the sum of normalised numbers may be constant.
     return torch.stack(
         [(z * torch.linspace(-1, 2, z.numel(), device=z.device).view_as(z)).sum() for z in embeddings.values()]
     ).sum()

@@ -16,7 +16,7 @@ from jepa_ssl.protocols import Embeddings, Views
 def read_in_view(
     instance: Any, views: Views[Any, Any], embed: Callable[[Any], Embeddings], allowed: Collection[str]
 ) -> Iterator[str]:
-    """A sentence for each visible attribute of hidden nodes or edges that changes their embeddings.
+    """Return a sentence for each visible attribute of hidden nodes or edges that changes their embeddings.
 
     Floating point numbers are changed; other ones change places, so that they stay in their range.
 
@@ -38,14 +38,14 @@ def read_in_view(
             if moved := [stream for stream in before if _moves(before[stream], after[stream], views, stream)]:
                 owner = "the batch" if store._key is None else f"{store._key}"
                 yield (
-                    f"streams {moved}: the views hide parts of {owner} and leave {name!r} of the same items in view, "
-                    f"where the encoder reads it; put it into the attribute that is hidden, name it in PyGViews (x=, "
-                    f"edge_attr=, constraint_features=, ...), or give in_view=[{name!r}] if it is to stay in view."
+                    f"streams {moved}: the views hide parts of {owner}, but {name!r} of the same items stays visible "
+                    f"and the encoder reads it; put it into the attribute that is hidden, name it in PyGViews (x=, "
+                    f"edge_attr=, constraint_features=, ...), or give in_view=[{name!r}] to leave it visible."
                 )
 
 
 def _lost(store: Any, known: Any, views: Views[Any, Any], instance: Any) -> dict[int, Tensor]:
-    """Which items of a store the context lost, bool `[items]`, by their number; without numbers that are ambiguous."""
+    """Mark the items of a store that the context lost, bool `[items]`, by number. Ambiguous numbers are left out."""
     found: dict[int, Tensor] = {}
     ambiguous: set[int] = set()
     for name, values in _tensors(store):
@@ -60,7 +60,7 @@ def _lost(store: Any, known: Any, views: Views[Any, Any], instance: Any) -> dict
 
 
 def _hides_edges(views: Views[Any, Any], instance: Any) -> bool:
-    """Whether all coefficients at hidden nodes are lost, where coefficients are lost at all."""
+    """Whether all coefficients at hidden nodes are lost, if any coefficients are."""
     some = False
     for store, known in zip(views.context.stores, instance.stores, strict=False):
         if isinstance(store._key, tuple) and (at_hidden := _hidden_nodes(store, views)) is not None:
@@ -73,7 +73,7 @@ def _hides_edges(views: Views[Any, Any], instance: Any) -> bool:
 
 
 def _hidden_nodes(store: Any, views: Views[Any, Any]) -> Tensor | None:
-    """The hidden nodes of a type, or the edges at hidden nodes of a type of edges; None if none can be."""
+    """Return the hidden nodes of a node type, or the edges at hidden nodes of an edge type; None if none can be."""
     if isinstance(store._key, str):
         return views.hidden.get(store._key)
     marks = [
@@ -85,7 +85,7 @@ def _hidden_nodes(store: Any, views: Views[Any, Any]) -> Tensor | None:
 
 
 def _rows_lost(values: Tensor, known: Tensor) -> Tensor:
-    """Items that changed and now hold only zeros: bool `[items]`. An indicator is left out."""
+    """Mark items that changed and now hold only zeros: bool `[items]`. An indicator is left out."""
     values = values.flatten(1) if values.ndim > 1 else values.unsqueeze(1)
     known = known.flatten(1) if known.ndim > 1 else known.unsqueeze(1)
     same = values[:, : known.size(1)] == known
@@ -93,7 +93,7 @@ def _rows_lost(values: Tensor, known: Tensor) -> Tensor:
 
 
 def _tensors(store: Any) -> list[tuple[str, Tensor]]:
-    """The attributes of items, without what says which graph or which nodes they belong to."""
+    """Return the attributes of items, except those that assign them to graphs or nodes."""
     return [
         (name, value)
         for name, value in store.items()

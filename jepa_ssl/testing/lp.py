@@ -1,4 +1,4 @@
-"""Check that a function makes your own LPs of your batches."""
+"""Check that a function reads the right LPs from your batches."""
 
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
 # torch's tolist, unique and lstsq have no types.
@@ -41,14 +41,14 @@ class LPCheck:
                     f"LP {number}: reference has {len(given)} parts, but must have A, b, c, and at most {PARTS[3:]}."
                 )
                 continue
-            # What is not given is of an LP of free x and inequalities.
+            # Defaults: free x and inequalities.
             free = torch.full_like(own["c"], torch.inf)
             rest = (torch.zeros_like(own["equality"]), -free, free)[len(given) - 3 :]
             for name, values in zip(PARTS, (*given, *rest), strict=True):
                 expected = _tensor(values).to(own[name])
                 if expected.shape != own[name].shape:
                     shapes = f"{list(own[name].shape)}, but reference has {list(expected.shape)}"
-                    self._add(f"LP {number}: {name} is {shapes}; give every row, bounds too, in lp_of's order.")
+                    self._add(f"LP {number}: {name} is {shapes}; give every row, including bounds, in lp_of's order.")
                 elif not _close(own[name], expected) and PARTS.index(name) >= len(given):
                     self._add(f"LP {number}: it has {name} of its own, but reference has none; add it there.")
                 elif not _close(own[name], expected):
@@ -59,7 +59,7 @@ class LPCheck:
         costs = [one["c"] for one in self.lps]
         zero = torch.as_tensor(objective([torch.zeros_like(c) for c in costs])).double()
         for _ in range(3):
-            # A step of about 1 / |c|, so that a small cost counts as much as a large one.
+            # A step of about 1 / |c|, so that small and large costs count equally.
             draws = [torch.randn(c.shape, generator=generator, dtype=c.dtype) for c in costs]
             points = [draw / torch.where(c != 0, c.abs(), 1) for draw, c in zip(draws, costs, strict=True)]
             yours = torch.as_tensor(objective(points)).double() - zero
@@ -78,19 +78,19 @@ class LPCheck:
                 else:
                     change = f"{float(own[number]):.6g}, but your objective by {float(yours[number]):.6g}"
                     self._add(
-                        f"LP {number}: from 0 to a random point c'x changes by {change}; c is another, or was "
+                        f"LP {number}: from 0 to a random point c'x changes by {change}; c is wrong or was "
                         f"rescaled: give the LP's own costs, not a scaled feature."
                     )
             if self.faults:
                 return
 
     def _add(self, fault: str) -> None:
-        if len(self.faults) < 5:  # more would say the same
+        if len(self.faults) < 5:  # more add nothing
             self.faults.append(fault)
 
 
 def _tensor(values: Any) -> Tensor:
-    """A dense tensor of an array, a list, or a sparse matrix of torch or scipy."""
+    """Convert an array, a list, or a sparse matrix of torch or scipy to a dense tensor."""
     if isinstance(values, Tensor):
         return values.to_dense()
     return torch.as_tensor(values.toarray() if hasattr(values, "toarray") else values)
@@ -99,13 +99,13 @@ def _tensor(values: Any) -> Tensor:
 def _close(own: Tensor, expected: Tensor) -> bool:
     if own.dtype == torch.bool or not own.numel():
         return torch.equal(own, expected)
-    lost = ((own == 0) & (expected != 0)).any()  # however small it is compared with the others
+    lost = ((own == 0) & (expected != 0)).any()  # no matter how small it is compared with the others
     largest = float(expected.nan_to_num(0, 0, 0).abs().max())
     return not lost and torch.allclose(own, expected, rtol=1e-4, atol=1e-6 * largest)
 
 
 def _difference(own: Tensor, expected: Tensor) -> str:
-    """How `own` differs from `expected`, in words."""
+    """Describe how `own` differs from `expected`."""
     finite = own.dtype != torch.bool and bool((own.isfinite() & expected.isfinite()).all())
     if finite and _close(-own, expected):
         return "has the opposite sign; the LP is min c'x with Ax <= b: negate what is maximised, and rows that are >=."

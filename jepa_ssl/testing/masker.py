@@ -1,4 +1,4 @@
-"""Check on one batch what every masker promises."""
+"""Check on one batch that a masker keeps its promises."""
 
 import copy
 from collections.abc import Mapping
@@ -26,11 +26,11 @@ from jepa_ssl.testing.batches import (
     wiring_of,
 )
 
-SEEDS = 20  # that all draws of two items agree by chance happens once in half a million
+SEEDS = 20  # all draws of two items agree by chance once in half a million
 
 
 class Check:
-    """The promises that every masker makes, on one batch, which the messages call `name`."""
+    """Check every promise of a masker on one batch, which the messages call `name`."""
 
     def __init__(self, masker: ViewMaker[Any], instance: Instance, name: str) -> None:
         self.masker, self.instance, self.name = masker, instance, name
@@ -44,11 +44,13 @@ class Check:
         made = [self.views(seed) for seed in range(SEEDS)]
         again = self.views(0)
         if not torch.equal(state, self.global_state()):
-            self.fail("the global random numbers move on although a generator is given; draw with the generator alone.")
+            self.fail(
+                "torch's global generator advances although a generator is given; draw with the given generator only."
+            )
         if not same_contents(before, self.instance):
             self.fail("the instance was written to; fill a copy.")
         if not same_views(made[0], again):
-            self.fail("the same seed gives different views; draw with the generator alone.")
+            self.fail("the same seed gives different views; draw with the generator only.")
         for views in (one for several in made for one in several):
             self.check(views)
         for same_masker in zip(*made, strict=True):
@@ -80,7 +82,9 @@ class Check:
         for stream, values in values_of(self.instance).items():
             target = values_of(views.target)[stream]
             if not same_bits(first_columns(target, values), values):
-                self.fail(f"the target's {stream!r} values are not those of the instance; the target is the whole.")
+                self.fail(
+                    f"the target's {stream!r} values are not those of the instance; the target is the whole instance."
+                )
             if target.ndim > 1 and bool(target[:, values.size(1) :].any()):
                 self.fail(f"the target's {stream!r} indicator is not 0, but nothing is hidden in the target.")
             if values_of(views.context)[stream].shape != target.shape:
@@ -91,12 +95,12 @@ class Check:
             self.check_flat(self.instance, views)
 
     def check_memory(self, made: tuple[Views[Any, Any], ...]) -> None:
-        """What never changes is not copied; `made` are the views of one masker under several seeds."""
+        """Check that unchanged parts are not copied. `made` are the views of one masker with several seeds."""
         sizes = sizes_of(self.instance)
         for name in ("target", "context"):
             for part, tensor in parts_of(self.instance).items():
                 if name == "context" and part in sizes and not bool((sizes[part] >= 2).any()):
-                    continue  # nothing to choose from, so that what is hidden elsewhere stays here
+                    continue  # too few items to hide any, so this part never changes
                 found = [parts_of(getattr(views, name))[part] for views in made]
                 if all(same_bits(one, tensor) and not share_memory(one, tensor) for one in found):
                     self.fail(f"the {name}'s {part!r} is a copy of the instance's; share what is not hidden.")
@@ -113,12 +117,12 @@ class Check:
                 )
         if isinstance(view, FlatVectors) and isinstance(self.instance, FlatVectors):
             if not torch.equal(first_columns(view.valid, self.instance.valid), self.instance.valid):
-                self.fail(f"the {name}'s valid is not the instance's; what is padding stays padding.")
+                self.fail(f"the {name}'s valid is not the instance's; a masker must not change padding.")
         elif isinstance(view, Graph) and isinstance(self.instance, Graph):
             found = wiring_of(view)
             for part, tensor in wiring_of(self.instance).items():
                 if part not in found or not torch.equal(found[part], tensor):
-                    self.fail(f"the {name}'s {part} is not the instance's; a masker hides features, and keeps nodes.")
+                    self.fail(f"the {name}'s {part} is not the instance's; a masker hides features and keeps nodes.")
 
     def check_flat(self, instance: Tensor | FlatVectors, views: Views[Any, Any]) -> None:
         values = values_of(instance)[INSTANCE]
@@ -133,7 +137,7 @@ class Check:
             row = int(wrong.nonzero()[0])
             self.fail(
                 f"hidden says that vector {row} {'lost' if hidden[row] else 'kept'} entries, but the context has "
-                f"{'all' if hidden[row] else 'not all'} of them; say what is so."
+                f"{'all' if hidden[row] else 'not all'} of them; correct hidden."
             )
         self.check_indicator(INSTANCE, values_of(views.context)[INSTANCE][:, values.size(1) :], changed)
 
@@ -141,7 +145,7 @@ class Check:
         for wrong, sentence in (
             ((sizes >= 2) & (changed == 0), "but nothing of it is hidden; hide at least one."),
             ((sizes >= 2) & (changed >= sizes), "and none stays visible; leave at least one."),
-            ((sizes < 2) & (changed > 0), "and hides one; hide nothing where there are not two."),
+            ((sizes < 2) & (changed > 0), "and hides one; hide nothing if there are fewer than two."),
         ):
             if bool(wrong.any()):
                 place = int(wrong.nonzero()[0])
@@ -178,8 +182,8 @@ class Check:
             none = torch.zeros_like(changed[stream])
             ends = (nodes_at(marks, graph, stream) for marks in (lost, kept))
             at_lost_edge, at_kept_edge = (none if marks is None else marks for marks in ends)
-            # A node that lost columns, perhaps all, because they follow from a hidden coefficient is not hidden.
-            # A stream that hidden leaves out, though it names others, is not predicted.
+            # A node is not hidden if it lost columns, even all of them, that follow from a hidden coefficient.
+            # A stream is not predicted if hidden names other streams only.
             named = not views.hidden or stream in views.hidden
             hidden = views.hidden.get(stream)
             hidden = torch.full_like(changed[stream], named) if hidden is None else hidden
@@ -219,8 +223,8 @@ class Check:
     def check_announced(self, stream: str, hidden: Tensor, lost: Tensor) -> None:
         if bool((ignored := hidden & ~lost).any()):
             self.fail(
-                f"hidden says that {stream} {int(ignored.nonzero()[0])} is hidden, but the context has all of it and "
-                f"of its coefficients; hide what is announced."
+                f"hidden says that {stream} {int(ignored.nonzero()[0])} is hidden, but the context has all its "
+                f"features and coefficients; hide what hidden marks."
             )
 
     def check_both_directions(self, graph: Graph, lost: Mapping[str, Tensor]) -> None:
@@ -233,14 +237,14 @@ class Check:
                     in_view = _edges(other.index[:, ~lost[name]].flip(0), other.attr, ~lost[name])
                     for i, j, *_ in sorted(edge for edge in hidden & in_view if name != stream or edge[0] != edge[1]):
                         self.fail(
-                            f"the coefficient of the {stream!r} edge ({i}, {j}) is hidden, but stands in plain view on "
-                            f"the {name!r} edge ({j}, {i}); store each edge once, or each direction in a stream of its "
-                            f"own and hide both: EdgeMasker(reverse=...)."
+                            f"the coefficient of the {stream!r} edge ({i}, {j}) is hidden, but visible on the {name!r} "
+                            f"edge ({j}, {i}); store each edge once, or store each direction in its own stream and "
+                            f"hide both: EdgeMasker(reverse=...)."
                         )
 
     def check_weight(self, kind: str, weight: Tensor, hidden: Tensor, owner: Tensor, graphs: int) -> None:
         if not bool((weight.isfinite() & (weight >= 0)).all()) or bool(weight[~hidden].any()):
-            self.fail(f"weight[{kind!r}] is not finite and at least 0, or not 0 where nothing is hidden.")
+            self.fail(f"weight[{kind!r}] is negative or not finite, or not 0 where nothing is hidden; correct it.")
         totals = group_sums(weight.double(), owner, graphs)[group_sums(hidden.long(), owner, graphs) > 0]
         if len(totals) and not torch.allclose(totals, totals[0].expand_as(totals), rtol=1e-3):
             self.fail(

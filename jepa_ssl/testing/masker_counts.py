@@ -26,7 +26,7 @@ def check_counts(check: Check, ratio: float | Mapping[str, float]) -> None:
                 place = int((counts != wanted).nonzero()[0])
                 check.fail(
                     f"{int(counts[place])} of the {int(sizes[place])} {stream!r} items of instance {place} are hidden, "
-                    f"but at a ratio of {share} it should be {int(wanted[place])}; hide exactly so many."
+                    f"but at a ratio of {share} it should be {int(wanted[place])}; hide exactly this number."
                 )
 
 

@@ -1,4 +1,4 @@
-"""The same batch written in other ways: other orders, other padding."""
+"""Write the same batch in other ways: in other orders, with other padding."""
 
 from collections.abc import Mapping
 from typing import Any, TypeAlias
@@ -13,11 +13,11 @@ from jepa_ssl.segments import inverse
 from jepa_ssl.testing.batches import batch_size, items_of, selected
 
 Rewritten: TypeAlias = Mapping[str, tuple[Any, Mapping[str, Tensor]]]
-"""What is different -> the batch written so, and the places of its items there, stream -> int64 `[items]`."""
+"""What differs -> the batch written this way, and the places of its items there, stream -> int64 `[items]`."""
 
 
 def written_otherwise(instance: Any) -> Rewritten:
-    """The same batch written in other ways, and the new places of its items."""
+    """Return the same batch written in other ways, and the new places of its items."""
     if not isinstance(instance, Tensor | FlatVectors | Graph) or not batch_size(instance):
         return {}
     backwards = list(range(batch_size(instance)))[::-1]
@@ -40,7 +40,7 @@ def written_otherwise(instance: Any) -> Rewritten:
 
 
 def _permuted(graph: Graph) -> tuple[Graph, dict[str, Tensor]]:
-    """The nodes of each graph in another order, and all edges backwards."""
+    """Reorder the nodes of each graph, and reverse the order of the edges."""
     generator = torch.Generator().manual_seed(0)
     order = {
         stream: (graph.graph_of(stream).cpu() + torch.rand(len(nodes.features), generator=generator)).argsort()

@@ -15,13 +15,13 @@ from jepa_ssl.testing.batches import same_bits
 
 
 class TeacherCheck:
-    """Collects faults, a sentence each. Works on copies of teacher and encoder."""
+    """Collect the faults of a teacher, one sentence each. Works on copies of teacher and encoder."""
 
     def __init__(self, teacher: Teacher, encoder: Any, target: Any) -> None:
         self.teacher, self.encoder = _copies(teacher, encoder)
         self.target = target
         self.faults: list[str] = []
-        # isinstance does not ask a compiled teacher, but what was compiled.
+        # isinstance would check the compiled wrapper, not the teacher in it.
         self.learns = isinstance(unwrapped(teacher), Teacher) and unwrapped(teacher).learns
         if not isinstance(unwrapped(teacher), Teacher):
             self.faults.append(
@@ -37,7 +37,7 @@ class TeacherCheck:
         before, weights = _snapshot(self.teacher), _snapshot(self.encoder, weights=True)
         try:
             targets = self._targets()
-        except ValueError as error:  # EMATeacher looks for a copy that runs what is not its own
+        except ValueError as error:  # EMATeacher raises this if its copy runs weights that are not its own
             self.faults.append(str(error))
             return
         self._check_streams(targets, instance)
@@ -46,13 +46,13 @@ class TeacherCheck:
             again = self._targets()
             if not all(same_bits(targets[stream], again[stream]) for stream in targets):
                 self.faults.append(
-                    "two passes over one batch give different targets: dropout is active in the teacher, although the "
-                    "module that holds it is the one that trains; keep it in eval mode, in its train() too."
+                    "two passes over one batch give different targets: dropout is active in the teacher while the "
+                    "objective is in training mode; override its train() to keep it in eval mode."
                 )
             if moved := _differences(before, _state(self.teacher)):
                 self.faults.append(
                     f"a pass over a batch moves {moved} of the teacher; only update may move it. BatchNorm in "
-                    f"train mode does that: keep the teacher in eval mode, in its train() too."
+                    f"train mode does that: override the teacher's train() to keep it in eval mode."
                 )
         if moved := _differences(weights, _state(self.encoder)):
             self.faults.append(f"a pass over a batch moves {moved} of the encoder; only the optimizer may do that.")
@@ -67,15 +67,15 @@ class TeacherCheck:
         of_teacher, of_encoder = shapes
         if of_teacher != of_encoder:
             self.faults.append(
-                f"the teacher returns {of_teacher}, but the encoder {of_encoder}; both must name the same streams, "
-                f"with as many items of the same size."
+                f"the teacher returns {of_teacher}, but the encoder {of_encoder}; both must return the same streams, "
+                f"with equally many items of the same size."
             )
 
     def _check_gradient(self, targets: Embeddings) -> None:
         through = sorted(stream for stream, z in targets.items() if z.requires_grad)
         if through and not self.learns:
             self.faults.append(
-                f"gradients flow into the targets of {through}; run the teacher under torch.no_grad(), or say "
+                f"gradients flow into the targets of {through}; run the teacher under torch.no_grad(), or set "
                 f"learns = True and add a regulariser."
             )
         if self.module is None or self.learns:
@@ -83,7 +83,7 @@ class TeacherCheck:
         trained = sorted(name for name, parameter in self.module.named_parameters() if parameter.requires_grad)
         if trained:
             self.faults.append(
-                f"the teacher's {trained} ask for a gradient, so an optimizer that is given jepa.parameters() trains "
+                f"the teacher's {trained} require a gradient, so an optimizer of jepa.parameters() would train "
                 f"them; call requires_grad_(False) on its copy."
             )
 
@@ -92,9 +92,9 @@ class TeacherCheck:
         for tensor in _state(moved).values():
             if tensor.is_floating_point():
                 now = tensor.detach()
-                now.add_((1 + now.abs()).where(now.isfinite(), 0))  # by as much as half precision notices
+                now.add_((1 + now.abs()).where(now.isfinite(), 0))  # a change that half precision can represent
             elif not tensor.ndim and tensor.dtype != torch.bool:
-                tensor.add_(1)  # a counter; what has a shape may be an index
+                tensor.add_(1)  # a counter; a buffer with a shape may be an index
         student, before = _snapshot(moved), _snapshot(_follower(self.teacher))
         self.teacher.update(moved)
         if changed := _differences(student, _state(moved)):
@@ -124,7 +124,7 @@ class TeacherCheck:
             resumed = self._targets()
             if not all(same_bits(targets[stream], resumed[stream]) for stream in targets):
                 self.faults.append(
-                    "a teacher that is loaded from another's state_dict gives other targets: something that moves is "
+                    "a teacher that is loaded from another's state_dict gives other targets: something that changes is "
                     "not saved; register it as a buffer."
                 )
 
@@ -142,13 +142,13 @@ def _copies(*parts: Any) -> tuple[Any, ...]:
         return copy.deepcopy(parts, memo)
     except Exception as error:
         raise AssertionError(
-            f"teacher or encoder cannot be copied, and only copies are checked: {type(error).__name__}: {error}; leave "
-            f"out what copy.deepcopy refuses."
+            f"teacher or encoder cannot be copied, and only copies are checked: {type(error).__name__}: {error}; "
+            f"remove what copy.deepcopy cannot copy."
         ) from error
 
 
 def _state(part: Any) -> dict[str, Tensor]:
-    """The tensors that a state_dict saves, which change with the module."""
+    """Return the tensors that a state_dict saves; they change with the module."""
     if not isinstance(part, nn.Module):
         return {}
     saved: dict[str, Any] = part.state_dict(keep_vars=True)

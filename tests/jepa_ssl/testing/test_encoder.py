@@ -202,10 +202,10 @@ class HidesTheRest:
         (Unflattened, FLAT, r"'instance' is torch.float32 \[1, 5, 16\], but must be floats \[items, dim\]"),
         (Infinite, FLAT, "embeddings that are infinite or NaN"),
         (Deaf, FLAT, "all 5 embeddings of stream 'instance' are equal"),
-        (Restless, FLAT, "two passes over one batch differ: something random stays active"),
+        (Restless, FLAT, "two passes over one batch differ, so a teacher"),
         (Uncopyable, FLAT, "cannot be copied, so EMATeacher cannot follow it: TypeError"),
         (Closure, FLAT, "calls a model captured in a closure"),
-        (BatchSize, FLAT, "nothing of the encoder but its projector has weights that learn"),
+        (BatchSize, FLAT, "only the encoder's projector has weights that learn"),
         (Shared, FLAT, "shares weights with it"),
         (Detached, FLAT, "no gradient reaches the trunk"),
         (WithoutGradient, FLAT, "no gradient reaches the trunk"),
@@ -232,7 +232,7 @@ def test_a_batch_that_is_written_to_is_found():
         def features(self, flat: Tensor) -> Tensor:
             return super().features(flat.clamp_(-1, 1))
 
-    with pytest.raises(AssertionError, match="writes to the batch"):
+    with pytest.raises(AssertionError, match="writes to its input batch"):
         check_encoder(Writes(), FLAT.clone())
 
 
@@ -273,7 +273,7 @@ class WithHead(Flat):
 def test_a_trunk_that_is_a_head_or_has_no_weights_is_named():
     encoder = WithHead()
     with pytest.raises(
-        AssertionError, match=r"\['head.bias', 'head.weight'\].* made before this Linear, a head perhaps"
+        AssertionError, match=r"\['head.bias', 'head.weight'\].* computed before this Linear, which may be a head"
     ):
         check_encoder(encoder, FLAT, trunk=encoder.head)
     with pytest.raises(
@@ -308,11 +308,11 @@ def one_place_too_many(flat: Tensor) -> Any:
         ({"rewritten": (FLAT, {})}, r"rewritten is a tuple.*rewritten=\{'the order': in_another_order\(batch\)\}"),
         (
             {"rewritten": {"it": (FLAT, {"node": torch.arange(5)})}},
-            r"it: the items are of \['node'\], .*\['instance'\]",
+            r"it: the items belong to \['node'\], .*\['instance'\]",
         ),
         (
             {"rewritten": one_place_too_many(FLAT)},
-            "has 5 embeddings, and 5 where the order is different.* the 6 places",
+            "has 5 embeddings, and 5 where the order is different, but rewritten gives 6 places",
         ),
     ],
 )
@@ -326,7 +326,7 @@ def test_arguments_with_which_nothing_could_be_found_are_named(arguments: dict[s
 
 def test_views_that_hide_what_is_not_read_are_found():
     check_encoder(ReadsHalf(), FLAT, views=EntryMasker(0.8))
-    with pytest.raises(AssertionError, match=r"none of the 5 embeddings to be predicted changes.*hide nothing"):
+    with pytest.raises(AssertionError, match=r"none of the 5 embeddings to predict changes.*hide nothing"):
         check_encoder(ReadsHalf(), FLAT, views=HidesTheRest())
 
 
@@ -375,7 +375,7 @@ class Featureless(Graph):
             Pooled,
             "'variable' has 3 embeddings, but the batch has 3 of 'instance', 10 of 'constraint', 12 of 'variable'",
         ),
-        (Featureless, "'variable': none of the .* embeddings to be predicted changes"),
+        (Featureless, "'variable': none of the .* embeddings to predict changes"),
     ],
 )
 def test_a_planted_fault_on_graphs_is_found(encoder: type[Graph], sentence: str):

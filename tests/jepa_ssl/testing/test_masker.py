@@ -144,7 +144,7 @@ def forgets_the_seed(instance: FlatVectors, views: Views[Any, Any], generator: R
 
 FLAT_FAULTS = {
     "instance was written to": written,
-    "global random numbers move on": global_draw,
+    "global generator advances": global_draw,
     "same seed gives different views": forgets_the_seed,
     "all give the same views": lambda i, v, g: EntryMasker(0.5)(i, generator=seeded()),
     "differs from the instance in its padding": lambda i, v, g: with_context(
@@ -228,13 +228,15 @@ GRAPH_FAULTS = {
         v, context=replace(v.context, constraint_features=first_changed(v.context))
     ),
     "nothing of it is hidden": lambda i, v: replace(v, context=i),
-    "hidden says that variable [0-4] is hidden, but the context has all of it": lambda i, v: replace(
+    "hidden says that variable [0-4] is hidden, but the context has all its features": lambda i, v: replace(
         v, context=replace(v.context, variable_features=i.variable_features)
     ),
     "graph 0 hides all its constraints": zeros_everywhere,
     "context's edge_index is not": lambda i, v: replace(v, context=replace(v.context, edge_index=i.edge_index.flip(1))),
     "context's 'edge' is a copy": lambda i, v: replace(v, context=replace(v.context, edge_attr=i.edge_attr.clone())),
-    r"weight\['variable'\] is not finite": lambda i, v: replace(v, weight={"variable": v.weight["variable"] + 1}),
+    r"weight\['variable'\] is negative or not finite": lambda i, v: replace(
+        v, weight={"variable": v.weight["variable"] + 1}
+    ),
     r"weight\['constraint'\] sums to 2 in one graph and 3 in another": lambda i, v: replace(
         v, weight={"constraint": v.hidden["constraint"].float()}
     ),

@@ -223,7 +223,7 @@ class OtherStreams(Copy):
         (SomeNames, r"update does not move \['trunk.0.bias', 'trunk.0.weight'\] .* without the prefixes"),
         (OtherNames, "update moves nothing of the teacher's target_model"),
         (WithGradient, r"gradients flow into the targets of \['instance'\]"),
-        (Trainable, r"the teacher's \['target_model.trunk.0.bias', .* ask for a gradient"),
+        (Trainable, r"the teacher's \['target_model.trunk.0.bias', .* require a gradient"),
         (MovesInThePass, "only update may move it"),
         (MovesTheEncoder, r"update moves \['trunk.0.bias', .*of the encoder"),
         (Forgetful, "loaded from another's state_dict gives other targets"),
