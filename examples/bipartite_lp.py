@@ -113,10 +113,10 @@ def train(weight: float, steps: int, seed: int) -> dict[str, list[float]]:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    p = argparse.ArgumentParser(prog="bipartite_lp.py", description="A JEPA term beside the KKT residual of a GNN.")
+    p = argparse.ArgumentParser(prog="bipartite_lp.py", description="Train a GNN on the KKT residual and a JEPA term.")
     p.add_argument("--folder", type=Path, default=Path("bipartite_lp"), help="write the figure here")
     p.add_argument("--seeds", type=int, default=2, help="train this many networks of each kind, on the same LPs")
-    p.add_argument("--steps", type=int, default=200)
+    p.add_argument("--steps", type=int, default=200, help="train for this many steps")
     args = p.parse_args(argv)
     if args.seeds < 1 or args.steps < 0:
         p.error(f"--seeds is {args.seeds} and --steps {args.steps}, but must be at least 1 and 0.")

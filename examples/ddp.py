@@ -99,9 +99,9 @@ def batch(graphs: Sequence[BipartiteGraph]) -> BipartiteGraph:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    p = argparse.ArgumentParser(prog="ddp.py", description="The plain loop on several processes.")
-    p.add_argument("--checkpoint", type=Path, default=Path("ddp.pt"))
-    p.add_argument("--epochs", type=int, default=5)
+    p = argparse.ArgumentParser(prog="ddp.py", description="Train in a plain loop on several processes.")
+    p.add_argument("--checkpoint", type=Path, default=Path("ddp.pt"), help="write the checkpoint to this file")
+    p.add_argument("--epochs", type=int, default=5, help="train for this many epochs")
     args = p.parse_args(argv)
     rank, processes = 0, 1
     if "RANK" in os.environ:  # started by torchrun

@@ -126,8 +126,8 @@ def comparison(reports: Sequence[Mapping[str, Any]]) -> Figure:
 
 def main(argv: Sequence[str] | None = None) -> None:
     p = argparse.ArgumentParser(prog="demo.py", description="Train KKT nets with and without JEPA, and compare them.")
-    p.add_argument("--folder", type=Path, default=Path("demo"))
-    p.add_argument("--epochs", type=int, default=16)
+    p.add_argument("--folder", type=Path, default=Path("demo"), help="write the results here")
+    p.add_argument("--epochs", type=int, default=16, help="train for this many epochs")
     args = p.parse_args(argv)
     try:
         prepare(args.folder)

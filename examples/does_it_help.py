@@ -124,7 +124,9 @@ def evaluate(steps: int, seeds: int, folder: Path) -> Report:
 
 
 def main(argv: Sequence[str] | None = None) -> Report:
-    p = argparse.ArgumentParser(prog="does_it_help.py", description="A pretrained trunk and its controls on small LPs.")
+    p = argparse.ArgumentParser(
+        prog="does_it_help.py", description="Compare a pretrained trunk with its controls on small LPs."
+    )
     p.add_argument("--folder", type=Path, default=Path("does_it_help"), help="write figure, report and pieces here")
     p.add_argument("--seeds", type=int, default=5, help="draw labels this many times, each with a new trunk")
     p.add_argument("--steps", type=int, default=300, help="pretrain for this many steps")

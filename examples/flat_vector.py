@@ -119,7 +119,7 @@ def draw(r2: Tensor) -> Figure:
 
 
 def main(argv: Sequence[str] | None = None) -> Figure:
-    p = argparse.ArgumentParser(prog="flat_vector.py", description="A JEPA term on a table that is no LP.")
+    p = argparse.ArgumentParser(prog="flat_vector.py", description="Train on a table that is not an LP.")
     p.add_argument("--folder", type=Path, default=Path("flat_vector"), help="write the figure here")
     p.add_argument("--plants", type=int, default=4, help="train on this many plants, each with a new network")
     p.add_argument("--steps", type=int, default=300, help="pretrain for this many steps")

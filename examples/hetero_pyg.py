@@ -87,8 +87,8 @@ def objective_and_penalty(x: Tensor, data: Any) -> Tensor:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    p = argparse.ArgumentParser(prog="hetero_pyg.py", description="A JEPA term on HeteroData.")
-    p.add_argument("--steps", type=int, default=200)
+    p = argparse.ArgumentParser(prog="hetero_pyg.py", description="Train on HeteroData with a JEPA term.")
+    p.add_argument("--steps", type=int, default=200, help="train for this many steps")
     args = p.parse_args(argv)
     begin = time.perf_counter()
     generator = torch.Generator().manual_seed(0)

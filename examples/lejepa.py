@@ -73,9 +73,9 @@ def spectrum(embeddings: Tensor) -> Tensor:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    p = argparse.ArgumentParser(prog="lejepa.py", description="JEPA without a teacher, with SIGReg and without.")
+    p = argparse.ArgumentParser(prog="lejepa.py", description="Train JEPA without a teacher, with and without SIGReg.")
     p.add_argument("--folder", type=Path, default=Path("lejepa"), help="write the figure here")
-    p.add_argument("--steps", type=int, default=300)
+    p.add_argument("--steps", type=int, default=300, help="train for this many steps")
     args = p.parse_args(argv)
     if args.steps < 1:
         p.error(f"--steps is {args.steps}, but must be at least 1.")
@@ -96,7 +96,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             f"{effective_rank(last):.1f} of {DIM}."
         )
     print(
-        "What to see: without SIGReg the loss vanishes, for the embeddings shrink to a point. Their rank does not show"
+        "Result: without SIGReg the loss vanishes, because the embeddings shrink to a point. Their rank does not show"
     )
     print("it, but their deviation does, and the monitor warns. With SIGReg the deviation is near 1 along every axis.")
     left.set(xlabel="steps", ylabel="prediction loss", yscale="log")

@@ -80,9 +80,9 @@ def lps(count: int, seed: int) -> TensorDataset:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    p = argparse.ArgumentParser(prog="lightning_loop.py", description="A JEPA term in a Lightning module.")
+    p = argparse.ArgumentParser(prog="lightning_loop.py", description="Train a Lightning module with a JEPA term.")
     p.add_argument("--folder", type=Path, default=Path("lightning_loop"), help="write checkpoint and metrics.csv here")
-    p.add_argument("--epochs", type=int, default=10)
+    p.add_argument("--epochs", type=int, default=10, help="train for this many epochs")
     args = p.parse_args(argv)
     begin = time.perf_counter()
     seed_everything(0, verbose=False)

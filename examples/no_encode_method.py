@@ -56,8 +56,10 @@ def objective_and_penalty(x: Tensor, flat: Tensor) -> Tensor:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    p = argparse.ArgumentParser(prog="no_encode_method.py", description="A JEPA term for a model without `encode`.")
-    p.add_argument("--steps", type=int, default=400)
+    p = argparse.ArgumentParser(
+        prog="no_encode_method.py", description="Train a model without `encode` with a JEPA term."
+    )
+    p.add_argument("--steps", type=int, default=400, help="train for this many steps")
     args = p.parse_args(argv)
     begin = time.perf_counter()
     torch.manual_seed(0)

@@ -202,8 +202,10 @@ def by_arm(found: Sequence[Curves]) -> list[tuple[str, list[list[float]]]]:
 
 
 def main(argv: Sequence[str] | None = None, plan: Plan = PLAN) -> list[Curves]:
-    p = argparse.ArgumentParser(prog="pretrain_then_finetune.py", description="What a pretrained trunk is good for.")
-    p.add_argument("--folder", type=Path, default=Path("pretrain_then_finetune"))
+    p = argparse.ArgumentParser(
+        prog="pretrain_then_finetune.py", description="Pretrain a trunk, fine-tune it, and compare."
+    )
+    p.add_argument("--folder", type=Path, default=Path("pretrain_then_finetune"), help="write the results here")
     p.add_argument("--seeds", type=int, default=2, help="run each arm this many times")
     args = p.parse_args(argv)
     if args.seeds < 1:

@@ -637,7 +637,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     p = argparse.ArgumentParser(prog="views.py", description="Draw what each view does to one LP.")
     p.add_argument("lp_file", nargs="?", type=Path, help="draw this .mps, .lp or .gz file; default: a small LP")
     p.add_argument("--folder", type=Path, help="write here; default: docs/figures/views, or views_<name> for a file")
-    p.add_argument("--seed", type=int, default=0)
+    p.add_argument("--seed", type=int, default=0, help="seed the masks")
     args = p.parse_args(argv)
     try:
         lp, folder = small_lp(), DOCS

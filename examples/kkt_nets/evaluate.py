@@ -166,14 +166,20 @@ def read_metrics(folder: Path) -> list[dict[str, float]]:
 
 def _parse(argv: Sequence[str] | None) -> Namespace:
     p = argparse.ArgumentParser(prog="evaluate.py", description="Evaluate trained KKT nets against HiGHS.")
-    p.add_argument("checkpoints", nargs="+", metavar="CHECKPOINT", help="read a best.pt or last.pt of train.py")
-    p.add_argument("--lp_files", nargs="+", metavar="PATH", help="evaluate on these; default: the run's test LPs")
     p.add_argument(
-        "--output_dir", metavar="FOLDER", help="write here; default: evaluation, in the first checkpoint's folder"
+        "checkpoints", nargs="+", metavar="CHECKPOINT", help="evaluate these best.pt or last.pt files of train.py"
     )
-    p.add_argument("--devices", default="0", help="compute on this GPU, or cpu; without a GPU always the cpu")
-    p.add_argument("--batch_size", type=int, help="take this many LPs per batch; default: the run's")
-    p.add_argument("--data_root", metavar="FOLDER", help="keep generated LPs here; default: the run's")
+    p.add_argument("--lp_files", nargs="+", metavar="PATH", help="evaluate on these files; default: the run's test LPs")
+    p.add_argument(
+        "--output_dir",
+        metavar="FOLDER",
+        help="write into this folder; default: evaluation, in the first checkpoint's folder",
+    )
+    p.add_argument(
+        "--devices", default="0", help="compute on the GPU of this number, or on cpu; without a GPU the CPU is used"
+    )
+    p.add_argument("--batch_size", type=int, help="use this many LPs per batch; default: the run's")
+    p.add_argument("--data_root", metavar="FOLDER", help="store generated LPs in this folder; default: the run's")
     return p.parse_args(argv)
 
 

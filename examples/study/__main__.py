@@ -61,7 +61,7 @@ def _of_seed(stage: str, plan: Plan, seed: int, files: tuple[str, ...]) -> list[
         case "equal_compute":
             return [(name, experiments.at_equal_compute, (name, seed)) for name in EQUAL_COMPUTE if name in every]
         case _ if seed:
-            return []  # the other stages take long, or ask once
+            return []  # the other stages take long, or run once
         case "supervised":
             return [(f"{name}-{count}labels", experiments.supervised, (name, seed, count))
                     for name in SUPERVISED for count in plan.labels[min(plan.sizes)]]  # fmt: skip
@@ -84,20 +84,27 @@ def _of_seed(stage: str, plan: Plan, seed: int, files: tuple[str, ...]) -> list[
 def main(argv: Sequence[str] | None = None) -> None:
     p = argparse.ArgumentParser(prog="python -m examples.study", description="Does a JEPA term help a KKT net?")
     commands = p.add_subparsers(dest="command", required=True)
-    run = commands.add_parser("run", help="compute what has not been computed yet; go on with the same line")
-    run.add_argument("--scale", choices=SCALES, default="full", help="small: everything once, to see that it runs")
-    run.add_argument("--stages", nargs="+", choices=STAGES, default=STAGES)
-    run.add_argument("--folder", type=Path, default=Path("study"), help="for the weights")
-    run.add_argument("--results", type=Path, help="default: those of the repository; of a small study, in --folder")
-    run.add_argument("--jobs", type=int, default=pieces.cores(), help="processes")
-    run.add_argument("--lp_files", nargs="+", default=[], metavar="PATH", help="real LPs, for the stage files")
-    report = commands.add_parser("report", help="the tables and figures of what has been computed")
-    report.add_argument("--results", type=Path, default=RESULTS)
-    report.add_argument("--docs", type=Path, default=RESULTS.parent, help="where the tables and figures go")
-    ship = commands.add_parser("ship", help="export the trunk that `shipped` loads, of the first seed")
-    ship.add_argument("--folder", type=Path, default=Path("study/full"), help="with the weights")
-    ship.add_argument("--path", type=Path, default=TRUNK)
-    commands.add_parser("cost", help="measure what a step of each kind costs")
+    run = commands.add_parser("run", help="compute the missing results; repeat the command to continue")
+    run.add_argument(
+        "--scale",
+        choices=SCALES,
+        default="full",
+        help="set the size of the study; small: run everything once, as a test",
+    )
+    run.add_argument("--stages", nargs="+", choices=STAGES, default=STAGES, help="run these stages only")
+    run.add_argument("--folder", type=Path, default=Path("study"), help="store the weights here")
+    run.add_argument(
+        "--results", type=Path, help="store results here; default: docs/study/results, or in --folder if small"
+    )
+    run.add_argument("--jobs", type=int, default=pieces.cores(), help="run this many processes")
+    run.add_argument("--lp_files", nargs="+", default=[], metavar="PATH", help="use these LPs in the stage files")
+    report = commands.add_parser("report", help="write the tables and figures of the results")
+    report.add_argument("--results", type=Path, default=RESULTS, help="read results from here")
+    report.add_argument("--docs", type=Path, default=RESULTS.parent, help="write tables and figures here")
+    ship = commands.add_parser("ship", help="export the trunk of the first seed, which `shipped` loads")
+    ship.add_argument("--folder", type=Path, default=Path("study/full"), help="read the weights from here")
+    ship.add_argument("--path", type=Path, default=TRUNK, help="write the trunk to this file")
+    commands.add_parser("cost", help="measure the time of a step of each kind")
     args = p.parse_args(argv)
     if args.command == "cost":
         for kind, cost in experiments.costs(SCALES["full"]).items():
@@ -122,7 +129,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def _has_weights(piece: Piece, folder: Path) -> bool:
-    """Results are kept in the repository and weights are not: where they are missing they are trained anew."""
+    """Results are in the repository, but weights are not. Missing weights are trained again."""
     return (folder / "weights" / f"{piece.name}.safetensors").exists()
 
 
