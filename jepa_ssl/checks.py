@@ -1,4 +1,4 @@
-"""Argument checks whose errors name the argument, its value, what was expected, and what to do."""
+"""Argument checks. Their errors name the argument, its value, what was expected, and what to do."""
 
 import math
 import sys
@@ -8,7 +8,7 @@ from numbers import Integral, Real
 import torch
 from torch import Tensor
 
-MOST = 2**31 - 1  # a larger count is a mistake, and overflows later
+MOST = 2**31 - 1  # a larger count is a mistake and would overflow later
 
 
 def _number(name: str, value: object, remedy: str = "give an int or a float.") -> None:
@@ -17,7 +17,7 @@ def _number(name: str, value: object, remedy: str = "give an int or a float.") -
 
 
 def open_fraction(name: str, value: float) -> float:
-    """`value`, if it is a number with 0 < value < 1."""
+    """Return `value` if it is a number with 0 < value < 1, else raise."""
     _number(name, value)
     if not 0.0 < value < 1.0:  # False for NaN too
         raise ValueError(
@@ -28,7 +28,7 @@ def open_fraction(name: str, value: float) -> float:
 
 
 def closed_fraction(name: str, value: float) -> float:
-    """`value`, if it is a number with 0 <= value <= 1."""
+    """Return `value` if it is a number with 0 <= value <= 1, else raise."""
     _number(name, value)
     if not 0.0 <= value <= 1.0:
         raise ValueError(f"{name} is {value}, but must lie in [0, 1]; choose a number between them, ends included.")
@@ -36,7 +36,7 @@ def closed_fraction(name: str, value: float) -> float:
 
 
 def non_negative(name: str, value: float) -> float:
-    """`value`, if it is a finite number that is at least 0."""
+    """Return `value` if it is a finite number that is at least 0, else raise."""
     _number(name, value)
     if not (math.isfinite(value) and value >= 0.0):
         raise ValueError(f"{name} is {value}, but must be a finite number that is at least 0; use 0 to switch it off.")
@@ -44,7 +44,7 @@ def non_negative(name: str, value: float) -> float:
 
 
 def whole_number(name: str, value: int, least: int, remedy: str = "give an int.") -> int:
-    """`value`, if it is an integer from `least` to `MOST`; 2.0 is not an integer."""
+    """Return `value` if it is an integer from `least` to `MOST`, else raise; 2.0 is not an integer."""
     _number(name, value, "give an int.")
     if not isinstance(value, Integral) or value < least:
         raise ValueError(f"{name} is {value}, but must be a whole number that is at least {least}; {remedy}")
@@ -54,7 +54,7 @@ def whole_number(name: str, value: int, least: int, remedy: str = "give an int."
 
 
 def describe(tensor: Tensor) -> str:
-    """Dtype and shape of a tensor, for an error message.
+    """Describe dtype and shape of a tensor, for an error message.
 
     >>> describe(torch.zeros(2, 3))
     'float32 [2, 3]'
@@ -63,7 +63,7 @@ def describe(tensor: Tensor) -> str:
 
 
 def check_items(name: str, z: Tensor, dim: int | None = None, remedy: str = "give one row for each item.") -> None:
-    """Raise a ValueError unless `z` is floating point `[items, dim]`; without `dim` any size will do."""
+    """Raise a ValueError unless `z` is floating point `[items, dim]`; without `dim` any size is valid."""
     if z.ndim != 2 or not z.is_floating_point() or (dim is not None and z.size(1) != dim):
         expected = f"floating point [items, {'dim' if dim is None else dim}]"
         raise ValueError(f"{name} is {describe(z)}, but must be {expected}; {remedy}")

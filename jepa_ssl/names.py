@@ -7,13 +7,13 @@ from torch import nn
 
 T = TypeVar("T")
 
-# What torch cannot register under its own name: it would hide an attribute of the container.
+# torch refuses these names, because they would hide an attribute of the container.
 _TAKEN = frozenset((*dir(nn.ModuleDict()), *dir(nn.ParameterDict())))
 _CODED = "stream="
 
 
 def without_wrappers(module: nn.Module, named: Mapping[str, T]) -> dict[str, T]:
-    """`named`, whose keys are names inside `module`, without the prefixes of `torch.compile` and DDP.
+    """Remove the prefixes of `torch.compile` and DDP from the keys of `named`, which are names inside `module`.
 
     >>> model = nn.Sequential(nn.Linear(1, 1), nn.DataParallel(nn.Linear(1, 1)))
     >>> [*model.state_dict()]
@@ -34,7 +34,7 @@ def without_wrappers(module: nn.Module, named: Mapping[str, T]) -> dict[str, T]:
 def _wrappers(module: nn.Module) -> list[str]:
     """Prefixes of names that come from a wrapper."""
     prefixes: list[str] = []
-    # With duplicates, for a module in two places has its names in both.
+    # With duplicates, because a module in two places has two names.
     for path, parent in submodules(module, remove_duplicate=False):
         if is_wrapper(parent):
             (child,) = (name for name, _ in parent.named_children())
@@ -60,7 +60,7 @@ def unwrapped(module: Any) -> Any:
 
 
 def is_wrapper(module: nn.Module) -> bool:
-    """Whether `torch.compile`, DDP or activation checkpointing made it: it has no tensors, and one child of that name.
+    """Whether `torch.compile`, DDP or activation checkpointing made the module: it has no tensors and one child.
 
     A module that has `module` and other attributes is not a wrapper.
     """
@@ -79,7 +79,7 @@ def key_of(stream: str) -> str:
     """
     if not isinstance(stream, str):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise TypeError(
-            f"a stream is called {stream!r}, a {type(stream).__name__}, but must have a string for a name; call it "
+            f"a stream is named {stream!r}, a {type(stream).__name__}, but its name must be a string; name it "
             f"{'__'.join(map(str, stream)) if isinstance(stream, tuple) else str(stream)!r}, for example."
         )
     if stream and "." not in stream and stream not in _TAKEN and not stream.startswith(("_", _CODED)):

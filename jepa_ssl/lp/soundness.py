@@ -16,17 +16,17 @@ from jepa_ssl.protocols import CONSTRAINT, VARIABLE
 # Larger ratios between numbers are reported; smaller ones occur by chance. Ratios beyond float32's precision are
 # refused.
 FAR = 2.0**20
-REST = 1024  # steps after which ordinary LPs, even slow ones, have come to rest
+REST = 1024  # after this many steps even slow ordinary LPs have converged
 
 
 class Soundness:
-    """Collects suspicious LPs and states, batch by batch, and warns once."""
+    """Collect suspicious LPs and states, batch by batch, and warn once."""
 
     def __init__(self, *, refuse: bool = True) -> None:
-        self.refuse = refuse  # what the type of the LPs cannot hold
+        self.refuse = refuse  # sides or costs that the type of the LPs cannot represent
         self.lps = 0
         self.rows = 0  # LPs with a row of several variables
-        self.idle = 0  # of these, those in which no such row has a multiplier
+        self.idle = 0  # the number of these in which no such row has a multiplier
         self.furthest = 0.0
         self.where = ""
         self.drifting = ""
@@ -81,7 +81,7 @@ class Soundness:
         self.furthest, self.where = ratio, where
 
     def warn(self) -> None:
-        """Say once what was found."""
+        """Warn once about what was found."""
         if self.idle and self.idle == self.rows:
             warn_caller(
                 f"In none of {self.rows} LPs is a constraint of several variables active: the bounds alone solve "
@@ -103,7 +103,7 @@ class Soundness:
 
 
 def _in_rows(problem: Problem) -> tuple[Tensor, Tensor]:
-    """Of each row, how many coefficients are not 0, and the ratio of the largest to the smallest of these."""
+    """For each row, count the nonzero coefficients, and compute the ratio of the largest to the smallest of them."""
     size = problem.matrix.values.abs()
     number = problem.matrix.row_sums((size > 0).to(size))
     smallest = problem.matrix.row_minima(torch.where(size > 0, size, torch.inf))
@@ -115,7 +115,7 @@ Halves: TypeAlias = tuple[Tensor, Tensor]
 
 
 def _halves(problem: Problem, steps: int) -> tuple[Halves, Halves]:
-    """Those of x and of lam, from zero; 0 for no steps."""
+    """Return the moves of x and of lam from zero; 0 for no steps."""
     begin = problem.zero()
     middle, end = iterate(problem, (steps // 2, steps), begin) if steps else (begin, begin)
     x, lam = ((q - p, r - q) for p, q, r in zip(begin, middle, end, strict=True))
@@ -130,7 +130,7 @@ def _runs_away(first: Tensor, second: Tensor) -> bool:
 
 
 def _widest_gap(numbers: Tensor) -> tuple[float, float, float]:
-    """The largest ratio between neighbours in size, so that small differences do not add up; and these two."""
+    """Return the largest ratio between neighbours in size, so that small differences do not add up, and these two."""
     sizes = numbers[numbers > 0].sort().values
     gaps = sizes[1:] / sizes[:-1]
     if not len(gaps):

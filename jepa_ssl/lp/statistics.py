@@ -12,7 +12,7 @@ KINDS = (CONSTRAINT, VARIABLE)
 LIMIT = 10.0  # standard deviations
 
 Moments: TypeAlias = tuple[int, Tensor, Tensor]
-"""How many rows, and of each number the mean and the sum of squared deviations, `[2h]` in float64 on the host."""
+"""Number of rows, and mean and sum of squared deviations of each number, `[2h]` in float64 on the host."""
 
 
 class StateStatistics(nn.Module):
@@ -20,7 +20,7 @@ class StateStatistics(nn.Module):
 
     They are buffers, so a state dict holds them. `{kind}_mean` and `{kind}_std` are `[2h]` each for h numbers of steps.
     `items`, int64 `[2]`, counts the constraints and variables they were computed from. `horizons`, int64 `[h]`, holds
-    the numbers of steps. A state dict of other steps is refused with a ValueError before anything is loaded.
+    the numbers of steps. A state dict of other steps raises a ValueError before anything is loaded.
     """
 
     items: Tensor
@@ -39,7 +39,7 @@ class StateStatistics(nn.Module):
     def standardised(self, states: Tensor, kind: str) -> Tensor:
         """States `[*, 2h]` in standard deviations from the mean, clamped to [-10, 10]; NaN becomes 0."""
         mean, std = (self.get_buffer(f"{kind}_{name}").to(states.dtype) for name in ("mean", "std"))
-        # A clamp by itself would let NaN through.
+        # A clamp alone would let NaN through.
         return ((states - mean) / std).nan_to_num(0.0, LIMIT, -LIMIT).clamp(-LIMIT, LIMIT)
 
     def compute(self, batches: Iterable[Mapping[str, Tensor]]) -> None:
@@ -62,7 +62,7 @@ class StateStatistics(nn.Module):
                 )
             std = (squares / max(count, 1)).sqrt()
             self.get_buffer(f"{kind}_mean").copy_(mean)
-            # A number that is the same everywhere has no deviation to divide by.
+            # A constant number has deviation 0, so it is not divided.
             self.get_buffer(f"{kind}_std").copy_(torch.where(std > 1e-6 * mean.abs(), std, 1))
             self.items[i] = count
         self.fitted = True
@@ -78,7 +78,7 @@ class StateStatistics(nn.Module):
                 f"build it with the same steps, or call fit."
             )
         super()._load_from_state_dict(state_dict, prefix, *rest)  # pyright: ignore[reportUnknownMemberType]
-        self.fitted = bool(self.items[1] > 0)  # read once, here, and not for each batch
+        self.fitted = bool(self.items[1] > 0)  # read here once, not for each batch
 
 
 def _merged(moments: Moments, rows: Tensor) -> Moments:

@@ -117,7 +117,7 @@ def _both(first: Views[Any, Any], later: Views[Any, Any], maker: ViewMaker[Any])
     """Combine `later`, made by `maker` from the context of `first`, with the target of `first`."""
     if later.target is not first.context:
         raise ValueError(
-            f"{_name(maker)} makes a target of its own, but that of ComposeMaskers is its first part's; put it first, "
+            f"{_name(maker)} makes its own target, but ComposeMaskers uses the target of its first part; put it first, "
             f"or leave it out."
         )
     hidden = _union(first.hidden, later.hidden)
@@ -143,12 +143,12 @@ def _union(a: Mapping[str, Tensor | None], b: Mapping[str, Tensor | None]) -> di
 def _leaves_whole(maker: ViewMaker[Any], context: Any, views: Views[Any, Any]) -> Views[Any, Any]:
     if views.items:
         raise ValueError(
-            f"{_name(maker)} moves items, so that marks of a later masker would be of other items; leave it out of "
-            f"ComposeMaskers, and apply the symmetry to the instance before the objective sees it."
+            f"{_name(maker)} moves items, so a later masker would mark other items; leave it out of ComposeMaskers, "
+            f"and apply the symmetry to the instance before the objective sees it."
         )
     if views.context is not context:
         raise ValueError(
-            f"{_name(maker)} changes the instance, but does not say what it hides, so that nothing might stay visible; "
+            f"{_name(maker)} changes the instance, but does not say what it hides, so it might hide everything; "
             f"give ComposeMaskers maskers of jepa_ssl, or subclasses of them."
         )
     return views

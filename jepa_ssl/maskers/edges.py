@@ -107,5 +107,5 @@ class EdgeMasker(GraphMasker):
                     f"both in the same order."
                 )
         if not self._drawn(graph):
-            raise ValueError(f"the graph has the edges {sorted(graph.edges)}, of which none can be drawn; add some.")
+            raise ValueError(f"the graph has the edges {sorted(graph.edges)}, but none can be drawn; add some.")
         super()._check(graph, generator)

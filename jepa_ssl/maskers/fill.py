@@ -21,8 +21,8 @@ def fill_or_zeros(fill: Fill | None) -> Fill:
         return Zeros()
     if isclass(fill) or not callable(fill):
         raise TypeError(
-            f"fill is {fill!r}, but must be a Fill, an object that is called with values; use Zeros(), for example, "
-            f"not Zeros."
+            f"fill is {fill!r}, but must be a Fill, an object that can be called with values; use Zeros(), for "
+            f"example, not Zeros."
         )
     return fill
 

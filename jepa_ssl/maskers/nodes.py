@@ -104,7 +104,7 @@ class NodeMasker(GraphMasker):
         if self.hide_edges and not self._edges(graph) and (bare := self._edges_at_hidden(graph)):
             raise ValueError(
                 f"hide_edges is True, but {graph.name_of(next(iter(bare)), 'attr')} is None, as in all of the edges "
-                f"{sorted(bare)}, so there is no coefficient to hide; give them attributes (of PyG data edge_attr, "
+                f"{sorted(bare)}, so there is no coefficient to hide; give them attributes (in PyG data edge_attr, "
                 f"edge_weight, or what PyGViews(masker, edge_attr=...) names), or leave hide_edges out."
             )
         for stream, ratio in self._ratios(graph.nodes).items():

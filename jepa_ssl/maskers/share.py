@@ -31,7 +31,7 @@ def hidden_share(views: Views[Any, Any]) -> dict[str, Tensor]:
     if not isinstance(target, Tensor | FlatVectors | Graph) or type(context) is not type(target):
         raise TypeError(
             f"context is a {type(context).__name__} and target a {type(target).__name__}, but both must be tensors, "
-            f"FlatVectors or Graphs; other views do not say what became of a value."
+            f"FlatVectors or Graphs; only these can be compared value by value."
         )
     before, real = values_of(target), target.valid if isinstance(target, FlatVectors) else None
     return {stream: _share(stream, values, before[stream], real) for stream, values in values_of(context).items()}
@@ -48,7 +48,7 @@ def _share(stream: str, context: Tensor, target: Tensor, real: Tensor | None) ->
     if context.shape != target.shape:
         raise ValueError(
             f"{stream!r} has {list(context.shape)} values in the context and {list(target.shape)} in the target, but "
-            f"views of a masker have equally many; compare a masker's views."
+            f"both views of a masker have the same shape; compare the views of one masker."
         )
     differ = (context != target) & ~(context.isnan() & target.isnan())
     if real is None:

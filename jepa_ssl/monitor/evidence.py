@@ -78,8 +78,9 @@ class Watch:
         )
         if self.since == self.step and fallen == ["mean_cosine"]:
             return (
-                f"Stream {stream!r} is collapsed from the start, seen at step {step}: {changes}, so its items look "
-                f"alike to the encoder; standardise the input features, or initialise the trunk without biases."
+                f"Stream {stream!r} is collapsed from the start, seen at step {step}: {changes}, so the encoder maps "
+                f"all items to nearly the same embedding; standardise the input features, or initialise the trunk "
+                f"without biases."
             )
         remedy = _remedy(setup, all(name.startswith("feature_spread") for name in fallen))
         return (

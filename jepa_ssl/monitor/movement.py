@@ -90,5 +90,5 @@ def _warn(still: list[str]) -> None:
     warn_caller(
         f"no parameter of the {' or the '.join(still)} was changed in {STEPS} calls of update, each after a JEPA loss; "
         f"give {' and '.join(lacking)} to the optimizer, again whenever you build a new one, or call "
-        f"requires_grad_(False) on what is to stay as it is."
+        f"requires_grad_(False) on what must not change."
     )

@@ -1,4 +1,4 @@
-"""Teachers that are the encoder itself: no copy, no state."""
+"""Teachers that are the encoder itself, without a copy and without state."""
 
 from typing import Any
 

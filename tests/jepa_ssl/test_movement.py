@@ -63,7 +63,7 @@ def test_forgotten_parameters_of_the_term_are_said_once_at_the_line_of_the_loop(
     assert [str(warning.message) for warning in said] == [
         "no parameter of the predictor or the projector was changed in 30 calls of update, each after a JEPA loss; "
         "give *jepa.parameters() to the optimizer, again whenever you build a new one, or call requires_grad_(False) "
-        "on what is to stay as it is."
+        "on what must not change."
     ]
     assert said[0].filename == __file__
 

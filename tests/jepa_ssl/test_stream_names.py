@@ -75,7 +75,7 @@ def test_a_stream_of_any_name_is_hidden_encoded_predicted_and_saved(stream: str)
     ("stream", "better"), [(1, "1"), (("row", "has", "column"), "row__has__column"), (None, "None")]
 )
 def test_a_name_that_is_not_a_string_is_refused(stream: Any, better: str):
-    with pytest.raises(TypeError, match=rf"called .*must have a string for a name; call it .?{better}"):
+    with pytest.raises(TypeError, match=rf"named .*its name must be a string; name it .?{better}"):
         MLPPredictor({stream: 4})
 
 

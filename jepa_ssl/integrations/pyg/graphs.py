@@ -1,4 +1,4 @@
-"""From PyG data to graphs, and back."""
+"""Convert PyG data to graphs and back."""
 
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
 # torch_geometric has no stubs.
@@ -16,7 +16,7 @@ from jepa_ssl.protocols import CONSTRAINT, EDGE, VARIABLE
 
 ATTRIBUTES = ("constraint_features", "edge_index", "edge_attr", "variable_features")
 HETERO_ATTRIBUTES = ("x", "edge_attr")
-EDGE_WEIGHT = "edge_weight"  # PyG's other name for what stands on edges
+EDGE_WEIGHT = "edge_weight"  # PyG's other name for edge attributes
 
 
 def graph_of(data: Any, **names: str) -> Graph:
@@ -146,7 +146,7 @@ def _has_features(data: Any, kind: str, name: str) -> bool:
 def _check_no_columns(stream: str, values: Tensor, name: str) -> None:
     if values.size(1):
         raise ValueError(
-            f"the view has {values.size(1)} columns for the nodes {stream!r}, an indicator perhaps, but these have no "
+            f"the view has {values.size(1)} columns for the nodes {stream!r}, such as an indicator, but these have no "
             f"floating point {name} to take them; give them {name} = torch.empty(nodes, 0), or leave indicator out."
         )
 

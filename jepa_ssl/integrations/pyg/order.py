@@ -1,4 +1,4 @@
-"""The same batch written in another order, to check that an encoder does not care."""
+"""Write the same batch in another order, to check that an encoder does not depend on the order."""
 
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
 # torch_geometric has no stubs.
@@ -55,7 +55,7 @@ def in_another_order(batch: Batch, **names: str) -> tuple[Batch, dict[str, Tenso
 
 
 def _taken_apart(batch: Any, names: dict[str, str]) -> list[Any]:
-    """The graphs of a batch. Not by `to_data_list`, which calls a class that needs arguments without any."""
+    """Return the graphs of a batch. `to_data_list` would call the data's class without arguments, which it may need."""
     if not isinstance(batch, Batch) or not isinstance(batch, Data | HeteroData):
         remedy = "check_encoder reorders this by itself" if isinstance(batch, Graph) else "use Batch.from_data_list"
         raise TypeError(f"batch is a {type(batch).__name__}, but must be a Batch of Data or HeteroData; {remedy}.")
@@ -77,20 +77,20 @@ def _taken_apart(batch: Any, names: dict[str, str]) -> list[Any]:
         return [take_apart(blank, whole, number, slices, whole._inc_dict) for number in range(whole.num_graphs)]
     except (LookupError, TypeError, AttributeError, RuntimeError) as error:
         raise ValueError(
-            f"batch cannot be taken apart into its graphs ({type(error).__name__}: {error}), so something of it was "
-            f"taken out or changed after batching; do so with each graph before Batch.from_data_list."
+            f"batch cannot be taken apart into its graphs ({type(error).__name__}: {error}), because something was "
+            f"removed or changed after batching; change each graph before Batch.from_data_list."
         ) from error
 
 
 def _check_slices(batch: Any, store: Any, slices: Any) -> None:
-    """Raise a ValueError unless each attribute is as the batch was built with it."""
+    """Raise a ValueError if an attribute was added or changed after batching."""
     where = f"of {store._key}" if store._key else "of the batch"
     for name, value in store.items():
         if name in MADE_BY_BATCHING or name.endswith(("_batch", "_ptr")):
             continue
         if name not in slices:
             raise ValueError(
-                f"{name} {where} was added after batching, so it does not say which graph has which part of it; add it "
+                f"{name} {where} was added after batching, so it is unknown which part belongs to which graph; add it "
                 f"to each graph (T.ToUndirected()(graph), for example) before Batch.from_data_list."
             )
         ends = slices[name]
@@ -112,11 +112,11 @@ def _nodes_backwards(graph: Any) -> Any:
     for edge_type in graph.edge_types:
         last = torch.tensor([[graph[kind].num_nodes - 1] for kind in edge_type[::2]])
         for name, value in graph[edge_type].items():
-            if "index" in name:  # as PyG tells what counts nodes
+            if "index" in name:  # PyG's own rule for attributes that count nodes
                 turned[edge_type][name] = last.to(value.device) - value
     return turned
 
 
 def _backwards(values: Tensor) -> Tensor:
-    # Not by flip, which sparse tensors lack.
+    # Sparse tensors have no flip.
     return values.index_select(0, torch.arange(len(values) - 1, -1, -1, device=values.device))

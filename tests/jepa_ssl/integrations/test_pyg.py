@@ -436,7 +436,7 @@ OUT_OF_ORDER = {
     "an attribute added after batching": (
         lambda data: setattr(data[ROW], "rank", torch.ones(7)), "rank of row was added"
     ),
-    "an attribute taken out after batching": (lost(ROW, "name"), r"KeyError: 'name'\), so something"),
+    "an attribute taken out after batching": (lost(ROW, "name"), r"KeyError: 'name'\), because something"),
     "edges taken out after batching": (
         put(COST, "edge_index", lambda x: x[:, :2]), "edge_index of .* has 2 items, but 7 when"
     ),

@@ -161,7 +161,7 @@ def test_a_first_view_that_is_predicted_in_full_stays_so():
     assert torch.equal(
         views.context.constraint_features, NodeMasker(0.5)(graph, generator=seeded()).context.constraint_features
     )
-    with pytest.raises(ValueError, match=r"states makes a target of its own.*put it first"):
+    with pytest.raises(ValueError, match=r"states makes its own target.*put it first"):
         ComposeMaskers(NodeMasker(0.5), states)(graph)
 
 

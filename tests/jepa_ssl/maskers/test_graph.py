@@ -554,7 +554,7 @@ WRONG: dict[str, tuple[Any, Graph, str]] = {
         Graph(HETERO.nodes, {**HETERO.edges, "back": BACK._replace(index=BACK.index.flip(1))}),
         r"but their edges differ; store both in the same order",
     ),
-    "no edges": (EdgeMasker(0.5), Graph(HETERO.nodes, {}), r"edges \[\], of which none can be drawn"),
+    "no edges": (EdgeMasker(0.5), Graph(HETERO.nodes, {}), r"edges \[\], but none can be drawn"),
     "no features": (
         NodeMasker(0.5), GRAPH.with_values({"variable": torch.ones(6, 0)}), r"variable_features is \[6, 0\].*nothing"
     ),
