@@ -251,7 +251,7 @@ def test_a_run_that_is_continued_with_or_without_jepa_is_named():
     for load in (run.term.load_state_dict, run.term.resume, Run("simsiam").term.resume):
         with pytest.raises(ValueError, match=r"state is empty, as that of a run without JEPA.*leave out the term's"):
             load(off.state_dict())
-    with pytest.raises(ValueError, match=r"of a run with JEPA, but JEPA is off.*add --use_jepa, or .*resume"):
+    with pytest.raises(ValueError, match=r"from a run with JEPA, but JEPA is off.*add --use_jepa, .*resume"):
         off.load_state_dict(run.term.state_dict())
     assert not off.resume(run.term.state_dict())
     off.load_state_dict(off.state_dict())
