@@ -41,8 +41,9 @@ class JEPATerm(nn.Module):
     instance, which your model has just computed for the task. If `task` is a function that runs the model once on the
     same tensors, the term takes them from that pass, with the same loss and gradients. It runs the teacher's own pass
     if a module draws random numbers or keeps state (dropout, BatchNorm in training), is compiled, or wrapped by DDP or
-    FSDP, or if weights, mode or autocast differ. With `SharedTeacher` the two losses then share a graph: call
-    `joint.total.backward()`, or keep the graph between the backward passes of `joint.parts`.
+    FSDP, or if weights, mode or autocast differ. A check at some steps finds state that the term cannot see, and warns
+    (docs/engines.md). With `SharedTeacher` the two losses then share a graph: call `joint.total.backward()`, or keep
+    the graph between the backward passes of `joint.parts`.
 
     To save time, `JointSchedule(every=4)` computes the JEPA loss at every fourth optimizer step. The teacher still
     follows the encoder, and counts for its momentum schedule, at each of them.

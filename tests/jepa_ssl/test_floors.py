@@ -16,7 +16,7 @@ every_file = pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.re
 
 # A room is a file, or a folder whose files may import each other. The same table stands in docs/design.md.
 ROOMS = [
-    "protocols instances segments seeds checks names processes schedules freezing diagnostics files sameness",
+    "protocols instances segments seeds checks names processes schedules freezing diagnostics files",
     "maskers teachers predictors losses regularizers prediction joint monitor balance sharing",
     "objective encoders lp",
     "recipes term evaluation contrib",
@@ -128,7 +128,7 @@ def test_public_names_are_these_and_say_what_they_are():
 # The rooms that every step passes through. What asks for numbers in other words is found on the meta device, in
 # test_objective.py; draws on a CPU and checks of a batch as it is built may look at numbers.
 HOT = ["objective.py", "losses.py", "predictors.py", "regularizers.py", "joint.py", "balance.py", "diagnostics.py"]
-HOT += ["processes.py", "prediction.py", "sharing.py", "sameness.py"]
+HOT += ["processes.py", "prediction.py", "sharing.py"]
 HOT += [f"teachers/{name}.py" for name in ("ema", "encoder", "network", "tensors", "watch")]
 HOT += [
     "maskers/flat.py",
