@@ -4,7 +4,7 @@ from collections.abc import Callable, Generator
 from contextlib import AbstractContextManager, contextmanager
 from copy import copy
 from hashlib import blake2b
-from typing import Any, TypeAlias, TypeVar, cast
+from typing import Any, TypeAlias, TypeVar
 
 import torch
 from torch import Tensor
@@ -12,12 +12,9 @@ from torch import Tensor
 from jepa_ssl.checks import generator_fits, whole_number
 from jepa_ssl.processes import all_reduce_sum
 from jepa_ssl.segments import places_in
+from jepa_ssl.splitmix import GOLDEN, mixed_bits, mixed_bits_, shifted_
 
 FunctionT = TypeVar("FunctionT", bound=Callable[..., Tensor])
-
-# Steele, Lea and Flood, "Fast splittable pseudorandom number generators", OOPSLA 2014: SplitMix64, as signed numbers.
-_GOLDEN, _FIRST, _SECOND = -7046029254386353131, -4658895280553007687, -7723592293110705685
-_BLOCK = 2**15  # numbers, 256 kB of them
 
 
 class Seeds:
@@ -30,8 +27,8 @@ class Seeds:
     different numbers.
 
     Like a generator, `Seeds` advance with each draw. Make new ones for each batch, from the epoch and the instances'
-    numbers in the data set; each epoch then hides other items. On a CPU a generator is faster for large vectors,
-    because `Seeds` draw by sorting.
+    numbers in the data set; each epoch then hides other items. On a CPU a draw takes one to three times as long as with
+    a generator.
 
     Args:
         names: int64 `[instances]`, one for each vector or graph of the batch. Equal names give equal numbers.
@@ -72,7 +69,16 @@ class Seeds:
     def numbers(self, instance: Tensor, place: Tensor) -> Tensor:
         """Draw an int64 in [0, 2^62) for each item, from the number of its instance and its place there."""
         self._draws += 1
-        return _opaque(_numbers)(self._keys, self._draws, instance, place)
+        return shifted_(_opaque(_words)(self._keys, self._draws, instance, place), 2)
+
+    def short_keys(self, words: int) -> tuple[Tensor, Callable[[Tensor, Tensor], Tensor]]:
+        """Draw 16 random bits for each entry, four to a word; see the function `short_keys`."""
+        self._draws += 1
+        keys, draw = self._keys, self._draws
+        rows, place = (torch.arange(count, device=keys.device) for count in (len(keys), words))
+        found = _opaque(_words)(keys, draw, rows.unsqueeze(1), place).view(torch.int16)
+        # The complement of a place is negative, so no key was made of it.
+        return found, lambda row, place: shifted_(_opaque(_words)(keys, draw, row, ~place), 18)
 
     def batch_numbers(self, count: int) -> Tensor:
         """Draw `count` int64 in [0, 2^62) for the batch as a whole: `[count]`, on the device of the names.
@@ -151,6 +157,22 @@ def random_keys(
     return torch.randint(2**62, shape, generator=generator, device=instance.device)
 
 
+def short_keys(generator: Randomness, rows: int, entries: int) -> tuple[Tensor, Callable[[Tensor, Tensor], Tensor]]:
+    """Draw 16 random bits for each entry of some rows. Use the longer keys where two of them tie.
+
+    A hash or a generator makes four of these keys in the time of one key of 62 bits.
+
+    Returns:
+        int16 `[rows, at least entries]`, and a function from the rows and places of items, int64 tensors that
+        broadcast, to a random int64 in [0, 2^46) for each. A generator's keys are on the CPU.
+    """
+    words = 2 * -(-entries // 8)
+    if isinstance(generator, Seeds):
+        return generator.short_keys(words)
+    random = torch.empty((rows, words), dtype=torch.int64).random_(-(2**63), None, generator=generator)
+    return random.view(torch.int16), lambda row, place: torch.randint(2**46, row.shape, generator=generator)
+
+
 def batch_normal(generator: Randomness, like: Tensor) -> Tensor:
     """Draw standard normal numbers for the batch as a whole, in shape, dtype and device of `like`.
 
@@ -192,24 +214,25 @@ def _box_muller(radius: Tensor, angle: Tensor) -> Tensor:
 
 
 def _keys_of(names: Tensor, epoch: int) -> Tensor:
-    return _mixed(_mixed(names) + epoch)
+    return mixed_bits(mixed_bits(names) + epoch)
 
 
-def _numbers(keys: Tensor, draw: int, instance: Tensor, place: Tensor) -> Tensor:
-    return _shifted_(_mixed_((_mixed(keys + draw)[instance] + _GOLDEN * place).contiguous()), 2)
+def _words(keys: Tensor, draw: int, instance: Tensor, place: Tensor) -> Tensor:
+    """Return 64 random bits for each item, as int64."""
+    return mixed_bits_((mixed_bits(keys + draw)[instance] + GOLDEN * place).contiguous())
 
 
 def _batch_numbers(keys: Tensor, draw: int, count: int) -> Tensor:
     place = torch.arange(count, device=keys.device)
     # The sum does not depend on the order of the batch.
-    return _shifted_(_mixed_(_mixed(_mixed(keys.sum()) + draw) + _GOLDEN * place), 2)
+    return shifted_(mixed_bits_(mixed_bits(mixed_bits(keys.sum()) + draw) + GOLDEN * place), 2)
 
 
 # An int64 product wraps around in torch. In the C++ code that inductor generates for a CPU its overflow is undefined,
 # and a compiler once made it write beyond its arrays. So a compiled step calls these functions uncompiled.
 _OPAQUE: dict[Callable[..., Tensor], Any] = {
     function: torch.library.custom_op(f"jepa_ssl::{name}", function, mutates_args=())
-    for name, function in (("keys_of", _keys_of), ("numbers", _numbers), ("batch_numbers", _batch_numbers))
+    for name, function in (("keys_of", _keys_of), ("words", _words), ("batch_numbers", _batch_numbers))
 }
 
 
@@ -218,8 +241,8 @@ def _keys_shaped(names: Tensor, epoch: int) -> Tensor:  # pyright: ignore[report
     return torch.empty_like(names)
 
 
-@_OPAQUE[_numbers].register_fake
-def _numbers_shaped(keys: Tensor, draw: int, instance: Tensor, place: Tensor) -> Tensor:  # pyright: ignore[reportUnusedFunction]
+@_OPAQUE[_words].register_fake
+def _words_shaped(keys: Tensor, draw: int, instance: Tensor, place: Tensor) -> Tensor:  # pyright: ignore[reportUnusedFunction]
     return torch.empty_like(instance + place)
 
 
@@ -231,30 +254,3 @@ def _batch_numbers_shaped(keys: Tensor, draw: int, count: int) -> Tensor:  # pyr
 def _opaque(function: FunctionT) -> FunctionT:
     """Hide the function from a compiler. In eager mode return it unchanged, because that is faster."""
     return _OPAQUE[function] if torch.compiler.is_compiling() else function
-
-
-def _mixed(number: Tensor) -> Tensor:
-    """A bijection of int64 in which each bit depends on all bits."""
-    return _mixed_(number.clone())
-
-
-def _mixed_(number: Tensor) -> Tensor:
-    """`_mixed`, in place; `number` is contiguous."""
-    flat = number.view(-1)
-    # On a CPU a block stays in the cache. Allocating memory would take longer than the operations.
-    size = min(len(flat), _BLOCK) if flat.is_cpu else len(flat)
-    scratch = flat.new_empty(size)
-    blocks = flat.split(max(size, 1))  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
-    for block in cast(tuple[Tensor, ...], blocks):
-        shifted = scratch[: len(block)]
-        for by, factor in ((30, _FIRST), (27, _SECOND), (31, 1)):
-            torch.bitwise_right_shift(block, by, out=shifted)
-            block.bitwise_xor_(shifted.bitwise_and_(2 ** (64 - by) - 1))
-            if factor != 1:
-                block.mul_(factor)
-    return number
-
-
-def _shifted_(number: Tensor, by: int) -> Tensor:
-    """Shift to the right as if unsigned, in place."""
-    return number.bitwise_right_shift_(by).bitwise_and_(2 ** (64 - by) - 1)

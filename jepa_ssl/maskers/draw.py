@@ -4,8 +4,8 @@ import torch
 from torch import Tensor
 
 from jepa_ssl.checks import can_read_without_sync
-from jepa_ssl.maskers.repair import repaired_rows, repaired_segments, smallest_in_rows
-from jepa_ssl.seeds import Randomness, Seeds, random_keys
+from jepa_ssl.maskers.repair import repaired_rows, repaired_segments, smallest_in_rows, smallest_short_keys
+from jepa_ssl.seeds import Randomness, Seeds, random_keys, short_keys
 from jepa_ssl.segments import any_in_groups, first_in_segments, group_sizes, inverse, offsets_of, places_in, segment_of
 
 
@@ -31,11 +31,14 @@ def draw_in_rows(
     shape: torch.Size, valid: Tensor | None, ratio: float, generator: Randomness, device: torch.device
 ) -> Tensor:
     """Hide `hidden_counts` of each row's valid entries, uniformly at random: bool `[batch, entries]`."""
-    on_cpu = device.type == "cpu" and not torch.compiler.is_compiling()
-    # A repair takes about sixty operations, even for few entries.
-    if isinstance(generator, Seeds) or not on_cpu or shape.numel() < 80_000:
+    if device.type != "cpu" or torch.compiler.is_compiling():
         return rows_by_topk(shape, valid, ratio, generator, device)
     batch, entries = shape
+    # A repair takes about sixty operations, even for few entries.
+    if isinstance(generator, Seeds) or shape.numel() < 80_000:
+        if valid is None or bool(valid.all()):
+            return smallest_short_keys(*short_keys(generator, batch, entries), entries, hidden_count(entries, ratio))
+        return rows_by_topk(shape, valid, ratio, generator, device)
     sizes = torch.full((batch,), entries) if valid is None else valid.sum(1)
     return repaired_rows(valid, sizes, hidden_counts(sizes, ratio), entries, ratio, generator)
 
@@ -46,7 +49,10 @@ def rows_by_topk(
     """`draw_in_rows` by the smallest of random keys. Its steps are fixed, so it never waits for a GPU."""
     entries = shape[1]
     most = hidden_count(entries, ratio)
-    keys = _keys_in_rows(shape, valid, generator, device)
+    if isinstance(generator, Seeds):
+        keys = _long_keys(shape, valid, generator, device)
+    else:
+        keys = _keys_in_rows(shape, valid, generator, device)
     if valid is not None:
         # topk takes the same number from every row. A padded row hides fewer, so the surplus is taken from its padding:
         # those keys come first, the rest of the padding last. There is always enough padding, because a row that is
@@ -64,6 +70,14 @@ def _smallest(keys: Tensor, most: int) -> Tensor:
         return smallest_in_rows(keys, most)
     chosen = keys.topk(most, largest=False, sorted=False).indices
     return torch.zeros_like(keys, dtype=torch.bool).scatter_(-1, chosen, True)
+
+
+def _long_keys(shape: torch.Size, valid: Tensor | None, seeds: Seeds, device: torch.device) -> Tensor:
+    """Keys as int64 in [0, 2^62): in the order of `short_keys`, and of the longer keys where these tie."""
+    rows, place = torch.arange(shape[0], device=device).unsqueeze(1), torch.arange(shape[1], device=device)
+    keys, tie_break = short_keys(seeds, *shape)
+    keys = ((keys[:, : shape[1]].long() + 2**15) << 46) + tie_break(rows, place)
+    return keys if valid is None else keys.gather(1, real_places(valid))
 
 
 def _keys_in_rows(shape: torch.Size, valid: Tensor | None, generator: Randomness, device: torch.device) -> Tensor:

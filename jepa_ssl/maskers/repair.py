@@ -5,6 +5,8 @@ repaired afterwards. The draw is uniform: each step treats all items of a row al
 equally likely. It reads numbers on the host, so on a GPU it would have to wait.
 """
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -47,14 +49,36 @@ def repaired_segments(
     return ~chosen if choose_visible else chosen
 
 
-def smallest_in_rows(keys: Tensor, most: int) -> Tensor:
-    """Mark the `most` smallest keys of each row, int64 `[rows, entries]`: bool of the same shape. `most` is at least 1.
+def smallest_short_keys(keys: Tensor, tie_break: Callable[[Tensor, Tensor], Tensor], entries: int, most: int) -> Tensor:
+    """Mark the `most` smallest of the first `entries` keys of each row: bool `[rows, entries]`.
 
-    NumPy's partition takes a fifth of the time of topk. Ties of random 62-bit keys are too rare to matter.
+    `keys` and `tie_break` come from `jepa_ssl.seeds.short_keys`. Longer keys decide between keys that tie with the last.
     """
-    ordered = keys.clone()
-    ordered.numpy().partition(most - 1)
-    return keys <= ordered[:, most - 1 : most]
+    if not len(keys) * most:
+        return torch.zeros(len(keys), entries, dtype=torch.bool)
+    keys[:, entries:] = 2**15 - 1
+    last = _kth_in_rows(keys[:, :entries], most)
+    hidden = keys <= last
+    tied = (_row_sums(hidden) != most).nonzero().squeeze(1)
+    if len(tied):
+        keys, last = keys[tied, :entries], last[tied]
+        row, place = (keys == last).nonzero(as_tuple=True)
+        longer = (keys > last).long() << 62
+        longer[row, place] = tie_break(tied[row], place) + 1
+        hidden[tied, :entries] = smallest_in_rows(longer, most)
+    return hidden[:, :entries].contiguous()
+
+
+def smallest_in_rows(keys: Tensor, most: int) -> Tensor:
+    """Mark the `most` smallest keys of each row, int64 `[rows, entries]`, if no two of them tie; at least 1."""
+    return keys <= _kth_in_rows(keys, most)
+
+
+def _kth_in_rows(keys: Tensor, k: int) -> Tensor:
+    """The k-th smallest key of each row: `[rows, 1]`. NumPy's partition takes a fifth of the time of topk."""
+    ordered = keys.clone(memory_format=torch.contiguous_format)
+    ordered.numpy().partition(k - 1)
+    return ordered[:, k - 1 : k]
 
 
 def _fewer_half(sizes: Tensor, wanted: Tensor, ratio: float) -> tuple[Tensor, bool]:

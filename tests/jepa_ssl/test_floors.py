@@ -16,7 +16,7 @@ every_file = pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.re
 
 # A room is a file, or a folder whose files may import each other. The same table stands in docs/design.md.
 ROOMS = [
-    "protocols instances segments seeds checks names processes schedules freezing diagnostics files",
+    "protocols instances segments seeds splitmix checks names processes schedules freezing diagnostics files",
     "maskers teachers predictors losses regularizers prediction joint monitor balance sharing",
     "objective encoders lp",
     "recipes term evaluation contrib",

@@ -28,8 +28,9 @@ from jepa_ssl import (
 )
 from jepa_ssl.lp import flatten, valid_entries
 from jepa_ssl.maskers import GaussianNoise, Seeds, Shuffled
-from jepa_ssl.seeds import _GOLDEN, _mixed, _shifted_, batch_normal, batch_uniform, normal_like, random_keys
+from jepa_ssl.seeds import batch_normal, batch_uniform, normal_like, random_keys
 from jepa_ssl.segments import places_in
+from jepa_ssl.splitmix import GOLDEN, mix_tensor, mixed_bits, shifted_
 
 KINDS = ("constraint", "variable")
 ENTRIES = 11  # LPs of 2 rows and 3 columns
@@ -100,9 +101,11 @@ def test_seeded_draws_are_uniform_and_independent_of_each_other(names: Tensor):
 def test_the_numbers_are_those_of_splitmix64():
     # The stream of SplitMix64 with the state 1234567, after Vigna's C code, with its two lowest bits shifted out.
     expected = [6457827717110365317, 3203168211198807973, 9817491932198370423, 4593380528125082431]
-    state = 1234567 + _GOLDEN * torch.arange(1, 5)
-    numbers = _shifted_(_mixed(state), 2)
-    assert numbers.tolist() == [number >> 2 for number in expected]
+    state = 1234567 + GOLDEN * torch.arange(1, 5)
+    on_gpu = state.clone()
+    mix_tensor(on_gpu)
+    for numbers in (mixed_bits(state), on_gpu):
+        assert shifted_(numbers, 2).tolist() == [number >> 2 for number in expected]
 
 
 def test_seeded_noise_is_normal_and_of_each_instance():

@@ -27,6 +27,7 @@ from jepa_ssl.maskers.draw import (
     rows_by_topk,
 )
 from jepa_ssl.maskers.repair import repaired_rows, repaired_segments
+from jepa_ssl.seeds import Seeds
 from jepa_ssl.segments import segment_of
 
 CPU = torch.device("cpu")
@@ -45,7 +46,11 @@ def segments_by_sort(ends: Tensor, items: int, ratio: float, generator: torch.Ge
     return groups_by_sort(segment_of(ends, items), ends, ratio, generator)
 
 
-ROWS = [pytest.param(rows_by_repair, id="repair"), pytest.param(partial(rows_by_topk, device=CPU), id="topk")]
+ROWS = [
+    pytest.param(rows_by_repair, id="repair"),
+    pytest.param(partial(rows_by_topk, device=CPU), id="topk"),
+    pytest.param(partial(draw_in_rows, device=CPU), id="short keys"),
+]
 SEGMENTS = [pytest.param(segments_by_repair, id="repair"), pytest.param(segments_by_sort, id="sort")]
 PADDED = st.integers(0, 40).flatmap(lambda e: st.tuples(st.just(e), st.lists(st.integers(0, e), max_size=6)))
 SHARES = [0.2, 0.34, 0.5, 0.67]
@@ -152,6 +157,17 @@ def test_every_subset_of_a_group_is_equally_likely_in_any_order():
     assert p_value(draw_in_groups(apart, 6000, 0.4, seeded()).view(5, 6000).t(), 2) > 1e-3
     in_order = torch.arange(6000).repeat_interleave(5)
     assert p_value(draw_in_groups(in_order, 6000, 0.4, seeded()).view(6000, 5), 2) > 1e-3
+
+
+@pytest.mark.parametrize("entries", [6, 2600, 20_003])  # of 20,003 keys of 16 bits, the last often ties
+def test_seeds_draw_the_same_on_a_cpu_as_elsewhere_and_in_padded_rows(entries: int):
+    shape, names = torch.Size([40, entries]), torch.arange(40)
+    drawn = draw_in_rows(shape, None, 0.3, Seeds(names), CPU)
+    assert torch.equal(drawn, rows_by_topk(shape, None, 0.3, Seeds(names), CPU))
+    valid = torch.arange(entries + 5).expand(40, -1) % (entries + 1) != 2
+    valid = valid & (valid.cumsum(1) <= entries)
+    padded = draw_in_rows(valid.shape, valid, 0.3, Seeds(names), CPU)
+    assert torch.equal(drawn, padded[valid].view(shape))
 
 
 def test_the_plain_loops_are_uniform_and_the_same_test_finds_a_biased_draw():
