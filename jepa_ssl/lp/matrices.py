@@ -16,7 +16,9 @@ class Edges:
     """A by its nonzero coefficients.
 
     Sums run over the edges in their order. So on a CPU an LP's numbers do not depend on its neighbours in the batch,
-    bit for bit. A CSR product of MKL is as fast at some 2,000 edges, but promises no order.
+    bit for bit. A CSR product of MKL takes a third of the time from 10^5 edges on, but one row in twenty then has other
+    bits in another batch. torch's `segment_reduce`, `embedding_bag` and `_sparse_mm_reduce_impl` keep the bits, but are
+    slower on short rows.
     """
 
     row: Tensor  # [E]
