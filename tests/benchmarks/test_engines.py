@@ -4,6 +4,7 @@ Run with `make bench`, or `python tests/benchmarks/test_engines.py` for the tabl
 """
 
 import sys
+import time
 from argparse import Namespace
 from collections.abc import Callable
 from functools import partial
@@ -11,17 +12,16 @@ from itertools import accumulate, chain
 from pathlib import Path
 from typing import Any
 
-import pytest
-import torch
-from builders import seeded
-from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
-
 if __name__ == "__main__":
     sys.path[:0] = [str(Path(__file__).parents[2] / "examples/kkt_nets"), str(Path(__file__).parents[1])]
 
+import pytest
+import torch
 from benchmarks.timing import least_seconds
+from builders import seeded
 from models import GNNPolicy, KKTNetMLP
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from jepa_ssl import BipartiteGraph, EMATeacher, EntryMasker, JEPAObjective, MLPPredictor, MLPProjector, NodeMasker
 from jepa_ssl.maskers import Seeds
@@ -84,8 +84,12 @@ def vectors(count: int) -> Tensor:
 
 
 PATHS: dict[str, Any] = {
-    "flat, batch 256": (FlatEncoder, EntryMasker(0.5), {"instance": 64}, vectors, 256),
-    "graph, batch 32": (GraphEncoder, NodeMasker(0.3), {"constraint": 64, "variable": 64}, graphs, 32),
+    f"{path}, batch {count}": (*parts, count)
+    for path, parts, counts in (
+        ("flat", (FlatEncoder, EntryMasker(0.5), {"instance": 64}, vectors), (256, 8)),
+        ("graph", (GraphEncoder, NodeMasker(0.3), {"constraint": 64, "variable": 64}, graphs), (32, 4)),
+    )
+    for count in counts
 }
 WAYS = ("eager", "generator", "compiled", "bfloat16", "checkpointed", "accumulated")
 
@@ -141,15 +145,21 @@ def main() -> None:
     torch.set_num_threads(1)
     for path in PATHS:
         steps = {way: joint_step(path, way) for way in WAYS}
-        for step in steps.values():
+        spent: dict[str, float] = {}
+        for way, step in steps.items():
+            start = time.perf_counter()
             step()
             step()
+            spent[way] = time.perf_counter() - start
         seconds = least_seconds(steps, rounds=60)
         memory = {way: peak_bytes(step) for way, step in steps.items()}
         print(f"{path}: eager {1e3 * seconds['eager']:.2f} ms, {memory['eager'] / 2**20:.1f} MiB at its peak")
         for way in WAYS:
-            time, space = seconds[way] / seconds["eager"], memory[way] / memory["eager"]
-            print(f"  {way:14s} {time:.2f} of the time, {space:.2f} of the memory")
+            share, space = seconds[way] / seconds["eager"], memory[way] / memory["eager"]
+            print(f"  {way:14s} {share:.2f} of the time, {space:.2f} of the memory")
+        saved = seconds["eager"] - seconds["compiled"]
+        pays = f"pays after {spent['compiled'] / saved:,.0f} steps" if saved > 0 else "never pays"
+        print(f"  compiling takes {spent['compiled']:.0f} s and {pays}", flush=True)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,12 @@
 """What masking costs, side by side with loops, copies and training steps. Run with `make bench`; read the ratios."""
 
+import sys
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
+
+if __name__ == "__main__":
+    sys.path[:0] = [str(Path(__file__).parents[1])]
 
 import pytest
 import torch

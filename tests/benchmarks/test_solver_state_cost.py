@@ -1,8 +1,13 @@
 """What solver states cost beside a training step of the example's GNN. One thread; read the ratios."""
 
+import sys
 from argparse import Namespace
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
+
+if __name__ == "__main__":
+    sys.path[:0] = [str(Path(__file__).parents[2] / "examples/kkt_nets"), str(Path(__file__).parents[1])]
 
 import pytest
 import torch
