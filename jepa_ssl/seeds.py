@@ -71,10 +71,21 @@ class Seeds:
         self._draws += 1
         return shifted_(_opaque(_words)(self._keys, self._draws, instance, place), 2)
 
+    def next_draw(self) -> tuple[Tensor, int]:
+        """Return what the next draw depends on, for `of_draw`, and count it as drawn."""
+        self._draws += 1
+        return self._keys, self._draws
+
+    @classmethod
+    def of_draw(cls, keys: Tensor, draw: int) -> "Seeds":
+        """Make seeds whose first draw is the one that `next_draw` returned."""
+        seeds = cls.__new__(cls)
+        seeds._keys, seeds._draws = keys, draw - 1
+        return seeds
+
     def short_keys(self, words: int) -> tuple[Tensor, Callable[[Tensor, Tensor], Tensor]]:
         """Draw 16 random bits for each entry, four to a word; see the function `short_keys`."""
-        self._draws += 1
-        keys, draw = self._keys, self._draws
+        keys, draw = self.next_draw()
         rows, place = (torch.arange(count, device=keys.device) for count in (len(keys), words))
         found = _opaque(_words)(keys, draw, rows.unsqueeze(1), place).view(torch.int16)
         # The complement of a place is negative, so no key was made of it.

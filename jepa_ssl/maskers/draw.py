@@ -31,6 +31,8 @@ def draw_in_rows(
     shape: torch.Size, valid: Tensor | None, ratio: float, generator: Randomness, device: torch.device
 ) -> Tensor:
     """Hide `hidden_counts` of each row's valid entries, uniformly at random: bool `[batch, entries]`."""
+    if isinstance(generator, Seeds) and device.type == "cpu" and torch.compiler.is_compiling():
+        return _seeded_rows(*generator.next_draw(), valid, shape[1], ratio)
     if device.type != "cpu" or torch.compiler.is_compiling():
         return rows_by_topk(shape, valid, ratio, generator, device)
     batch, entries = shape
@@ -41,6 +43,17 @@ def draw_in_rows(
         return rows_by_topk(shape, valid, ratio, generator, device)
     sizes = torch.full((batch,), entries) if valid is None else valid.sum(1)
     return repaired_rows(valid, sizes, hidden_counts(sizes, ratio), entries, ratio, generator)
+
+
+# A compiler makes no faster code of a draw than there is on a CPU, where it may look at numbers.
+@torch.library.custom_op("jepa_ssl::seeded_rows", mutates_args=())
+def _seeded_rows(keys: Tensor, draw: int, valid: Tensor | None, entries: int, ratio: float) -> Tensor:
+    return draw_in_rows(torch.Size((len(keys), entries)), valid, ratio, Seeds.of_draw(keys, draw), keys.device)
+
+
+@_seeded_rows.register_fake  # pyright: ignore[reportUnknownMemberType]
+def _seeded_rows_shaped(keys: Tensor, draw: int, valid: Tensor | None, entries: int, ratio: float) -> Tensor:  # pyright: ignore[reportUnusedFunction]
+    return keys.new_empty((len(keys), entries), dtype=torch.bool)
 
 
 def rows_by_topk(

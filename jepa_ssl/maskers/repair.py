@@ -52,7 +52,7 @@ def repaired_segments(
 def smallest_short_keys(keys: Tensor, tie_break: Callable[[Tensor, Tensor], Tensor], entries: int, most: int) -> Tensor:
     """Mark the `most` smallest of the first `entries` keys of each row: bool `[rows, entries]`.
 
-    `keys` and `tie_break` come from `jepa_ssl.seeds.short_keys`. Longer keys decide between keys that tie with the last.
+    `keys` and `tie_break` come from `jepa_ssl.seeds.short_keys`. Longer keys decide where keys tie with the last one.
     """
     if not len(keys) * most:
         return torch.zeros(len(keys), entries, dtype=torch.bool)
