@@ -26,7 +26,7 @@ def smooth_l1_loss(predictions: Tensor, targets: Tensor) -> Tensor:
     """Smooth L1 distance to the layer-normalised target, mean over dimensions: `[items, dim], [items, dim] -> [items]`.
 
     Each target is shifted and scaled to mean 0 and variance 1 over its dimensions. A teacher therefore cannot lower the
-    loss by shrinking its embeddings, unless their standard deviation falls below about 1e-2. A difference d counts `d^2
+    loss by shrinking its embeddings, unless their standard deviation falls to about 3e-3. A difference d counts `d^2
     / 2` up to 1 and `|d| - 1/2` beyond.
 
     Source: the code of I-JEPA (Assran et al., "Self-supervised learning from images with a joint-embedding predictive

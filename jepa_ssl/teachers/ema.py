@@ -62,9 +62,9 @@ class EMATeacher(nn.Module):
     Raises:
         TypeError: the encoder is not a module.
         ValueError: an argument is out of range. The encoder is already sharded, has a lazy parameter, or cannot be
-            copied. Or `copy` shares a module or tensor with it.
-        ValueError, in the first pass: the copy runs parameters that are not its own. The cause is a function that
-            copies share, such as `net.forward = torch.compile(net.forward)`, or a module in a plain list.
+            copied. Or `copy` shares a module or tensor with it. In the first pass: the copy runs parameters that are
+            not its own. The cause is a function that copies share, such as `net.forward = torch.compile(net.forward)`,
+            or a module in a plain list.
 
     >>> encoder = nn.Linear(2, 2)
     >>> teacher = EMATeacher(encoder, momentum=0.5)

@@ -141,8 +141,8 @@ def parser() -> argparse.ArgumentParser:
     about, form = "Train a KKT net on LPs, with or without a JEPA term.", argparse.ArgumentDefaultsHelpFormatter
     p = _Parser(prog="train.py", description=about, formatter_class=form, allow_abbrev=False)
     p.add_argument("--config", metavar="YAML", help="read flags from a file of `name: value` lines")
-    training, beyond = (p.add_argument_group(title) for title in ("training", "JEPA beyond the plain recipe"))
-    add_jepa_arguments(training, beyond=beyond, modes={**MODES, **READERS}, views=VIEWS)
+    jepa, beyond = (p.add_argument_group(title) for title in ("JEPA", "JEPA, further options"))
+    add_jepa_arguments(jepa, beyond=beyond, modes={**MODES, **READERS}, views=VIEWS)
     p.set_defaults(jepa_views=None)  # the default depends on the network
     for title, flags in FLAGS.items():
         group = p.add_argument_group(title) if title else beyond
