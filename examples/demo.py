@@ -95,6 +95,11 @@ def verdict(reports: Sequence[Mapping[str, Any]]) -> str:
             kind = "projector" if "projector" in report["embeddings"] else "trunk"
             ranks = [f"{found['effective_rank']:.1f}" for found in report["embeddings"][kind].values()]
             lines[-1] += f" Effective rank at its {kind}: {' and '.join(ranks)}, of at most 64."
+    if {"kkt-states", "jepa-states"} <= kkt.keys():
+        lines.append(
+            f"kkt-states is the control of jepa-states, because it sees the same states. Its residual is "
+            f"{kkt['kkt-states'] / kkt['jepa-states']:.2f} times\nthat of jepa-states. No floor was measured for them."
+        )
     lines.append(
         "jepa-ema is the plain recipe without a regulariser, so its embeddings may lose rank or spread.\n"
         "jepa-states and kkt-states see a solver's state after 10, 30 and 100 steps. In its first quarter of epochs\n"

@@ -30,6 +30,7 @@ from jepa_ssl.monitor import CollapseWarning
 
 FITTED_LPS = 512  # the views take statistics of this many training LPs
 SHOWN = ("train/loss", "train/loss_jepa")  # on the progress bar, with the ranks
+EVALUATE = os.path.relpath(Path(__file__).with_name("evaluate.py"))
 GRADIENTS_EVERY = 200  # steps; each look costs about as much as one
 
 
@@ -73,7 +74,8 @@ class Run:
     def train(self, interrupts: Interrupts | None = None) -> None:
         """Go on to the last epoch, or until `interrupts` has a signal."""
         self.interrupts = interrupts or Interrupts()
-        bar = tqdm(initial=self.step, total=self.steps, unit="step", dynamic_ncols=True)
+        seconds = 0.1 if sys.stderr.isatty() else 30.0  # between two lines of a log file
+        bar = tqdm(initial=self.step, total=self.steps, unit="step", dynamic_ncols=True, mininterval=seconds)
         earlier = Path(self.args.resume).parent if self.args.resume else None
         log: Any = NoLog()
         if self.is_first:
@@ -157,7 +159,9 @@ class Run:
             if not is_saved:
                 self._save("last.pt")
             distributed.wait()  # none ends before the first one has written
-            raise Interrupted(signal, f"after step {self.step}; go on with --resume {self.folder / 'last.pt'}")
+            raise Interrupted(
+                signal, f"after step {self.step}; go on with the same command and --resume {self.folder / 'last.pt'}"
+            )
 
     def _save(self, *names: str) -> None:
         for name, weights in self.engine.named_parameters():
@@ -265,7 +269,7 @@ def main(argv: Sequence[str] | None = None) -> Run:
             distributed.complain(f"train.py: error: {' '.join(str(error).split())}")
             sys.exit(2)
         last = run.folder / "last.pt"
-        print(f"checkpoints and metrics are in {run.folder}; evaluate with: python evaluate.py {last}")
+        print(f"checkpoints and metrics are in {run.folder}; evaluate with: python {EVALUATE} {last}")
         return run
 
 

@@ -120,7 +120,7 @@ class Report:
             [name, *(f"{self.score(name, count):.3f} ± {self._deviation(name, count):.3f}" for count in self.counts)]
             for name in (*self.arms, *self.controls, CONSTANT)
         ]
-        return _table([f"{self.metric}, labels:", *map(str, self.counts)], rows)
+        return _table([f"{self.metric} ± deviation over seeds, labels:", *map(str, self.counts)], rows)
 
     def differences(self) -> str:
         """Paired differences of every arm and every control with their 95% intervals, and the noise floor."""

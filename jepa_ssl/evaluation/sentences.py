@@ -27,6 +27,8 @@ def _setting(report: "Report") -> str:
         f"The metric is {report.metric} on {report.tests} test instances, with {labels} labels and {len(report.seeds)} "
         f"seeds; 95% intervals are over {over}."
     )
+    if len(report.counts) > 1:
+        text += " Differences are means over the numbers of labels, unless a number is named."
     if report.noise_floor_of is None:
         return f"{text} No noise floor was measured; differences below {report.margin:.3g} do not count."
     return (
@@ -59,14 +61,16 @@ def _arm(report: "Report", name: str) -> list[str]:
     texts = {
         "helps": f"'{name}' helps: it is better than every control, {said['better']}.",
         "does not help": f"'{name}' does not help: it is worse than {said['worse']}.",
-        "equals a control": f"'{name}' equals {said['same']}: it adds nothing to that.",
+        "equals a control": f"'{name}' is no better than {said['same']}, as far as these runs can tell.",
     }
     unclear = f"There are too few seeds or labelled instances to tell '{name}' from {said['unclear']}."
     parts = [texts.get(verdict, unclear)]
     if verdict == "does not help" and told["same"]:
-        parts.append(f"It equals {said['same']}.")
+        parts.append(f"It is as good as {said['same']}, as far as these runs can tell.")
     if verdict != "helps" and told["better"]:
         parts.append(f"It is better than {said['better']}.")
+    if verdict in texts and told["unclear"]:
+        parts.append(f"Undecided against {said['unclear']}: more seeds, labels or test instances would decide.")
     return [*parts, *_by_count(report, name), *_saved(report, name, told["better"])]
 
 

@@ -164,7 +164,7 @@ def _some_offsets(graph: Graph) -> Tensor:
     if not isinstance(graph, Graph):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise TypeError(
             f"instance is a {type(graph).__name__}, but must be a Graph or a BipartiteGraph; "
-            f"jepa_ssl.integrations.pyg.bipartite_graph makes one of PyG data."
+            f"for PyG data use jepa_ssl.integrations.pyg.PyGViews(masker)."
         )
     return graph.offsets(next(iter(graph.nodes)))
 

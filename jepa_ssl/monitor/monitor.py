@@ -53,8 +53,8 @@ class CollapseMonitor(nn.Module):
 
     Each measurement counts by the logarithm of how far it has fallen, and the counts add up. In the first 100 steps the
     monitor reports nothing, because healthy runs may dip at first. After that it reports a severe collapse within 50
-    steps, and a mild one if it persists. An episode ends when a recovery has outweighed it. Each episode is reported by a
-    `CollapseWarning`, in the log, and in `episodes`.
+    steps, and a mild one if it persists. An episode ends when a recovery has outweighed it. Each episode is reported by
+    a `CollapseWarning`, in the log, and in `episodes`.
 
     The reference is taken when the monitor has seen `items` items of a stream. If the first batch has as many, this is
     the encoder at initialisation. If not, the encoder has changed by then. For the exact reference call the objective

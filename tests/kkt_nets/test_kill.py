@@ -76,8 +76,8 @@ def test_a_signal_ends_the_run_after_its_step_with_a_checkpoint_to_go_on_from(
         interrupted(lambda: run_training(*FLAGS, "--output_dir", folder), number)
     last = folder / "last.pt"
     assert checkpoint(folder)["step"] == step
-    said = f"interrupted by {signal.Signals(number).name} after step {step}; go on with --resume {last}\n"
-    assert capsys.readouterr().err.endswith(f"train.py: {said}")
+    said = f"interrupted by {signal.Signals(number).name} after step {step}; go on with the same command and"
+    assert capsys.readouterr().err.endswith(f"train.py: {said} --resume {last}\n")
     run_training(*FLAGS, "--resume", last)
     compare(folder, unbroken)
 

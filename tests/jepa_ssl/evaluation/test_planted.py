@@ -7,7 +7,7 @@ from planted_tasks import CALLED, report
 SENTENCES = {
     "helps": "'pretrained' helps: it is better than every control",
     "collapsed": "'pretrained' does not help: it is worse than 'random initialisation'",
-    "random again": "'pretrained' equals 'random initialisation'",
+    "random again": "'pretrained' is no better than 'random initialisation'",
     "no signal": "No arm predicts these labels better than a constant does",
 }
 

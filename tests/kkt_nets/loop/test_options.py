@@ -1,8 +1,10 @@
 """The flags of a run: their defaults, the command line, the config."""
 
 import shlex
+from pathlib import Path
 
 import pytest
+import train
 import yaml
 from data.generators import FAMILIES
 from loop.options import check, parse, parser
@@ -40,10 +42,21 @@ def test_the_defaults_are_those_of_the_specification():
     }
 
 
-def test_the_jepa_flags_are_in_the_training_group():
-    (group,) = (group for group in parser()._action_groups if group.title == "training")
+def test_the_jepa_flags_are_in_a_group_of_their_own():
+    (group,) = (group for group in parser()._action_groups if group.title == "JEPA")
     names = {action.dest for action in group._group_actions}
     assert set(list(SPECIFIED)[:7]) <= names
+
+
+def test_the_recommended_recipe_is_a_config():
+    args = parse(["--config", str(Path(train.__file__).with_name("later_state.yaml"))])
+    assert (args.jepa_mode, args.jepa_views, args.jepa_loss, args.trunk) == (
+        "frozen",
+        "solver_state",
+        "smooth_l1",
+        "solver",
+    )
+    assert (args.seen_steps, args.jepa_solver_steps, args.jepa_weight) == ([10, 30, 100], 300, 0)
 
 
 def test_a_config_holds_the_names_of_the_flags_and_the_command_line_wins(tmp_path):
