@@ -1,4 +1,4 @@
-"""SplitMix64: a bijection of 64 bits in which each bit depends on all.
+"""SplitMix64: map 64 bits to 64 bits, one to one, so that each bit depends on all bits.
 
 Source: Steele, Lea and Flood, "Fast splittable pseudorandom number generators", OOPSLA 2014; here with signed numbers.
 """
@@ -13,12 +13,12 @@ _BLOCK = 2**15  # numbers, 256 kB of them
 
 
 def mixed_bits(number: Tensor) -> Tensor:
-    """The image of each int64."""
+    """Return the image of each int64."""
     return mixed_bits_(number.clone())
 
 
 def mixed_bits_(number: Tensor) -> Tensor:
-    """`mixed_bits`, in place; `number` is contiguous."""
+    """Compute `mixed_bits` in place; `number` is contiguous."""
     if number.is_cpu:
         _mix_array(cast(Any, number.view(-1).numpy()).view("uint64"))
     else:
@@ -27,13 +27,13 @@ def mixed_bits_(number: Tensor) -> Tensor:
 
 
 def mix_tensor(number: Tensor) -> None:
-    """`mixed_bits_` by torch alone, for any device."""
+    """Compute `mixed_bits_` with torch alone, for any device."""
     for by, factor in _ROUNDS:
         number.bitwise_xor_(shifted_(number.clone(), by)).mul_(factor)
 
 
 def _mix_array(numbers: Any) -> None:
-    """As `mix_tensor`, in half of the time on a CPU, because NumPy can shift unsigned numbers."""
+    """Do the same as `mix_tensor` in half the time on a CPU: NumPy can shift unsigned numbers."""
     for start in range(0, len(numbers), _BLOCK):  # a block stays in the cache
         block = numbers[start : start + _BLOCK]
         for by, factor in _ROUNDS:
@@ -43,5 +43,5 @@ def _mix_array(numbers: Any) -> None:
 
 
 def shifted_(number: Tensor, by: int) -> Tensor:
-    """Shifted to the right, as if without a sign, in place."""
+    """Shift to the right in place, as if unsigned."""
     return number.bitwise_right_shift_(by).bitwise_and_(2 ** (64 - by) - 1)
