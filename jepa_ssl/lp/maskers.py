@@ -39,7 +39,7 @@ class StructureMasker(FlatMasker):
     >>> views = StructureMasker(2, 3, constraints=0.5)(lp, generator=torch.Generator().manual_seed(0))
     >>> A, b, c = views.context.split([6, 2, 3], dim=1)
     >>> A.view(2, 3).sum(dim=1), b, c
-    (tensor([0., 3.]), tensor([[0., 1.]]), tensor([[1., 1., 1.]]))
+    (tensor([3., 0.]), tensor([[1., 0.]]), tensor([[1., 1., 1.]]))
     """
 
     def __init__(

@@ -210,7 +210,7 @@ WRONG: list[tuple[Any, str, Any]] = [
     *((ValueError, r"generator is on cpu.*instance is on meta.*Generator\(device='meta'\)",
         lambda make=make: make(0.5)((FLAT if make is EntryMasker else GRAPH).to("meta"), generator=seeded()))
         for make in MAKES),
-    *((TypeError, r"instance is a Tensor.*must be a Graph.*bipartite_graph", lambda make=make: make(0.5)(FLAT))
+    *((TypeError, r"instance is a Tensor.*must be a Graph.*PyGViews", lambda make=make: make(0.5)(FLAT))
         for make in MAKES[1:]),
     *((error, said, lambda use=use, bad=bad: use(bad)) for use in USES
         for error, said, bads in (
