@@ -13,6 +13,7 @@ from .plan import (
     FILES,
     FINETUNED,
     FRESH,
+    JOINT_ARMS,
     LABEL_FREE,
     MORE_ROUNDS,
     SCALES,
@@ -59,7 +60,8 @@ def _of_seed(stage: str, plan: Plan, seed: int, files: tuple[str, ...]) -> list[
         case "scores":
             return [(name, experiments.scored, (name, seed)) for name in every]
         case "equal_compute":
-            return [(name, experiments.at_equal_compute, (name, seed)) for name in EQUAL_COMPUTE if name in every]
+            return [(name, experiments.at_equal_compute, (name, seed))
+                    for name in dict.fromkeys(EQUAL_COMPUTE + JOINT_ARMS) if name in every]  # fmt: skip
         case _ if seed:
             return []  # the other stages take long, or run once
         case "supervised":

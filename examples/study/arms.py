@@ -4,10 +4,11 @@ import math
 import time
 from argparse import Namespace
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from itertools import cycle
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -25,7 +26,7 @@ from jepa_ssl.integrations.pyg import bipartite_graph
 from jepa_ssl.lp import SparseLP
 
 from . import lps
-from .plan import ARMS, DIM, FAMILIES, SEEN, SHIPPED, STREAMS, Arm, Plan, cost
+from .plan import ARMS, DIM, FAMILIES, JEPA_RATIO, JEPA_WEIGHT, SEEN, SHIPPED, STREAMS, Arm, Plan, cost
 from .views import EquivalentGraphs, Inputs
 
 BATCH = {20: 32, 50: 12, 100: 6}  # LPs of a pretraining step; a step of each size takes about the same time
@@ -102,11 +103,18 @@ def _train(
     order = generator.integers(len(data), size=steps)
     rounds = generator.integers(arm.rounds // 2, arm.rounds * 3 // 2, size=steps, endpoint=True)
     trunk: Any = policy.trunk
+    balance = jepa_ssl.GradientBalance(trunk.parameters())
 
     def loss(step: int) -> Tensor:
         if arm.random_rounds:
             trunk.rounds = int(rounds[step])
-        return loss_of(order[step])
+        if training != "joint":
+            return loss_of(order[step])
+        task = kkt(policy, data[order[step]])
+        if step % arm.every:
+            return task
+        jepa = loss_of(order[step])
+        return task + (JEPA_RATIO * balance(task, jepa) if arm.balanced else JEPA_WEIGHT) * jepa
 
     def rate(step: int) -> float:
         return min(1.0, (step + 1) / WARM_UP) * 0.5 * (1 + math.cos(math.pi * step / steps))
@@ -134,8 +142,8 @@ def optimise(
         nn.utils.clip_grad_norm_(learned, CLIP)
         optimizer.step()
         schedule.step()
-        if objective is not None:
-            objective.update(encoder)
+        for each in objective if isinstance(objective, nn.ModuleList) else filter(None, [objective]):
+            each.update(encoder)
         yield loss.item()
 
 
@@ -166,16 +174,18 @@ def finetune(
 def term(
     policy: GNNPolicy, encoder: GraphEncoder, arm: Arm, training: str, data: Sequence[GraphBatch], seed: int
 ) -> tuple[Any, Callable[[int], Tensor]]:
-    """The JEPA objective of the arm, if it has one, and the loss of batch number i."""
+    """The JEPA objective of the arm, if it has one, and its loss (else KKT's) on batch number i."""
     if training == "kkt":
         return None, lambda i: kkt(policy, data[i])
     instances = [bipartite_graph(batch.batch_graph) for batch in data]
-    objective = _later(arm, instances, seed) if training == "later" else _objective(encoder, training)
+    if training == "multi":
+        return _after_several_rounds(policy, encoder, arm, instances, seed)
+    objective = _later(arm, instances, seed) if training in ("later", "joint") else _objective(encoder, arm, training)
     generator = torch.Generator().manual_seed(seed)
     return objective, lambda i: objective(encoder, instances[i], generator=generator).total
 
 
-def _objective(encoder: GraphEncoder, training: str) -> Any:
+def _objective(encoder: GraphEncoder, arm: Arm, training: str) -> Any:
     predictor, masker = jepa_ssl.MLPPredictor(dict.fromkeys(STREAMS, DIM)), jepa_ssl.NodeMasker(0.3)
     match training:
         case "ema":
@@ -192,7 +202,7 @@ def _objective(encoder: GraphEncoder, training: str) -> Any:
                 jepa_ssl.SharedTeacher(),
                 losses.squared_error,
                 regularizer=jepa_ssl.VICReg(on_sphere=True),
-                regularizer_weight=1.0,
+                regularizer_weight=arm.regularizer_weight,
             )
 
 
@@ -202,6 +212,7 @@ def _later(arm: Arm, instances: Sequence[Any], seed: int) -> Any:
         dict.fromkeys(STREAMS, DIM),
         lp_of=SparseLP.inequalities_of,
         steps=arm.horizon,
+        restart_every=arm.restart_every,
         regularizer_weight=arm.regularizer_weight,
         states_of=lambda graph: stored[id(graph)],
         seed=seed,
@@ -214,6 +225,24 @@ def _later(arm: Arm, instances: Sequence[Any], seed: int) -> Any:
     stored.update({id(graph): views.states(SparseLP.inequalities_of(graph)) for graph in instances})
     views.fit(instances[:: max(1, len(instances) // FITTED_BATCHES)])
     return objective
+
+
+def _after_several_rounds(
+    policy: GNNPolicy, encoder: GraphEncoder, arm: Arm, instances: Sequence[Any], seed: int
+) -> tuple[Any, Callable[[int], Tensor]]:
+    """The mean loss after a quarter, half and all of the rounds; an earlier round predicts an earlier state."""
+    rounds = [arm.rounds // 4, arm.rounds // 2, arm.rounds]
+    horizons = [arm.horizon * count // arm.rounds for count in rounds]
+    objectives = nn.ModuleList(_later(replace(arm, horizon=horizon), instances, seed) for horizon in horizons)
+    generator, trunk = torch.Generator().manual_seed(seed), cast(Any, policy.trunk)
+
+    def loss(i: int) -> Tensor:
+        total = torch.zeros(())
+        for trunk.rounds, objective in zip(rounds, objectives, strict=True):  # the last leaves all rounds
+            total = total + objective(encoder, instances[i], generator=generator).total / len(rounds)
+        return total
+
+    return objectives, loss
 
 
 class _Numbers(nn.Module):

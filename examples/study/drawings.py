@@ -46,10 +46,11 @@ def labels(found: Found) -> Figure:
     figure, [axes] = figures.panels(1, 2, 5.2, 4.2)
     for one, (score, said) in zip(axes, SAID.items(), strict=True):
         curves = [
-            ("no pretraining, trained on the labels", "solver_random", True),
-            ("pretrained, frozen; ridge on the labels", "solver_lp", False),
-            ("the same with 16 rounds, longer", "solver_lp_long", False),
-            ("random and frozen; ridge on the labels", "solver_random", False),
+            ("8 rounds, trained on the labels", "solver_random", True),
+            ("16 rounds, trained on the labels", "solver_random_long", True),
+            ("8 rounds, pretrained and frozen", "solver_lp", False),
+            ("16 rounds, pretrained longer and frozen", "solver_lp_long", False),
+            ("8 rounds, random and frozen", "solver_random", False),
         ]
         for i, (name, arm, supervised) in enumerate(curves):
             values = found.curve(arm, counts, score, None, supervised).values.tolist()

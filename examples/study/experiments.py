@@ -249,7 +249,9 @@ def costs(plan: Plan) -> dict[str, float]:
     """The time of a pretraining step of each kind, that of KKT alone being 1, and of a batch's states; all in turn."""
     torch.set_num_threads(1)
     data = {sees: lps.batched(FAMILIES, 20, 64, "validation", arms.BATCH[20], sees) for sees in (False, True)}
-    kinds = {ARMS[name].training: name for name in ARMS if ARMS[name].training not in ("none", "then")}
+    kinds = {
+        ARMS[name].training: name for name in ARMS if ARMS[name].training not in ("none", "then", "joint", "multi")
+    }
     steps = {kind: _endless(ARMS[name], kind, data[ARMS[name].sees_states]) for kind, name in kinds.items()}
     graph = bipartite_graph(data[False][0].batch_graph)
     show, target = StateFeatures(SEEN, lp_of=SparseLP.inequalities_of), SolverState(300, restart_every=100)

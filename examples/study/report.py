@@ -13,7 +13,19 @@ from jepa_ssl.files import write_atomically
 
 from . import drawings
 from .found import PREDICTED, SHOWN, Found, first_step, geometric, interval, known, label, log_ratios, paired
-from .plan import ARMS, EQUAL_COMPUTE, FAMILIES, FILES, FINETUNED, FRESH, MORE_ROUNDS, SCALES, SUPERVISED, WARM_STARTS
+from .plan import (
+    ARMS,
+    EQUAL_COMPUTE,
+    FAMILIES,
+    FILES,
+    FINETUNED,
+    FRESH,
+    JOINT_ARMS,
+    MORE_ROUNDS,
+    SCALES,
+    SUPERVISED,
+    WARM_STARTS,
+)
 
 PLAN = SCALES["full"]
 SCORES = ("r2", "auc", "between")
@@ -109,21 +121,36 @@ def _probed(found: Found, names: Iterable[str], stage: str = "probe") -> str:
     return table(headings, rows)
 
 
+def _one_score_a_column(found: Found, names: Iterable[str]) -> str:
+    asked = [*((n, score) for score in ("r2", "auc") for n in PLAN.sizes), (min(PLAN.sizes), "between")]
+    said = {"r2": "R2 of x", "auc": "AUC active", "between": "AUC between"}
+    headings = ["frozen, 10 labels", *(f"{said[score]}, n = {n}" for n, score in asked), "seeds"]
+    rows = [
+        [label(name), *(mean(found.probe(name, n, 10, score), 2) for n, score in asked),
+         str(len(found.runs("probe", name)))]
+        for name in names
+    ]  # fmt: skip
+    return table(headings, rows)
+
+
 def front(found: Found) -> str:
     """The rows of the front page."""
     said = {
         "solver_random": "random initialisation",
         "solver_ema": "masked nodes, moving-average (EMA) teacher: the usual JEPA",
         "solver_lp": "**predicts a solver state**, 8 rounds, 80 seconds",
-        "solver_lp_long": "**predicts a solver state**, 16 rounds, 200 seconds",
+        "solver_lp_long": "**predicts a solver state**, 16 rounds, four minutes",
         SHOWN: "*no network: the first 100 solver steps themselves*",
     }
     rows = [[text, *(mean(found.probe(name, 20, 10, score), 2) for score in ("r2", "auc"))]
             for name, text in said.items()]  # fmt: skip
     supervised = [
-        found.curve("solver_random", [300], score, None, supervised=True).values[0] for score in ("r2", "auc")
+        found.curve("solver_random_long", [300], score, None, supervised=True).values[0] for score in ("r2", "auc")
     ]
-    rows.insert(4, ["*supervised from scratch, 300 labels instead of 10*", *(mean(v.tolist(), 2) for v in supervised)])
+    rows.insert(
+        4,
+        ["*16 rounds, supervised from scratch, 300 labels instead of 10*", *(mean(v.tolist(), 2) for v in supervised)],
+    )
     return table(["frozen network, 10 labels", "R2 of x", "AUC of active constraints"], rows)
 
 
@@ -133,7 +160,7 @@ def headline(found: Found) -> str:
         "random", "ema", "kkt", "later_lp", "solver_random", "solver_ema", "solver_reconstruct", "solver_symmetries",
         "solver_kkt", "solver_lp", "solver_lp_long",
     )  # fmt: skip
-    return _probed(found, names)
+    return _one_score_a_column(found, names)
 
 
 def with_states(found: Found) -> str:
@@ -142,7 +169,7 @@ def with_states(found: Found) -> str:
         "random_s", "kkt_s", "later", "solver_random_s", "solver_kkt_s", "solver_later", "solver_later_vicreg", SHOWN,
         PREDICTED,
     )  # fmt: skip
-    return _probed(found, names)
+    return _one_score_a_column(found, names)
 
 
 def every_arm(found: Found) -> str:
@@ -200,13 +227,14 @@ def labels(found: Found) -> str:
 
 def labels_saved(found: Found) -> str:
     """How many labels supervision of the same trunk needs for what the frozen one has with ten; seed 0."""
-    counts, names, scores = PLAN.labels[20], ("solver_lp", "solver_lp_long"), ("r2", "auc")
+    counts, scores = PLAN.labels[20], ("r2", "auc")
+    names = {"solver_lp": "solver_random", "solver_lp_long": "solver_random_long"}
     rows: list[list[str]] = []
     for family in (*FAMILIES, None):
         cells: list[str] = []
         for name, score in product(names, scores):
-            curves = [found.curve(arm, counts, score, family, supervised=arm == "solver_random")
-                      for arm in ("solver_random", name)]  # fmt: skip
+            curves = [found.curve(arm, counts, score, family, supervised=arm != name)
+                      for arm in (names[name], name)]  # fmt: skip
             supervised, frozen = (Curve(curve.values[:, :1], curve.without[:, :1]) for curve in curves)
             needed = labels_needed(counts, supervised, frozen, 0, float("inf")).labels
             said = f"{needed:.0f}" if np.isfinite(needed) else f"more than {max(counts)}"
@@ -217,14 +245,19 @@ def labels_saved(found: Found) -> str:
 
 
 def rounds(found: Found) -> str:
-    """More rounds at use than in training; the weights are the same."""
+    """More rounds at inference than in training; the weights are the same."""
     rows: list[list[str]] = []
     for name, more in MORE_ROUNDS.items():
         for count in (0, *more):
             piece, stage = (f"{name}-{count}rounds", "rounds") if count else (name, "probe")
             cells = [_scores(found, piece, n, 10, stage=stage) for n in PLAN.sizes]
             rows.append([label(name), str(count or ARMS[name].rounds), *cells, str(len(found.runs(stage, piece)))])
-    headings = ["frozen, 10 labels", "rounds at use", *(f"n = {n}: R2 / AUC / between" for n in PLAN.sizes), "seeds"]
+    headings = [
+        "frozen, 10 labels",
+        "rounds at inference",
+        *(f"n = {n}: R2 / AUC / between" for n in PLAN.sizes),
+        "seeds",
+    ]
     return table(headings, rows)
 
 
@@ -357,13 +390,27 @@ def equal_compute(found: Found) -> str:
         runs = found.runs("equal_compute", name)
         cells = [
             " / ".join(
-                f"{geometric([run[str(n)][family][measure] for run in runs for family in FAMILIES]):.2g}"
-                for measure in ("residual", "gap", "primal_max")
+                f"{geometric([run[str(n)][family][measure] for run in runs for family in FAMILIES]):{form}}"
+                for measure, form in (("residual", ".1e"), ("gap", ".2g"), ("primal_max", ".2g"))
             )
             for n in PLAN.sizes
         ]
         ratio = interval(log_ratios(runs, base, lambda run, family: run["20"][family]["residual"]))
         rows.append([label(name), *cells, "1" if name == "kkt_s" else factor(ratio), str(len(runs))])
+    return table(headings, rows)
+
+
+def joint(found: Found) -> str:
+    """KKT and the term together, the term at every k-th step: what the trunk knows, and the residual."""
+    ratio_of = f"KKT residual over that of {label(JOINT_ARMS[0])}"
+    headings = ["as many steps of KKT", "R2 / AUC, n = 20", "R2 / AUC, n = 50", ratio_of, "seeds"]
+    base = found.runs("equal_compute", JOINT_ARMS[0])
+    rows: list[list[str]] = []
+    for name in JOINT_ARMS:
+        runs = found.runs("equal_compute", name)
+        ratio = interval(log_ratios(runs, base, lambda run, family: run["20"][family]["residual"]))
+        cells = [_scores(found, name, n, 10, ("r2", "auc")) for n in (20, 50)]
+        rows.append([label(name), *cells, "1" if name == JOINT_ARMS[0] else factor(ratio), str(len(runs))])
     return table(headings, rows)
 
 
@@ -417,6 +464,6 @@ TABLES: dict[str, Callable[[Found], str]] = {
     function.__name__: function
     for function in (
         front, headline, with_states, every_arm, by_family, differences, labels, labels_saved, rounds, fresh,
-        files, collapse, checkpoints, finetuning, ends, equal_compute, simplex, first_order,
+        files, collapse, checkpoints, finetuning, ends, equal_compute, joint, simplex, first_order,
     )
 }  # fmt: skip
