@@ -135,6 +135,8 @@ def optimise(
     learned = [parameter for parameter in parameters if parameter.requires_grad]
     optimizer = torch.optim.Adam(learned, lr=LEARNING_RATE)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, rate)
+    terms: Any = objective if isinstance(objective, nn.ModuleList) else filter(None, [objective])
+    updates = [term.update for term in terms]
     for loss_of in losses:
         optimizer.zero_grad()
         loss = loss_of()
@@ -142,8 +144,8 @@ def optimise(
         nn.utils.clip_grad_norm_(learned, CLIP)
         optimizer.step()
         schedule.step()
-        for each in objective if isinstance(objective, nn.ModuleList) else filter(None, [objective]):
-            each.update(encoder)
+        for update in updates:
+            update(encoder)
         yield loss.item()
 
 
