@@ -23,7 +23,7 @@ DOCS = ROOT / "docs"
 PAGES = [ROOT / "README.md", *sorted(DOCS.rglob("*.md"))]
 # Files deeper than these are private, or their folder exports what is public of them.
 ROOM = re.compile(r"jepa_ssl(\.integrations|\.contrib)?(\.\w+)?")
-PRIVATE = {"jepa_ssl.checks", "jepa_ssl.contrib", "jepa_ssl.integrations"}
+PRIVATE = {"jepa_ssl.checks", "jepa_ssl.contrib", "jepa_ssl.integrations", "jepa_ssl.splitmix"}
 
 
 @pytest.fixture(scope="module")

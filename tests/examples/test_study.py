@@ -215,7 +215,7 @@ def test_an_arm_is_pretrained_probed_and_scored(name: str, tmp_path: Path):
         assert any(not torch.equal(a, b) for a, b in zip(fresh.parameters(), kept.parameters(), strict=True))
         heads = [torch.cat([weights.flatten() for weights in policy.head_x.parameters()]) for policy in (fresh, kept)]
         trained_heads = not torch.equal(*heads)
-        assert trained_heads == (arm.training in ("kkt", "then"))
+        assert trained_heads == (arm.training in ("kkt", "then", "joint"))
     scores = experiments.probed(SMALLEST, tmp_path, name, 0)["20"]
     assert scores.keys() == set(plan.FAMILIES)
     assert scores["auction"]["3"]["auc"] <= 1
