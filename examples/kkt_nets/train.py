@@ -30,7 +30,6 @@ from jepa_ssl.monitor import CollapseWarning
 
 FITTED_LPS = 512  # the views take statistics of this many training LPs
 SHOWN = ("train/loss", "train/loss_jepa")  # on the progress bar, with the ranks
-EVALUATE = os.path.relpath(Path(__file__).with_name("evaluate.py"))
 GRADIENTS_EVERY = 200  # steps; each look costs about as much as one
 
 
@@ -269,7 +268,8 @@ def main(argv: Sequence[str] | None = None) -> Run:
             distributed.complain(f"train.py: error: {' '.join(str(error).split())}")
             sys.exit(2)
         last = run.folder / "last.pt"
-        print(f"checkpoints and metrics are in {run.folder}; evaluate with: python {EVALUATE} {last}")
+        evaluate = os.path.relpath(Path(__file__).with_name("evaluate.py"))
+        print(f"checkpoints and metrics are in {run.folder}; evaluate with: python {evaluate} {last}")
         return run
 
 
