@@ -6,7 +6,7 @@ from argparse import Namespace
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
-from itertools import cycle
+from itertools import count, cycle
 from pathlib import Path
 from typing import Any, cast
 
@@ -23,6 +23,7 @@ import jepa_ssl
 from jepa_ssl import losses, recipes
 from jepa_ssl.integrations.export import export_encoder, load_encoder, read_metadata
 from jepa_ssl.integrations.pyg import bipartite_graph
+from jepa_ssl.joint import LossWeights
 from jepa_ssl.lp import SparseLP
 
 from . import lps
@@ -103,18 +104,11 @@ def _train(
     order = generator.integers(len(data), size=steps)
     rounds = generator.integers(arm.rounds // 2, arm.rounds * 3 // 2, size=steps, endpoint=True)
     trunk: Any = policy.trunk
-    balance = jepa_ssl.GradientBalance(trunk.parameters())
 
     def loss(step: int) -> Tensor:
         if arm.random_rounds:
             trunk.rounds = int(rounds[step])
-        if training != "joint":
-            return loss_of(order[step])
-        task = kkt(policy, data[order[step]])
-        if step % arm.every:
-            return task
-        jepa = loss_of(order[step])
-        return task + (JEPA_RATIO * balance(task, jepa) if arm.balanced else JEPA_WEIGHT) * jepa
+        return loss_of(order[step])
 
     def rate(step: int) -> float:
         return min(1.0, (step + 1) / WARM_UP) * 0.5 * (1 + math.cos(math.pi * step / steps))
@@ -184,7 +178,25 @@ def term(
         return _after_several_rounds(policy, encoder, arm, instances, seed)
     objective = _later(arm, instances, seed) if training in ("later", "joint") else _objective(encoder, arm, training)
     generator = torch.Generator().manual_seed(seed)
-    return objective, lambda i: objective(encoder, instances[i], generator=generator).total
+
+    def jepa(i: int) -> Any:
+        return objective(encoder, instances[i], generator=generator)
+
+    return objective, _with_kkt(policy, arm, data, jepa) if training == "joint" else lambda i: jepa(i).total
+
+
+def _with_kkt(
+    policy: GNNPolicy, arm: Arm, data: Sequence[GraphBatch], jepa: Callable[[int], Any]
+) -> Callable[[int], Tensor]:
+    """The KKT loss of batch number i, and at every `arm.every`-th call the weighted JEPA loss beside it."""
+    balance = jepa_ssl.GradientBalance(policy.trunk.parameters()) if arm.balanced else None
+    weight, calls = JEPA_RATIO if arm.balanced else JEPA_WEIGHT, count()
+
+    def loss(i: int) -> Tensor:
+        weights = LossWeights(task=1.0, jepa=0.0 if next(calls) % arm.every else weight)
+        return weights.combine(lambda: kkt(policy, data[i]), lambda: jepa(i), balance).total
+
+    return loss
 
 
 def _objective(encoder: GraphEncoder, arm: Arm, training: str) -> Any:
